@@ -1,0 +1,64 @@
+# make demo        the app in the browser, on the shipped CIFAR-10 model
+# make test        lint, types, every test
+# make notebooks   JupyterLab
+# make doctor      what is here, what is wrong, and the remedy
+# All install into .venv first, once: the stamp below is newer than what it was made from.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test notebooks lint format types doctor lock clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -4
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python " + sys.version.split()[0] + " is too old: install 3.11, or name one with make PYTHON=python3.11")'
+	@echo 'installing into $(VENV): some minutes, once'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -qq -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check -qq --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/ecar app
+
+notebooks: $(STAMP)
+	$(BIN)/jupyter lab
+
+# One thread per worker: two workers with two threads each would fight over two cores.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/ty check
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+doctor: $(STAMP)
+	$(BIN)/ecar doctor
+
+# Resolves the ranges of pyproject.toml anew, in a throw-away environment, and pins what comes out.
+# A "+cpu" is cut off: which build of torch it is is the installing machine's business.
+lock:
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet -e '.[dev]'
+	@{ echo '# The versions that this kit is tested with, Python 3.11. `make lock` writes this file.'; \
+	   echo '# pip install -r requirements.lock && pip install --no-deps -e .'; \
+	   $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable \
+	     | sed -e '/^pip==/d' -e 's/+[a-z0-9.]*$$//' | LC_ALL=C sort -f; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) build *.egg-info

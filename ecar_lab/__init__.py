@@ -1,0 +1,82 @@
+"""E-CAR (arXiv 2412.14170), built to be understood: multistage continuous autoregressive images.
+
+The names below are imported on first use: `ecar --help` need not wait for torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ecar_lab.errors import EcarError
+    from ecar_lab.features import FeatureNet
+    from ecar_lab.model import ECAR
+    from ecar_lab.pipeline import ECARPipeline
+    from ecar_lab.schedule import StageSchedule
+    from ecar_lab.tokenizer import (
+        AutoencoderTokenizer,
+        ConvTokenizer,
+        IdentityTokenizer,
+        Tokenizer,
+        load_tokenizer,
+    )
+    from ecar_lab.trace import LatentEdit, TraceEvent, trace
+
+try:
+    __version__ = version("ecar_lab")
+except PackageNotFoundError:  # run from a checkout that is not installed
+    __version__ = "0.0.0"
+
+__all__ = [
+    "ECAR",
+    "AutoencoderTokenizer",
+    "ConvTokenizer",
+    "ECARPipeline",
+    "EcarError",
+    "FeatureNet",
+    "IdentityTokenizer",
+    "LatentEdit",
+    "StageSchedule",
+    "Tokenizer",
+    "TraceEvent",
+    "load_tokenizer",
+    "trace",
+]
+
+# Where a name lives, if not in the tokenizer's module.
+HOMES = {
+    "ECAR": "model",
+    "ECARPipeline": "pipeline",
+    "EcarError": "errors",
+    "FeatureNet": "feature_net",
+    "LatentEdit": "trace",
+    "StageSchedule": "schedule",
+    "TraceEvent": "trace",
+    "trace": "trace",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{HOMES.get(name, 'tokenizer')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """`ecar_lab.trace` is the function, whoever imports the module of that name first."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "trace" and isinstance(value, ModuleType):
+            value = value.trace
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

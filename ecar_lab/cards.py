@@ -1,0 +1,105 @@
+"""Model cards: the README.md beside weights that says where they come from."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ecar_lab.data import DatasetInfo
+from ecar_lab.metrics import machine
+from ecar_lab.train_config import TrainConfig
+
+PACKAGES = ("ecar-lab", "torch", "diffusers", "accelerate", "datasets", "safetensors")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def command_line() -> str:
+    """The command of this process, without the folders of this machine."""
+    program = os.path.basename(sys.argv[0]) or "python"
+    # `python -m ecar_lab.cli` is the command `ecar` under another name.
+    return shlex.join(["ecar" if program == "cli.py" else program, *sys.argv[1:]])
+
+
+def number(value: Any) -> str:
+    """A number, or a list of numbers, with four digits."""
+    if isinstance(value, list | tuple):
+        return ", ".join(number(entry) for entry in value)
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
+
+
+def write_card(
+    folder: Path,
+    title: str,
+    lines: list[str],
+    cfg: TrainConfig,
+    data: DatasetInfo,
+    report: dict[str, Any],
+    results: dict[str, Any],
+    device: torch.device,
+) -> None:
+    """Writes ``README.md``: what it is, how it was trained, and what was measured.
+
+    Args:
+        lines: what to say about use, before the facts.
+        report: of the trainer: steps, images, minutes, losses of the last log.
+        results: name -> number, measured on the finished weights.
+    """
+    facts = {
+        "data": f"{data.name}, split {data.split}, "
+        f"{'streamed' if data.num_images is None else f'{data.num_images:,} images'}, "
+        f"{data.image_size}x{data.image_size}, {data.num_classes} classes",
+        "images seen": number(report["images"]),
+        "steps": f"{report['steps']:,} of {report['planned_steps'] or report['steps']:,}",
+        "training time": f"{report['minutes']:.1f} minutes",
+        "machine": machine(device),
+        "command": f"`{command_line()}`",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+    }
+    losses = {
+        name: value
+        for name, value in report["last"].items()
+        if name.startswith("loss") and name != "loss_bin"
+    }
+    rows = [f"| {name} | {value} |" for name, value in facts.items()]
+    measured = [f"| {name} | {number(value)} |" for name, value in {**losses, **results}.items()]
+    text = [
+        "---",
+        "library_name: diffusers",
+        "license: mit",
+        "---",
+        f"# {title}",
+        "",
+        *lines,
+        "",
+        "## Training",
+        "| | |",
+        "|---|---|",
+        *rows,
+        "",
+        "`training.json` beside this file is the whole configuration: "
+        f"`ecar train {cfg.kind} --config training.json` repeats the run.",
+        "",
+        "## Measured",
+        "| | |",
+        "|---|---|",
+        *measured,
+        "",
+    ]
+    (folder / "README.md").write_text("\n".join(text), encoding="utf-8")

@@ -1,0 +1,90 @@
+"""FLOPs in closed form: 2 per multiply-add, matrix products and attention, as the literature
+counts.
+
+The trace and the tables quote these; a test holds them against PyTorch's own counter. N tokens, D
+width, M tokens to look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ecar_lab.flow import EVALUATIONS, num_times
+from ecar_lab.layers import TIME_FREQUENCIES
+
+MLP_RATIO = 4
+
+
+def block_flops(tokens: int, context: int, width: int) -> int:
+    """One block: qkv, output and MLP ``2 N (4 + 2 * 4) D²``, attention ``4 N M D``."""
+    return 2 * tokens * (4 + 2 * MLP_RATIO) * width**2 + 4 * tokens * context * width
+
+
+def modulation_flops(layers: int, width: int) -> int:
+    """Shifts, scales and gates from one condition: 6 D² a block and 2 D² at the end, times 2."""
+    return 2 * (6 * layers + 2) * width**2
+
+
+def stage_tokens(config: Any) -> list[int]:
+    """Tokens of each stage, coarsest first."""
+    last = config.num_stages - 1
+    sides = [config.latent_size // config.patch_size // 2 ** (last - s) for s in range(last + 1)]
+    return [side * side for side in sides]
+
+
+def transformer_flops(config: Any, stage: int) -> int:
+    """One cached transformer call, one image, no guidance."""
+    tokens = stage_tokens(config)
+    token_dim = config.latent_channels * config.patch_size**2
+    reads_history = stage > 0 and config.history == "end_states"
+    embedding = 2 * tokens[stage] * token_dim * config.width if reads_history else 0
+    block = block_flops(tokens[stage], sum(tokens[: stage + 1]), config.width)
+    layers = config.transformer_layers
+    return embedding + layers * block + modulation_flops(layers, config.width)
+
+
+def head_setup_flops(config: Any, stage: int, times: int) -> int:
+    """What the head does once a stage, one image, no guidance: it reads the token map and makes the
+    conditions of all times."""
+    width = config.width
+    read = 2 * stage_tokens(config)[stage] * width**2
+    time_embedding = 2 * (2 * TIME_FREQUENCIES + width) * width
+    return read + times * (time_embedding + modulation_flops(config.head_layers, width))
+
+
+def velocity_flops(config: Any, stage: int) -> int:
+    """One evaluation of the head, one image, no guidance."""
+    tokens, width = stage_tokens(config)[stage], config.width
+    token_dim = config.latent_channels * config.patch_size**2
+    in_and_out = 4 * tokens * token_dim * width
+    return in_and_out + config.head_layers * block_flops(tokens, tokens, width)
+
+
+def sampling_flops(
+    model: Any, steps: Sequence[int], guidance: Sequence[float], solver: str = "euler"
+) -> dict[str, list[int]]:
+    """FLOPs of one image by stage and part; see ``ECAR.flops``."""
+    config, halves = model.config, guided_halves(guidance)
+    transformer = [
+        both * transformer_flops(config, stage) for stage, (both, _) in enumerate(halves)
+    ]
+    head = [
+        both
+        * (
+            head_setup_flops(config, stage, num_times(steps[stage], solver))
+            + steps[stage] * EVALUATIONS[solver] * velocity_flops(config, stage)
+        )
+        for stage, (_, both) in enumerate(halves)
+    ]
+    return {"transformer": transformer, "head": head}
+
+
+def guided_halves(guidance: Sequence[float]) -> list[tuple[int, int]]:
+    """How many halves (with class; without) transformer and head run at each stage.
+
+    The head needs both where guidance is not 1. The transformer needs both up to the last such
+    stage, because the half without class reads its own earlier keys and values.
+    """
+    guided = [scale != 1.0 for scale in guidance]
+    return [(1 + any(guided[stage:]), 1 + guided[stage]) for stage in range(len(guided))]

@@ -1,0 +1,233 @@
+"""Multistage flow matching: what one stage's flow starts from, where it ends, and how it gets
+there.
+
+Stage s carries its latent from ``x_start`` to ``x_end`` along a straight line over local time
+tau = 0..1; the head learns the velocity ``x_end - x_start`` from the state between them, tau, the
+stage, the class and the stage's token map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from einops import reduce, repeat
+from torch import Tensor, nn
+
+from ecar_lab.layers import (
+    Blocks,
+    TimeEmbedding,
+    modulate,
+    patchify,
+    rotary_table,
+    unpatchify,
+    zero_init,
+)
+from ecar_lab.schedule import StageSchedule
+
+
+def upsample2(latent: Tensor) -> Tensor:
+    """Up2: nearest-neighbour, every pixel becomes a 2x2 block; (B, C, r, r) -> (B, C, 2r, 2r)."""
+    return repeat(latent, "b c h w -> b c (h 2) (w 2)")
+
+
+def block_mean2(latent: Tensor) -> Tensor:
+    """Mean of every 2x2 block; (B, C, 2r, 2r) -> (B, C, r, r)."""
+    return reduce(latent, "b c (h 2) (w 2) -> b c h w", "mean")
+
+
+def pyramid(latent: Tensor, num_stages: int) -> list[Tensor]:
+    """D_0 ... D_{S-1}: the latent average-pooled to every stage's resolution, coarsest first."""
+    levels = [latent]
+    for _ in range(num_stages - 1):
+        levels.append(block_mean2(levels[-1]))
+    return levels[::-1]
+
+
+def transition(schedule: StageSchedule, stage: int, previous_end: Tensor, noise: Tensor) -> Tensor:
+    """x_start of stage s >= 1: ``scale * Up2(y) + sigma * eps``.
+
+    ``noise`` is white, (B, C, r_s, r_s). ``correlated`` makes of it ``eps = sqrt(4/3) (noise -
+    blockmean(noise))``, whose covariance in a 2x2 block is 4/3 (I - 11ᵀ/4).
+    """
+    coefficients = schedule.transition(stage)
+    if coefficients.coupling == "correlated":
+        noise = math.sqrt(4 / 3) * (noise - upsample2(block_mean2(noise)))
+    return coefficients.scale * upsample2(previous_end) + coefficients.sigma * noise
+
+
+def endpoints(
+    schedule: StageSchedule, latent: Tensor, noise: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Where each stage's flow starts and ends for a clean latent, as training needs it.
+
+    ``e_s = b_s D_s(x) + (1 - b_s) eps_s``; start of stage 0 = eps_0, of a later stage the
+    :func:`transition` from e_{s-1} with the same eps_s. Under ``independent`` every stage has its
+    own eps_s. Under ``correlated`` only the finest is drawn and ``eps_{s-1} = 2 blockmean(eps_s)``:
+    the noise that :func:`transition` turns into eps_s.
+
+    Args:
+        latent: (B, C, R, R). noise: white, one (B, C, r_s, r_s) per stage, coarsest first.
+    Returns:
+        starts and ends, each S tensors (B, C, r_s, r_s).
+    """
+    noise = list(noise)
+    if schedule.coupling == "correlated":
+        for stage in range(schedule.num_stages - 1, 0, -1):
+            noise[stage - 1] = 2 * block_mean2(noise[stage])
+    clean = pyramid(latent, schedule.num_stages)
+    ends = [
+        end * level + (1 - end) * eps
+        for end, level, eps in zip(schedule.ends, clean, noise, strict=True)
+    ]
+    starts = [noise[0]] + [
+        transition(schedule, stage, ends[stage - 1], noise[stage])
+        for stage in range(1, schedule.num_stages)
+    ]
+    return starts, ends
+
+
+def clean_estimate(
+    schedule: StageSchedule,
+    stage: int,
+    state: Tensor,
+    velocity: Tensor,
+    local_time: float,
+    previous_end: Tensor | None,
+) -> Tensor:
+    """The clean D_s(x) that a state and its velocity point to; exact where the velocity is.
+
+    With ``start = x - tau v`` and ``end = x + (1 - tau) v`` this solves for D what
+    :func:`endpoints` mixes. ``independent``: eps = (start - scale Up2(y)) / sigma (stage 0: eps =
+    start), D = (end - (1 - b) eps) / b. ``correlated``: start = a Up2(D) + (1 - a) eps and end =
+    b D + (1 - b) eps, solved apart for block means and for what is left of them.
+    """
+    start_state = state - local_time * velocity
+    end_state = state + (1 - local_time) * velocity
+    start, end = schedule.window(stage)
+    if stage == 0:
+        return (end_state - (1 - end) * start_state) / end
+    if schedule.coupling == "independent":
+        assert previous_end is not None
+        coefficients = schedule.transition(stage)
+        eps = (start_state - coefficients.scale * upsample2(previous_end)) / coefficients.sigma
+        return (end_state - (1 - end) * eps) / end
+    start_mean, end_mean = block_mean2(start_state), block_mean2(end_state)
+    clean_mean = ((1 - start) * end_mean - (1 - end) * start_mean) / (end - start)
+    eps_rest = (start_state - upsample2(start_mean)) / (1 - start)
+    clean_rest = (end_state - upsample2(end_mean) - (1 - end) * eps_rest) / end
+    return upsample2(clean_mean) + clean_rest
+
+
+Velocity = Callable[[Tensor, int], Tensor]
+
+
+def euler_step(
+    velocity: Velocity, state: Tensor, times: Sequence[float], step: int
+) -> tuple[Tensor, Tensor]:
+    """One Euler step from times[step] to times[step + 1]: ``x + dt * v(x, t)``.
+
+    ``velocity(state, i)`` is the velocity at ``times[i]``. Returns the new state and v.
+    """
+    slope = velocity(state, step)
+    return state + (times[step + 1] - times[step]) * slope, slope
+
+
+def heun_step(
+    velocity: Velocity, state: Tensor, times: Sequence[float], step: int
+) -> tuple[Tensor, Tensor]:
+    """One Heun step: Euler to look ahead, then the mean of both velocities; two evaluations."""
+    ahead, first = euler_step(velocity, state, times, step)
+    slope = (first + velocity(ahead, step + 1)) / 2
+    return state + (times[step + 1] - times[step]) * slope, slope
+
+
+SOLVERS = {"euler": euler_step, "heun": heun_step}
+EVALUATIONS = {"euler": 1, "heun": 2}
+
+
+def num_times(steps: int, solver: str) -> int:
+    """At how many times of the grid a solver looks: Euler never at the end of the last step."""
+    return steps if solver == "euler" else steps + 1
+
+
+class FlowHead(nn.Module):
+    """The small flow model: full attention among the tokens of one stage, adaLN-zero conditioning.
+
+    The condition is time (in the stage's own slice, see ``StageSchedule.conditioning_time``) +
+    stage + class; the token map is added to the embedded latent, token by token. Both are ready
+    before the first step: :meth:`modulations` for all steps in one call, :meth:`read` once a stage.
+    """
+
+    def __init__(
+        self,
+        *,
+        schedule: StageSchedule,
+        token_sides: Sequence[int],
+        latent_channels: int,
+        patch_size: int,
+        num_classes: int,
+        width: int,
+        num_layers: int,
+        num_heads: int,
+    ):
+        super().__init__()
+        self.schedule = schedule
+        self.token_sides = tuple(token_sides)
+        self.patch_size = patch_size
+        self.head_dim = width // num_heads
+        token_dim = latent_channels * patch_size**2
+        self.patch_embedding = nn.Linear(token_dim, width)
+        self.map_embedding = nn.Linear(width, width, bias=False)
+        self.time_embedding = TimeEmbedding(width)
+        self.stage_embedding = nn.Embedding(schedule.num_stages, width)
+        self.class_embedding = nn.Embedding(num_classes + 1, width)
+        self.blocks = Blocks(num_layers, width, num_heads)
+        self.final_modulation = zero_init(nn.Linear(width, 2 * width))
+        self.out = zero_init(nn.Linear(width, token_dim))
+        nn.init.normal_(self.stage_embedding.weight, std=0.02)
+        nn.init.normal_(self.class_embedding.weight, std=0.02)
+
+    def modulations(self, stage: int, local_time: Tensor, class_labels: Tensor) -> list[Tensor]:
+        """Shifts, scales and gates for every block and the output.
+
+        Args:
+            local_time: (B,) one time an image (training), or (K, 1): all K times of a solver.
+            class_labels: (B,).
+        Returns:
+            one tensor per block (..., B, 6D) and a last one (..., B, 2D), where ... is K or
+            nothing.
+        """
+        time = self.schedule.conditioning_time(stage, local_time)
+        embedded = self.time_embedding(time.flatten()).unflatten(0, time.shape)
+        condition = embedded + self.stage_embedding.weight[stage]
+        condition = F.silu(condition + self.class_embedding(class_labels))
+        return [layer(condition) for layer in self._modulation_layers()]
+
+    def _modulation_layers(self) -> list[nn.Module]:
+        return [*(block.modulation for block in self.blocks), self.final_modulation]
+
+    def read(self, token_map: Tensor) -> Tensor:
+        """M_s (B, N_s, D) -> what is added to the embedded latent in every step."""
+        return self.map_embedding(token_map)
+
+    def forward(
+        self, stage: int, state: Tensor, read_map: Tensor, modulations: Sequence[Tensor]
+    ) -> Tensor:
+        """The velocity at one time.
+
+        Args:
+            state: x_tau, (B, C, r_s, r_s). read_map: of :meth:`read`. modulations: of
+                :meth:`modulations`, for this time: (B, 6D) per block and (B, 2D).
+        Returns:
+            (B, C, r_s, r_s), float32.
+        """
+        sides = (self.token_sides[stage],)
+        rotary = rotary_table(sides, self.head_dim, self.token_sides[-1], state.device)
+        patches = patchify(state, self.patch_size).to(self.patch_embedding.weight.dtype)
+        x = self.patch_embedding(patches) + read_map
+        for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
+            x = block(x, modulation, rotary)
+        shift, scale = modulations[-1].chunk(2, dim=-1)
+        return unpatchify(self.out(modulate(x, shift, scale)), self.patch_size).float()

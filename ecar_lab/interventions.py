@@ -1,0 +1,145 @@
+"""What a run is asked for, and what is changed on its way: checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ecar_lab.errors import EcarError
+from ecar_lab.flow import SOLVERS
+from ecar_lab.model import ECAR
+
+if TYPE_CHECKING:
+    from ecar_lab.trace import TraceEvent
+
+Labels = str | int | Sequence[str | int] | Tensor
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+@dataclass(frozen=True)
+class LatentEdit:
+    """Replaces a region of the latent at one moment.
+
+    Attributes:
+        stage: where. step: after which flow step; None = the stage's end, 0 = its start.
+        mask: (r_s, r_s) bool, True where the latent is replaced.
+        replacement: ``zero``, ``noise`` (what a latent without signal holds at that time: white
+            noise of standard deviation 1 - t), or a tensor that broadcasts to (B, C, r_s, r_s),
+            e.g. the latent of another run's event.
+    """
+
+    stage: int
+    mask: Tensor
+    replacement: Tensor | str = "noise"
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The arguments of ``trace()``, one entry per stage where they differ by stage."""
+
+    labels: list[Tensor]
+    steps: list[int]
+    guidance: list[float]
+    generator: torch.Generator | list[torch.Generator] | None
+    solver: str
+    noise: dict[int, Tensor]
+    edits: tuple[LatentEdit, ...]
+    renoise: list[bool]
+    attention_layer: int | None
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.labels[0])
+
+    def shape(self, model: ECAR, stage: int) -> tuple[int, int, int, int]:
+        """(B, C, r_s, r_s)."""
+        side = model.schedule.resolutions[stage]
+        return self.batch_size, model.config.latent_channels, side, side
+
+    def check(self, model: ECAR, start_from: TraceEvent | None) -> None:
+        """Refuses what does not fit the model.
+
+        Raises:
+            EcarError: naming the value and what would fit.
+        """
+        if self.solver not in SOLVERS:
+            raise EcarError(f"solver {self.solver!r} is unknown: use {' or '.join(SOLVERS)}")
+        layers = len(model.transformer.blocks)
+        if self.attention_layer is not None and not 0 <= self.attention_layer < layers:
+            raise EcarError(
+                f"there is no attention layer {self.attention_layer}: use 0 to {layers - 1}"
+            )
+        if isinstance(self.generator, list) and len(self.generator) != self.batch_size:
+            raise EcarError(
+                f"{len(self.generator)} generators for {self.batch_size} images: "
+                "give one, or one each"
+            )
+        self._check_noise_and_edits(model)
+        if start_from is not None:
+            self._check_start(model, start_from)
+
+    def _check_noise_and_edits(self, model: ECAR) -> None:
+        stages = model.schedule.num_stages
+        for stage, noise in self.noise.items():
+            check_stage(stage, stages, "noise")
+            if tuple(noise.shape) != self.shape(model, stage):
+                raise EcarError(
+                    f"noise of stage {stage} is {tuple(noise.shape)}: "
+                    f"it must be {self.shape(model, stage)}"
+                )
+        for edit in self.edits:
+            check_stage(edit.stage, stages, "an edit")
+            if tuple(edit.mask.shape) != self.shape(model, edit.stage)[2:]:
+                raise EcarError(
+                    f"the mask of an edit at stage {edit.stage} is {tuple(edit.mask.shape)}: "
+                    f"it must be {self.shape(model, edit.stage)[2:]}"
+                )
+            if edit.step is not None and not 0 <= edit.step <= self.steps[edit.stage]:
+                raise EcarError(
+                    f"an edit at step {edit.step} of stage {edit.stage}: "
+                    f"use 0 to {self.steps[edit.stage]}"
+                )
+            if isinstance(edit.replacement, str) and edit.replacement not in ("noise", "zero"):
+                raise EcarError(f"replacement {edit.replacement!r}: use noise, zero or a tensor")
+
+    def _check_start(self, model: ECAR, start_from: TraceEvent) -> None:
+        if start_from.is_final:
+            raise EcarError("start_from is the last event of its run: choose an earlier one")
+        if tuple(start_from.latent.shape) != self.shape(model, start_from.stage):
+            raise EcarError(
+                f"start_from holds a latent {tuple(start_from.latent.shape)} where this run has "
+                f"{self.shape(model, start_from.stage)}: "
+                "use an event of the same model and batch size"
+            )
+        planned = self.steps[start_from.stage]
+        if not start_from.is_stage_end and start_from.num_steps != planned:
+            raise EcarError(
+                f"start_from lies within a stage of {start_from.num_steps} steps, this run has "
+                f"{planned}: use the same number"
+            )
+
+
+def labels_per_stage(model: ECAR, class_labels: Labels, changes: Mapping) -> list[Tensor]:
+    """(B,) ids for every stage; ``changes`` gives labels that hold from a stage on."""
+    labels = [model.class_ids(class_labels)] * model.schedule.num_stages
+    for stage in sorted(changes):
+        check_stage(stage, len(labels), "class_labels_from")
+        changed = model.class_ids(changes[stage])
+        if len(changed) not in (1, len(labels[0])):
+            raise EcarError(
+                f"class_labels_from has {len(changed)} labels for {len(labels[0])} images: "
+                "give one, or one per image"
+            )
+        labels[stage:] = [changed.expand(len(labels[0]))] * (len(labels) - stage)
+    return labels
+
+
+def check_stage(stage: int, num_stages: int, name: str) -> None:
+    """Refuses a stage that the model does not have."""
+    if not 0 <= stage < num_stages:
+        raise EcarError(f"{name} names stage {stage}: use 0 to {num_stages - 1}")

@@ -1,0 +1,244 @@
+"""The parts that the transformer and the flow head are made of.
+
+Shapes: B images, N tokens, D width, h heads, d = D / h. Norms, rotary angles and the time embedding
+are computed in float32, whatever the weights or the autocast are.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ecar_lab.errors import EcarError
+
+TIME_FREQUENCIES = 128
+
+
+def cached_table(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Makes each table once per set of arguments. Never as an inference tensor: one made while
+    sampling under ``torch.inference_mode`` would be of no use to a later training step."""
+
+    @functools.lru_cache(maxsize=64)
+    @functools.wraps(make)
+    def cached(*arguments: Any) -> Tensor:
+        with torch.inference_mode(False):
+            return make(*arguments)
+
+    return cached
+
+
+def patchify(latent: Tensor, patch_size: int) -> Tensor:
+    """(B, C, H, W) -> tokens (B, N, C * p * p), row by row."""
+    return rearrange(latent, "b c (h p) (w q) -> b (h w) (c p q)", p=patch_size, q=patch_size)
+
+
+def unpatchify(tokens: Tensor, patch_size: int) -> Tensor:
+    """Tokens (B, N, C * p * p) of a square map -> (B, C, H, W); the inverse of :func:`patchify`."""
+    side = math.isqrt(tokens.shape[1])
+    return rearrange(
+        tokens, "b (h w) (c p q) -> b c (h p) (w q)", h=side, p=patch_size, q=patch_size
+    )
+
+
+@cached_table
+def token_coordinates(side: int) -> Tensor:
+    """Centres of a side x side grid in [0, 1]²: (N, 2) as (y, x), row by row.
+
+    Because they are normalised, a coarse token lies in the middle of the finer ones it covers, and
+    all stages share one geometry.
+    """
+    centres = (torch.arange(side, dtype=torch.float32) + 0.5) / side
+    return torch.cartesian_prod(centres, centres)
+
+
+@cached_table
+def position_embedding(side: int, width: int) -> Tensor:
+    """Fixed sine-cosine embedding of :func:`token_coordinates`: (N, D).
+
+    Attention turns rotary positions into relations only; at the coarsest stage, where all tokens
+    start alike, something must tell them apart.
+    """
+    frequencies = math.pi * 2.0 ** torch.linspace(0, 5, width // 4)
+    angles = token_coordinates(side)[:, :, None] * frequencies  # (N, 2, D / 4)
+    return torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(1)
+
+
+@cached_table
+def rotary_angles(side: int, head_dim: int, finest_side: int) -> Tensor:
+    """Rotation angle of each pair of a head's channels: (N, d / 2), in radians.
+
+    Half the pairs turn with y, half with x. Frequencies are geometric, from 1 radian over the image
+    up to about a quarter turn between neighbours of the finest grid.
+    """
+    highest = max(2.0, finest_side * math.pi / 2)
+    frequencies = torch.logspace(0, math.log2(highest), head_dim // 4, base=2.0)
+    return (token_coordinates(side)[:, :, None] * frequencies).flatten(1)
+
+
+@cached_table
+def rotary_table(
+    sides: tuple[int, ...], head_dim: int, finest_side: int, device: torch.device
+) -> Tensor:
+    """e^(i * angle) for the tokens of several stages, one after the other: (N, d / 2), complex."""
+    angles = torch.cat([rotary_angles(side, head_dim, finest_side) for side in sides])
+    return torch.polar(torch.ones_like(angles), angles).to(device)
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turns each pair of neighbouring channels by its angle, as a product of complex numbers.
+
+    x (B, N, ..., d) float32; table (N, d / 2) complex: e^(i * angle).
+    """
+    pairs = x.unflatten(-1, (-1, 2))
+    table = table.view(table.shape[0], *(1,) * (pairs.ndim - 4), table.shape[1])
+    if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, not complex
+        first, second = pairs.unbind(-1)
+        cos, sin = torch.view_as_real(table).unbind(-1)
+        turned = torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * table)
+    return turned.flatten(-2)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q kᵀ / sqrt(d)) v; shapes (B, h, N, d); mask (N, M) is True where a query may look.
+
+    PyTorch's fused kernel, except when training in bfloat16 on a CPU: its backward pass is three to
+    four times slower there than the three plain operations (measured on two AMX cores, 84 tokens).
+    """
+    plain = query.device.type == "cpu" and query.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    if not plain:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
+    return logits.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
+
+
+class Attention(nn.Module):
+    """Multi-head attention with QK-norm and 2-D rotary positions.
+
+    Raises:
+        EcarError: the width is not a multiple of 4 * num_heads (rotary pairs on two axes).
+    """
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        if width % (4 * num_heads):
+            raise EcarError(
+                f"width {width} is not divisible by {4 * num_heads} (4 x {num_heads} heads): "
+                f"use {math.ceil(width / (4 * num_heads)) * 4 * num_heads}"
+            )
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, N, D) -> query, key (normalised, turned) and value, each (B, h, N, d).
+
+        Query and key are LayerNormed over their head's channels, without gain, so no logit exceeds
+        sqrt(d); both go through norm and rotation together.
+        """
+        qkv = rearrange(self.qkv(x), "b n (k h d) -> b n k h d", k=3, h=self.num_heads)
+        query_key, value = qkv[:, :, :2].float(), qkv[:, :, 2]
+        query_key = F.layer_norm(query_key, query_key.shape[-1:], eps=1e-6)
+        query_key = rotate(query_key, rotary).to(value.dtype)
+        query, key = query_key.unbind(2)
+        return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Tensor,
+        mask: Tensor | None = None,
+        cache=None,
+        layer: int = 0,
+    ) -> Tensor:
+        """x (B, N, D) -> (B, N, D). With a cache, x looks at itself and at all that is cached."""
+        query, key, value = self.project(x, rotary)
+        if cache is not None:
+            key, value = cache.extend(layer, key, value)
+        return self.out(rearrange(attend(query, key, value, mask), "b h n d -> b n (h d)"))
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """LayerNorm(x) * (1 + scale) + shift; x (B, N, D), shift, scale (B, D).
+
+    The norm's kernel computes in float32 whatever x is; the result has the condition's dtype.
+    """
+    normed = F.layer_norm(x, x.shape[-1:], eps=1e-6).to(scale.dtype)
+    return torch.addcmul(shift[:, None], normed, 1 + scale[:, None])
+
+
+class SquaredReLU(nn.Module):
+    """max(x, 0)²: as good as GELU in small transformers and free of its exponentials, which on a
+    CPU cost as much time as the matrix products around them (measured while training)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block whose norms and gates are set by a condition (adaLN-zero).
+
+    ``x += gate1 * attention(modulate(x)); x += gate2 * mlp(modulate(x))``. The linear map that
+    makes shift, scale and gate from the condition starts at zero, so a new block is the identity.
+    """
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float = 4.0):
+        super().__init__()
+        hidden = int(width * mlp_ratio)
+        self.attention = Attention(width, num_heads)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), SquaredReLU(), nn.Linear(hidden, width))
+        self.modulation = zero_init(nn.Linear(width, 6 * width))
+
+    def forward(
+        self, x: Tensor, modulation: Tensor, rotary, mask=None, cache=None, layer=0
+    ) -> Tensor:
+        """x (B, N, D); modulation (B, 6D) = ``self.modulation(silu(condition))``."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
+        attended = self.attention(modulate(x, shift1, scale1), rotary, mask, cache, layer)
+        x = torch.addcmul(x, gate1[:, None].to(x.dtype), attended.to(x.dtype))
+        hidden = self.mlp(modulate(x, shift2, scale2))
+        return torch.addcmul(x, gate2[:, None].to(x.dtype), hidden.to(x.dtype))
+
+
+class Blocks(nn.ModuleList):
+    """``num_layers`` blocks, one on top of the other."""
+
+    def __init__(self, num_layers: int, width: int, num_heads: int):
+        super().__init__(Block(width, num_heads) for _ in range(num_layers))
+
+    def __iter__(self) -> Iterator[Block]:
+        return cast("Iterator[Block]", super().__iter__())
+
+
+class TimeEmbedding(nn.Module):
+    """Time in [0, 1] -> (B, D): sines and cosines of 1 to ~1000 radians, then a two-layer MLP."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
+        )
+
+    def forward(self, time: Tensor) -> Tensor:
+        """time (B,) float32 -> (B, D)."""
+        octaves = torch.linspace(0, 10, TIME_FREQUENCIES, device=time.device)
+        angles = time.float()[:, None] * 2.0**octaves
+        features = torch.cat((angles.sin(), angles.cos()), dim=-1)
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))
+
+
+def zero_init(linear: nn.Linear) -> nn.Linear:
+    """Sets weight and bias to zero and hands the layer back."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

@@ -1,0 +1,139 @@
+"""The one home of sizes: what each preset is made of. All numbers are ours, none is the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ecar_lab.errors import EcarError
+
+CIFAR10_NAMES = [
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A data set, a tokenizer, a model and how the two are trained.
+
+    Attributes:
+        tokenizer: arguments of ``ConvTokenizer``, or ``{"name": ...}`` for one that is trained
+            elsewhere (``identity``, a folder, a Hub id).
+        model: arguments of ``ECAR``.
+        train_tokenizer, train_model: fields of the training configurations that differ from their
+            defaults.
+    """
+
+    name: str
+    dataset: str
+    image_size: int
+    tokenizer: dict[str, Any]
+    model: dict[str, Any]
+    train_tokenizer: dict[str, Any] = field(default_factory=dict)
+    train_model: dict[str, Any] = field(default_factory=dict)
+
+
+# Where capacity sits, by size. The transformer is paid once a stage, the head at every flow step;
+# one probe after another found quality to follow the head, so it gets the larger part.
+SMALL = {"width": 384, "num_heads": 6, "transformer_layers": 4, "head_layers": 8}
+BASE = {"width": 768, "num_heads": 12, "transformer_layers": 4, "head_layers": 8}
+
+
+def _imagenet(image_size: int, size: str, shape: dict[str, Any]) -> Preset:
+    """ImageNet at 64, 128 or 256 px in the latents of the Stable Diffusion VAE (factor 8).
+
+    At 256 px this is the paper's shape: 32x32 latent, 4 stages, patches of 2.
+    """
+    # At 64 px a factor of 8 would leave 8x8 latent pixels; factor 2 leaves as many as 256 px has.
+    small_image = image_size == 64
+    tokenizer = (
+        {"downsample_factor": 2, "latent_channels": 4, "width": 64}
+        if small_image
+        else {"name": "stabilityai/sd-vae-ft-ema"}
+    )
+    latent_size = image_size // (2 if small_image else 8)
+    stages = 4 if latent_size == 32 else 3
+    return Preset(
+        name=f"imagenet{image_size}-{size}",
+        dataset="imagenette",
+        image_size=image_size,
+        tokenizer=tokenizer,
+        model={
+            **shape,
+            "latent_size": latent_size,
+            "latent_channels": 4,
+            "patch_size": 2,
+            "num_stages": stages,
+            "num_classes": 10 if small_image else 1000,
+            "num_inference_steps": [4, 3, 3, 2][-stages:],
+            "guidance_scale": 2.0,
+        },
+        train_tokenizer={"steps": 20_000, "batch_size": 128},
+        train_model={
+            **{"steps": 200_000, "batch_size": 256, "warmup_steps": 1000, "ema_decay": 0.9999},
+            **{"log_every": 100, "save_every": 2000, "sample_every": 5000},
+        },
+    )
+
+
+_DIGITS = Preset(
+    name="digits",
+    dataset="digits",
+    image_size=8,
+    tokenizer={"downsample_factor": 2, "latent_channels": 4, "width": 32},
+    model={
+        **{"width": 128, "num_heads": 4, "transformer_layers": 1, "head_layers": 4},
+        **{"latent_size": 4, "latent_channels": 4, "patch_size": 1, "num_stages": 2},
+        **{"num_classes": 10, "class_names": [str(digit) for digit in range(10)]},
+        **{"num_inference_steps": [8, 8], "guidance_scale": 1.0},
+    },
+    train_tokenizer={"steps": 1500, "batch_size": 128, "flip": False, "sample_every": 0},
+    train_model={
+        **{"steps": 1200, "batch_size": 256, "flip": False, "lr": 2e-3, "ema_decay": 0.995},
+        **{"log_every": 100, "save_every": 400, "sample_every": 600},
+    },
+)
+
+_CIFAR10 = Preset(
+    name="cifar10",
+    dataset="cifar10",
+    image_size=32,
+    tokenizer={"downsample_factor": 2, "latent_channels": 4, "width": 64},
+    model={
+        **{"width": 256, "num_heads": 4, "transformer_layers": 2, "head_layers": 6},
+        **{"latent_size": 16, "latent_channels": 4, "patch_size": 2, "num_stages": 3},
+        **{"num_classes": 10, "class_names": CIFAR10_NAMES},
+        **{"num_inference_steps": [8, 6, 6], "guidance_scale": 2.5},
+    },
+    train_tokenizer={"steps": 3000, "batch_size": 64, "sample_every": 0},
+    train_model={
+        **{"steps": 5000, "batch_size": 256, "lr": 1.5e-3, "ema_decay": 0.998},
+        **{"stage_strides": [1, 1, 4], "log_every": 50, "save_every": 250, "sample_every": 500},
+    },
+)
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        _DIGITS,
+        _CIFAR10,
+        *(
+            _imagenet(size, letter, shape)
+            for size in (64, 128, 256)
+            for letter, shape in (("s", SMALL), ("b", BASE))
+        ),
+    )
+}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset called ``name``; an ImageNet preset without a size letter is the small one.
+
+    Raises:
+        EcarError: there is none; the sentence lists those there are.
+    """
+    preset = PRESETS.get(name) or PRESETS.get(f"{name}-s")
+    if preset is None:
+        raise EcarError(f"preset {name!r} is unknown: use one of {', '.join(PRESETS)}")
+    return preset

@@ -1,0 +1,187 @@
+"""The stages of E-CAR: which part of the way from noise to data each one goes, and how one hands
+over to the next.
+
+Time runs from noise to data: ``x_t = (1 - t) * noise + t * data``, so t = 0 is noise and t = 1 is
+data. Stage s works at its own resolution and covers only the window [a_s, b_s] of that way. Nothing
+here holds a tensor or knows a model: a schedule is numbers, and every room of the kit asks it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ecar_lab.errors import EcarError
+
+Coupling = Literal["independent", "correlated"]
+
+MAX_STAGES = 5
+# Each stage's slice of conditioning time ends a little before the next begins, so that the end of
+# one stage and the start of the next, which are different states, never share a number.
+TIME_GAP = 0.05
+
+
+@dataclass(frozen=True)
+class Transition:
+    """From the end state y of stage s-1 to the start of stage s.
+
+    ``x_start = scale * Up2(y) + sigma * eps``, with Up2 = nearest-neighbour upsampling by two.
+
+    Attributes:
+        scale: a / b, where b = end of the previous window, a = start of this one.
+        sigma: standard deviation of the noise added again.
+        coupling: ``independent``: eps is white. ``correlated``: eps sums to zero in every 2x2
+            block, with covariance 4/3 (I - 11ᵀ/4), and turns the block-constant noise of Up2(y)
+            white.
+    """
+
+    scale: float
+    sigma: float
+    coupling: Coupling
+
+
+@dataclass(frozen=True)
+class StageSchedule:
+    """S stages of doubling resolution, each with its window of flow time.
+
+    Args:
+        latent_size: side of the full-size latent, in latent pixels; a multiple of 2**(S-1).
+        num_stages: S, from 1 to 5. One stage is plain flow matching.
+        window_ends: b_0 < b_1 < ... < b_{S-1} = 1, where each stage stops. By default they lie
+            evenly between ``FIRST_WINDOW_END`` and 1. (Our reading: the paper's are not public.)
+        coupling: how noise is added at a transition, see :class:`Transition`.
+
+    Raises:
+        EcarError: sizes that do not divide, windows that do not increase to 1, unknown coupling.
+
+    Example:
+        >>> schedule = StageSchedule(latent_size=16, num_stages=3, window_ends=(0.5, 0.75, 1.0))
+        >>> schedule.resolutions
+        (4, 8, 16)
+        >>> schedule.window(0)
+        (0.0, 0.5)
+    """
+
+    latent_size: int = 16
+    num_stages: int = 3
+    window_ends: tuple[float, ...] | None = None
+    coupling: Coupling = "independent"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_stages <= MAX_STAGES:
+            raise EcarError(f"{self.num_stages} stages: use 1 to {MAX_STAGES}")
+        factor = 2 ** (self.num_stages - 1)
+        if self.latent_size < factor or self.latent_size % factor:
+            nearest = max(1, math.ceil(self.latent_size / factor)) * factor
+            raise EcarError(
+                f"a latent of {self.latent_size} is not divisible by {factor} "
+                f"({self.num_stages} stages): use {nearest}"
+            )
+        if self.coupling not in ("independent", "correlated"):
+            raise EcarError(f"coupling {self.coupling!r} is unknown: use independent or correlated")
+        ends = self.window_ends or even_window_ends(self.num_stages)
+        object.__setattr__(self, "window_ends", tuple(float(end) for end in ends))
+        self._check_windows()
+
+    def _check_windows(self) -> None:
+        ends = self.ends
+        if len(ends) != self.num_stages:
+            raise EcarError(
+                f"{len(ends)} window ends for {self.num_stages} stages: give one end per stage"
+            )
+        if not all(low < high for low, high in zip((0.0, *ends), ends, strict=False)):
+            raise EcarError(
+                f"window ends {list(ends)} do not increase from above 0: use e.g. 0.5 1"
+            )
+        if ends[-1] != 1.0:
+            raise EcarError(f"the last window ends at {ends[-1]}: it must end at 1 (data)")
+
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """b_s, the flow time at which each stage stops."""
+        assert self.window_ends is not None  # set by __post_init__
+        return self.window_ends
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Side of each stage's latent, coarsest first."""
+        last = self.num_stages - 1
+        return tuple(self.latent_size // 2 ** (last - stage) for stage in range(self.num_stages))
+
+    def window(self, stage: int) -> tuple[float, float]:
+        """[a_s, b_s]: a_0 = 0, and a_s = b / (2 - b) with b = b_{s-1} afterwards.
+
+        That start is the one at which the added noise is just enough: under ``correlated`` it makes
+        the total noise white with standard deviation 1 - a, the least re-noising that can.
+        """
+        if stage == 0:
+            return 0.0, self.ends[0]
+        previous_end = self.ends[stage - 1]
+        return previous_end / (2 - previous_end), self.ends[stage]
+
+    def transition(self, stage: int) -> Transition:
+        """The hand-over from stage - 1 to ``stage`` (1 <= stage < S).
+
+        ``correlated``: sigma = (1 - a) * sqrt(3) / 2. ``independent``: sigma**2 = (1 - a)**2 -
+        (a / b)**2 (1 - b)**2. Both leave every latent pixel with noise of standard deviation 1 - a.
+        """
+        if not 1 <= stage < self.num_stages:
+            raise EcarError(f"no transition into stage {stage}: use 1 to {self.num_stages - 1}")
+        start = self.window(stage)[0]
+        previous_end = self.ends[stage - 1]
+        scale = start / previous_end
+        if self.coupling == "correlated":
+            sigma = (1 - start) * math.sqrt(3) / 2
+        else:
+            sigma = math.sqrt((1 - start) ** 2 - (scale * (1 - previous_end)) ** 2)
+        return Transition(scale, sigma, self.coupling)
+
+    def time_slice(self, stage: int) -> tuple[float, float]:
+        """The stage's own slice of conditioning time in [0, 1]; slices are disjoint.
+
+        Windows overlap on purpose (a_s < b_{s-1}: a stage starts noisier than the last one ended),
+        so t alone does not tell which stage a state belongs to. Slices do: their lengths are in
+        proportion to the windows', with a gap between neighbours.
+        """
+        lengths = [end - start for start, end in map(self.window, range(self.num_stages))]
+        low = sum(lengths[:stage]) / sum(lengths)
+        return low, low + lengths[stage] / sum(lengths) * (1 - TIME_GAP)
+
+    def conditioning_time(self, stage: int, local_time):
+        """What the flow head is told: local time 0..1 (number or tensor) placed in the slice."""
+        low, high = self.time_slice(stage)
+        return low + local_time * (high - low)
+
+    def flow_time(self, stage: int, local_time):
+        """t in [a_s, b_s] at local time 0..1 (number or tensor): the share of data."""
+        start, end = self.window(stage)
+        return start + local_time * (end - start)
+
+
+FIRST_WINDOW_END = 0.5
+
+
+def even_window_ends(num_stages: int) -> tuple[float, ...]:
+    """Ends spread evenly from ``FIRST_WINDOW_END`` to 1: S = 3 gives 0.5, 0.75, 1."""
+    if num_stages == 1:
+        return (1.0,)
+    step = (1 - FIRST_WINDOW_END) / (num_stages - 1)
+    return (*(FIRST_WINDOW_END + step * stage for stage in range(num_stages - 1)), 1.0)
+
+
+def per_stage(value, num_stages: int, name: str) -> list:
+    """One value for all stages, or a sequence with one per stage, as a list of S values.
+
+    Raises:
+        EcarError: a sequence of another length.
+    """
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != num_stages:
+            raise EcarError(
+                f"{name} has {len(value)} values for {num_stages} stages: "
+                "give one, or one per stage"
+            )
+        return list(value)
+    return [value] * num_stages

@@ -1,0 +1,234 @@
+"""Training E-CAR on the latents of a tokenizer, and the public door to all training.
+
+``train_tokenizer(cfg)`` and ``train_model(cfg)`` return the run folder: ``config.json``,
+``metrics.jsonl``, ``tensorboard/``, ``samples/``, ``checkpoints/`` and the result in ``final/``.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from ecar_lab import runtime
+from ecar_lab.cards import write_card
+from ecar_lab.data import ImageDataset, open_dataset
+from ecar_lab.errors import EcarError
+from ecar_lab.feeds import Batch, IndexedFeed, StreamFeed, cache_latents, generator
+from ecar_lab.launch import initial_seed, make_accelerator, prepare_run_folder, share_of
+from ecar_lab.model import ECAR, TrainingDraw
+from ecar_lab.pipeline import ECARPipeline, ImageOutput
+from ecar_lab.presets import get_preset
+from ecar_lab.tokenizer import Tokenizer, load_tokenizer
+from ecar_lab.train_config import ModelTrainConfig, TokenizerTrainConfig, TrainConfig
+from ecar_lab.train_loop import Trainer
+from ecar_lab.train_task import Task
+from ecar_lab.train_tokenizer import train_tokenizer
+from ecar_lab.viz import image_grid
+
+__all__ = [
+    "ModelTrainConfig",
+    "TokenizerTrainConfig",
+    "TrainConfig",
+    "train_model",
+    "train_tokenizer",
+]
+
+SAMPLE_CLASSES, SAMPLE_ROWS = 10, 4
+
+
+def train_model(cfg: ModelTrainConfig) -> Path:
+    """Trains E-CAR; the pipeline with the averaged weights is in ``final/`` of the run folder.
+
+    Raises:
+        EcarError: a bad value, no tokenizer yet, missing data, a full disk, divergence.
+    """
+    started = time.monotonic()
+    cfg.check()
+    preset = get_preset(cfg.preset)
+    accelerator = make_accelerator(cfg)
+    source = find_tokenizer(cfg)
+    prepare_run_folder(cfg, accelerator)
+    tokenizer = load_tokenizer(source).to(accelerator.device).requires_grad_(False)
+    data = open_dataset(
+        cfg.dataset_name,
+        split="train",
+        image_size=preset.image_size,
+        data_root=cfg.data,
+        streaming=cfg.streaming,
+        limit=cfg.limit,
+    )
+    factor = tokenizer.downsample_factor
+    if data.info.image_size % factor:
+        raise EcarError(
+            f"{data.info.image_size} px is not divisible by {factor} (tokenizer): "
+            f"use {-(-data.info.image_size // factor) * factor}"
+        )
+    initial_seed(cfg)
+    shape = {
+        **preset.model,
+        "latent_size": data.info.image_size // factor,
+        "latent_channels": tokenizer.latent_channels,
+        "num_classes": data.info.num_classes,
+        "class_names": list(data.info.class_names),
+    }
+    model = ECAR(**{**shape, **cfg.model})
+    task = ModelTask(cfg, model, tokenizer, data, accelerator)
+    return Trainer(cfg, task, accelerator, started).run()
+
+
+def find_tokenizer(cfg: ModelTrainConfig) -> str:
+    """The tokenizer asked for, else the preset's, else the one trained or shipped for it.
+
+    Raises:
+        EcarError: the preset wants a trained tokenizer and there is none.
+    """
+    kinds = get_preset(cfg.preset).tokenizer
+    if cfg.tokenizer:
+        return cfg.tokenizer
+    if "name" in kinds:
+        return kinds["name"]
+    own = Path(f"runs/{cfg.preset}-tokenizer/final")
+    shipped = runtime.checkpoints_root() / cfg.preset / "tokenizer"
+    for folder in (own, shipped):
+        if (folder / "config.json").is_file():
+            return str(folder)
+    raise EcarError(
+        f"there is no trained tokenizer for preset {cfg.preset!r}: run "
+        f"`ecar train tokenizer --preset {cfg.preset}` first, or name one with --tokenizer"
+    )
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """A digest of class, settings and weights: the same latents have the same hash."""
+    settings = {k: v for k, v in tokenizer.config.items() if not k.startswith("_")}
+    content = json.dumps([type(tokenizer).__name__, settings], sort_keys=True, default=str)
+    digest = hashlib.blake2b(content.encode(), digest_size=8)
+    for name, tensor in sorted(tokenizer.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class ModelObjective(nn.Module):
+    """E-CAR's loss as a module's forward, so that it can be compiled and distributed."""
+
+    def __init__(self, model: ECAR, class_dropout: float, stage_strides: list[int] | None = None):
+        super().__init__()
+        self.stage_strides = stage_strides
+        self.model, self.class_dropout = model, class_dropout
+
+    def forward(
+        self, mean: Tensor, std: Tensor, labels: Tensor, draw: TrainingDraw
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        latent = mean + std * draw.latent_noise
+        output = self.model.loss(latent, labels, draw, self.class_dropout, self.stage_strides)
+        return output.loss, {"loss_stage": output.per_stage, "loss_bin": output.per_bin}
+
+
+class ModelTask(Task):
+    """What the trainer needs to know about E-CAR."""
+
+    def __init__(
+        self,
+        cfg: ModelTrainConfig,
+        model: ECAR,
+        tokenizer: Tokenizer,
+        data: ImageDataset,
+        accelerator: Accelerator,
+    ):
+        self.cfg, self.ecar, self.tokenizer, self.data = cfg, model, tokenizer, data
+        self.accelerator = accelerator
+        self.device = accelerator.device
+        self.model = model
+        self.objective = ModelObjective(model, cfg.class_dropout, cfg.stage_strides)
+        self.share = share_of(cfg, accelerator)
+        self.dtype = runtime.pick_dtype(self.device, cfg.dtype)
+        self.autocast = functools.partial(runtime.autocast, self.device, self.dtype)
+        cached = cfg.cache_latents and not cfg.streaming
+        self.prefetch = not cached or self.device.type != "cpu"
+        self.feed = self._cached_feed() if cached else self._encoding_feed()
+
+    def _cached_feed(self) -> IndexedFeed:
+        info, accelerator = self.data.info, self.accelerator
+        key = [tokenizer_hash(self.tokenizer), info.name, info.image_size, info.num_images,
+               self.cfg.flip, str(self.dtype)]  # fmt: skip
+        digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).hexdigest()
+        file = self.cfg.run_folder / f"latents-{digest}.safetensors"
+        with accelerator.main_process_first():
+            store = cache_latents(
+                self.tokenizer, self.data, self.cfg.flip, file, self.autocast,
+                quiet=not accelerator.is_main_process,
+            )  # fmt: skip
+        return IndexedFeed(store, self.share, self.cfg.seed, self.cfg.flip)
+
+    def _encoding_feed(self) -> StreamFeed:
+        return StreamFeed(self.data, self.share, self.cfg.seed, self.cfg.flip, self._encode)
+
+    @torch.no_grad()
+    def _encode(self, images: Tensor, labels: Tensor) -> Batch:
+        with self.autocast():
+            mean, std = self.tokenizer.moments(images.to(self.device, non_blocking=True))
+        return mean, std, labels
+
+    def load(self, step: int) -> list[tuple]:
+        random = generator(self.cfg.seed, "draw", step)
+        draw = self.ecar.draw(self.share.global_batch, random)
+        micro_batches = []
+        for part, batch in zip(self.share.parts, self.feed(step), strict=True):
+            tensors = [tensor.to(self.device, non_blocking=True) for tensor in batch]
+            micro_batches.append((*tensors, draw.slice(part.start, part.stop).to(self.device)))
+        return micro_batches
+
+    def position(self, step: int) -> dict[str, int]:
+        return self.feed.position(step)
+
+    def restore(self, position: dict[str, int]) -> None:
+        self.feed.restore(position)
+
+    def sample(self, step: int) -> Any:
+        classes = min(SAMPLE_CLASSES, self.ecar.num_classes)
+        labels = list(range(classes)) * SAMPLE_ROWS
+        pipeline = ECARPipeline(model=self.ecar, tokenizer=self.tokenizer)
+        pipeline.set_progress_bar_config(disable=True)
+        with self.autocast():
+            output = pipeline(
+                class_labels=labels,
+                num_inference_steps=self.cfg.sample_steps,
+                guidance_scale=self.cfg.sample_guidance,
+                generator=generator(self.cfg.seed, "sample", 0),
+                output_type="pil",
+            )
+        names = self.ecar.class_names[:classes] * SAMPLE_ROWS
+        return image_grid(cast(ImageOutput, output).images, columns=classes, labels=names)
+
+    def export(self, folder: Path, report: dict[str, Any]) -> dict[str, Any]:
+        model = nn.Module.to(copy.deepcopy(self.ecar), torch.bfloat16)
+        pipeline = ECARPipeline(model=model, tokenizer=self.tokenizer)
+        pipeline.save_pretrained(folder, safe_serialization=True)
+        runtime.write_json(folder / "training.json", self.cfg.to_dict())
+        schedule = self.ecar.schedule
+        millions = sum(p.numel() for p in model.parameters()) / 1e6
+        lines = [
+            f"An E-CAR model of ecar_lab: {millions:.1f} M parameters, {schedule.num_stages} "
+            f"stages of {', '.join(f'{r}x{r}' for r in schedule.resolutions)} latents, coupling "
+            f"`{schedule.coupling}`. Averaged weights (EMA {self.cfg.ema_decay}), bfloat16. "
+            "The method is the paper's (arXiv 2412.14170), all sizes are our own.",
+            "",
+            "```python",
+            "from ecar_lab import ECARPipeline",
+            "pipeline = ECARPipeline.from_pretrained('path/of/this/folder')",
+            f"images = pipeline(class_labels=[{self.ecar.class_names[0]!r}]).images",
+            "```",
+        ]
+        title = f"{self.cfg.preset}: E-CAR"
+        write_card(folder, title, lines, self.cfg, self.data.info, report, {}, self.device)
+        return {}

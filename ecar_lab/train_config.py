@@ -1,0 +1,234 @@
+"""What a training run is made of: dataclasses whose every field is a switch of `ecar train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from ecar_lab.errors import EcarError
+from ecar_lab.presets import get_preset
+
+# Fields that may differ between a run and its continuation: none of them bends the curve
+# (steps and max_minutes move its end, which the stored plan takes care of).
+FREE_ON_RESUME = {
+    *("data", "output", "resume", "steps", "max_minutes", "save_every", "keep", "log_every"),
+    *("sample_every", "sample_steps", "sample_guidance", "test_limit", "cache_latents"),
+    *("device", "compile", "divergence_factor"),
+    *("batch_size", "grad_accum"),  # their product with the processes has to stay
+}
+
+
+@dataclass
+class TrainConfig:
+    """The switches that both trainings share. Defaults live here; presets override some of them.
+
+    ``TrainConfig.from_preset(name)`` gives the configuration of a preset, the constructor alone
+    gives the bare defaults.
+    """
+
+    kind: ClassVar[str]
+
+    preset: str = "digits"
+    """Name of the preset that fixes data, tokenizer and model shape."""
+    dataset: str = ""
+    """Data set to train on; empty takes the preset's own."""
+    data: str | None = None
+    """Folder that holds the data sets; without it the variable ECAR_DATA is used."""
+    streaming: bool = False
+    """Read the images as a stream instead of holding the whole set in memory."""
+    limit: int | None = None
+    """Use only the first so many images of the data set."""
+    flip: bool = True
+    """Show every image mirrored half of the time."""
+    output: str = ""
+    """Run folder for checkpoints, logs and the result; empty means runs/<preset>-<kind>."""
+    resume: str = "auto"
+    """auto goes on from the newest checkpoint in the run folder, none sets the old run aside and
+    starts anew, a path goes on from that checkpoint."""
+
+    steps: int | None = 1000
+    """Optimizer steps; leave it out (None) when max_minutes alone shall end the run."""
+    max_minutes: float | None = None
+    """Time box of the whole run, resumed parts included; the schedule is fitted into it."""
+    batch_size: int = 128
+    """Images per process and per micro-batch."""
+    grad_accum: int = 1
+    """Micro-batches whose gradients are summed up before one optimizer step."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the data and every random draw."""
+
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """muon orthogonalises the updates of hidden weight matrices and leaves the rest to AdamW."""
+    lr: float = 1e-3
+    """Peak learning rate, the same for both optimizers (Muon's is matched to AdamW's size)."""
+    lr_floor: float = 0.02
+    """Learning rate at the end of the cosine, as a fraction of the peak."""
+    warmup_steps: int = 100
+    """Steps over which the learning rate rises from zero."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of the weight matrices."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay rates of AdamW's two moments."""
+    grad_clip: float = 1.0
+    """Gradients longer than this are scaled down to it."""
+    ema_decay: float = 0.999
+    """Decay of the averaged weights; early on min(decay, (1+n)/(10+n)) is used."""
+
+    device: str = "auto"
+    """Device to train on: auto, cpu, cuda or mps."""
+    dtype: str = "auto"
+    """Precision of the matrix products: auto, float32 or bfloat16."""
+    compile: bool = False
+    """Compile the model with torch.compile; needs a C++ compiler on a CPU."""
+
+    log_every: int = 50
+    """Steps between two lines in the logs."""
+    save_every: int = 500
+    """Steps between two checkpoints."""
+    keep: int = 2
+    """How many checkpoints to keep."""
+    sample_every: int = 1000
+    """Steps between two sample pictures; 0 makes none."""
+    divergence_factor: float = 4.0
+    """Stop when three logged losses in a row exceed the running median by this factor."""
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> Self:
+        """The configuration of preset ``name``, with single fields replaced by ``overrides``.
+
+        Raises:
+            EcarError: the preset or a field is unknown.
+        """
+        preset = get_preset(name)
+        settings = {"preset": name, **getattr(preset, f"train_{cls.kind}"), **overrides}
+        return cls._of(settings, source=f"the settings for preset {name!r}")
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Self:
+        """The configuration that a run saved as its config.json.
+
+        Raises:
+            EcarError: the file is missing, no JSON, or belongs to another kind of training.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise EcarError(
+                f"cannot read the configuration {str(path)!r} ({error.strerror}): "
+                "give the config.json of a run folder"
+            ) from error
+        except json.JSONDecodeError as error:
+            raise EcarError(f"the configuration {str(path)!r} is no JSON: {error}") from error
+        kind = content.pop("kind", cls.kind) if isinstance(content, dict) else None
+        if kind != cls.kind:
+            raise EcarError(
+                f"{str(path)!r} configures the training of a {kind}, not of a {cls.kind}: "
+                f"use `ecar train {kind}`"
+            )
+        return cls._of(content, source=repr(str(path)))
+
+    @classmethod
+    def _of(cls, settings: dict[str, Any], source: str) -> Self:
+        names = {entry.name for entry in dataclasses.fields(cls)}
+        unknown = sorted(set(settings) - names)
+        if unknown:
+            raise EcarError(
+                f"{source} has the unknown field {unknown[0]!r}: the fields are "
+                f"{', '.join(sorted(names))}"
+            )
+        if "betas" in settings:
+            settings["betas"] = tuple(settings["betas"])
+        return cls(**settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and the kind of training, as JSON would give them back."""
+        return json.loads(json.dumps({"kind": self.kind, **dataclasses.asdict(self)}))
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run writes."""
+        return Path(self.output or f"runs/{self.preset}-{self.kind}")
+
+    @property
+    def dataset_name(self) -> str:
+        """The data set asked for, else the preset's."""
+        return self.dataset or get_preset(self.preset).dataset
+
+    def check(self) -> None:
+        """Refuses values that no run can work with.
+
+        Raises:
+            EcarError: naming the field, its value and what would be right.
+        """
+        if self.steps is None and self.max_minutes is None:
+            raise EcarError("steps and max_minutes are both empty: give one of them to end the run")
+        for name, least in {
+            "steps": 1, "batch_size": 1, "grad_accum": 1, "keep": 1, "log_every": 1,
+            "save_every": 1, "warmup_steps": 0, "sample_every": 0, "limit": 1,
+        }.items():  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise EcarError(f"{name} is {value}: use {least} or more")
+        for name in ("lr", "grad_clip", "max_minutes"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise EcarError(f"{name} is {value}: use a finite number above 0")
+        for name in ("ema_decay", "lr_floor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise EcarError(f"{name} is {getattr(self, name)}: use a number from 0 to 1")
+        if not self.divergence_factor > 1:
+            raise EcarError(f"divergence_factor is {self.divergence_factor}: use a number above 1")
+        if self.optimizer not in ("muon", "adamw"):
+            raise EcarError(f"optimizer {self.optimizer!r} is unknown: use muon or adamw")
+
+
+@dataclass
+class TokenizerTrainConfig(TrainConfig):
+    """Switches of `ecar train tokenizer`."""
+
+    kind: ClassVar[str] = "tokenizer"
+
+    optimizer: Literal["muon", "adamw"] = "adamw"
+    """adamw suits convolutions; muon takes the weights that are true matrices."""
+    test_limit: int = 2000
+    """Images of the test split on which the reconstruction is measured at the end."""
+    tokenizer: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the tokenizer that replace the preset's (in Python and config files)."""
+
+
+@dataclass
+class ModelTrainConfig(TrainConfig):
+    """Switches of `ecar train model`."""
+
+    kind: ClassVar[str] = "model"
+
+    tokenizer: str = ""
+    """Tokenizer folder or name; empty takes the one that the preset names or trained."""
+    class_dropout: float = 0.1
+    """Share of the samples that are trained without their class, for guidance."""
+    stage_strides: list[int] | None = None
+    """Train stage s on every k_s-th image only, e.g. 1 1 4: the coarse stages, which decide what is
+    in the picture, have few tokens and so see more images in the same time."""
+    cache_latents: bool = True
+    """Encode every image and its mirror image once, before the first step."""
+    sample_steps: int = 8
+    """Flow steps per stage of the sample pictures."""
+    sample_guidance: float = 2.0
+    """Guidance scale of the sample pictures."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the model that replace the preset's (in Python and config files)."""
+
+    def check(self) -> None:
+        super().check()
+        if not 0 <= self.class_dropout <= 1:
+            raise EcarError(f"class_dropout is {self.class_dropout}: use a number from 0 to 1")
+        coarsest_share = max(self.stage_strides or [1])
+        if self.batch_size % coarsest_share:
+            raise EcarError(
+                f"batch_size {self.batch_size} is not divisible by the stage stride "
+                f"{coarsest_share}: use {-(-self.batch_size // coarsest_share) * coarsest_share}"
+            )

@@ -1,0 +1,42 @@
+"""What the training loop needs to know about the thing it trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+
+
+class Task:
+    """What is trained. Subclasses fill in the attributes and methods; the trainer calls them.
+
+    Attributes:
+        model: what is saved. objective: wraps it; ``objective(*batch)`` gives the loss and a
+            dictionary of further numbers to log (tensors; NaN means "none this time").
+    """
+
+    model: ModelMixin
+    objective: nn.Module
+    prefetch: bool = False
+
+    def load(self, step: int) -> list[tuple]:
+        """The arguments of ``objective`` for every micro-batch of this process at ``step``."""
+        raise NotImplementedError
+
+    def position(self, step: int) -> dict[str, int]:
+        """Where the data stands before ``step``."""
+        raise NotImplementedError
+
+    def restore(self, position: dict[str, int]) -> None:
+        """Goes back to a stored position of the data."""
+        raise NotImplementedError
+
+    def sample(self, step: int) -> Any | None:
+        """A PIL picture made with the averaged weights, which are in place during the call."""
+        raise NotImplementedError
+
+    def export(self, folder: Path, report: dict[str, Any]) -> dict[str, Any]:
+        """Writes the result with the averaged weights in place; returns numbers to log."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""The commands of `ecar`, one file each: switches, and a function that hands them on."""

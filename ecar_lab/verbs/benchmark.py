@@ -1,0 +1,35 @@
+"""`ecar benchmark`: what E-CAR costs on this machine, beside other models."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ecar_lab.benchmark import run_benchmark, table
+from ecar_lab.outputs import check_output
+from ecar_lab.runtime import write_json
+from ecar_lab.verbs.switches import parse_call
+
+
+@dataclass
+class OutputSwitch:
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["--out"])] = None
+    """JSON file to write."""
+
+
+def run(arguments: list[str]) -> None:
+    options = parse_call(
+        run_benchmark, "benchmark", arguments, leave_out=["report"], further=OutputSwitch
+    )
+    output = options.pop("output")
+    if output is not None:
+        check_output(output, [".json"])
+    result = run_benchmark(**options, report=lambda line: print(line, file=sys.stderr))
+    print(table(result))
+    if output is not None:
+        write_json(output, result)
+        print(f"\n{output}: these numbers with all settings")

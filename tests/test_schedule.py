@@ -1,0 +1,108 @@
+"""The numbers of the stages."""
+
+import math
+from itertools import pairwise
+
+import pytest
+
+from ecar_lab import EcarError, StageSchedule
+from ecar_lab.schedule import even_window_ends, per_stage
+
+COUPLINGS = ["independent", "correlated"]
+
+
+@pytest.mark.parametrize("num_stages", [1, 2, 3, 4, 5])
+def test_windows_begin_at_noise_and_end_at_data(num_stages):
+    schedule = StageSchedule(latent_size=32, num_stages=num_stages)
+    assert schedule.window(0)[0] == 0.0
+    assert schedule.window(num_stages - 1)[1] == 1.0
+    assert schedule.resolutions[-1] == 32
+    assert all(2 * a == b for a, b in pairwise(schedule.resolutions))
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_a_stage_starts_noisier_than_the_last_one_ended(coupling):
+    schedule = StageSchedule(16, 3, (0.4, 0.7, 1.0), coupling)
+    for stage in (1, 2):
+        assert 0 < schedule.window(stage)[0] < schedule.window(stage - 1)[1]
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("end", [0.1, 0.5, 0.9])
+def test_noise_after_a_transition_has_standard_deviation_one_minus_a(coupling, end):
+    schedule = StageSchedule(8, 2, (end, 1.0), coupling)
+    transition = schedule.transition(1)
+    start = schedule.window(1)[0]
+    # correlated: eps has variance 4/3 * 3/4 = 1 per pixel, as white noise has
+    variance = (transition.scale * (1 - end)) ** 2 + transition.sigma**2
+    assert math.isclose(variance, (1 - start) ** 2, rel_tol=1e-12)
+    assert math.isclose(transition.scale, start / end)
+
+
+@pytest.mark.parametrize("num_stages", [1, 2, 3, 4, 5])
+def test_time_slices_of_stages_are_disjoint_and_fill_the_unit_interval(num_stages):
+    schedule = StageSchedule(32, num_stages)
+    slices = [schedule.time_slice(stage) for stage in range(num_stages)]
+    assert slices[0][0] == 0.0
+    assert all(low < high for low, high in slices)
+    assert all(high < low for (_, high), (low, _) in pairwise(slices))
+    assert slices[-1][1] <= 1.0
+
+
+def test_conditioning_time_of_two_stages_never_agrees():
+    schedule = StageSchedule(16, 3)
+    times = [schedule.conditioning_time(s, k / 16) for s in range(3) for k in range(17)]
+    assert len(set(times)) == len(times)
+
+
+def test_flow_time_runs_through_the_window():
+    schedule = StageSchedule(8, 2, (0.5, 1.0))
+    assert schedule.flow_time(1, 0.0) == pytest.approx(1 / 3)
+    assert schedule.flow_time(1, 1.0) == 1.0
+
+
+def test_one_stage_is_plain_flow_matching():
+    schedule = StageSchedule(16, 1)
+    assert schedule.resolutions == (16,)
+    assert schedule.window(0) == (0.0, 1.0)
+
+
+def test_default_windows_are_even():
+    assert even_window_ends(1) == (1.0,)
+    assert even_window_ends(3) == (0.5, 0.75, 1.0)
+
+
+def test_a_schedule_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        StageSchedule(16, 3).num_stages = 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (dict(latent_size=30, num_stages=4), "30 is not divisible by 8 .* use 32"),
+        (dict(num_stages=6), "6 stages: use 1 to 5"),
+        (dict(num_stages=0), "0 stages: use 1 to 5"),
+        (dict(num_stages=2, window_ends=(0.7, 0.5)), "do not increase"),
+        (dict(num_stages=2, window_ends=(0.0, 1.0)), "do not increase"),
+        (dict(num_stages=2, window_ends=(float("nan"), 1.0)), "do not increase"),
+        (dict(num_stages=2, window_ends=(0.5, 0.9)), "must end at 1"),
+        (dict(num_stages=3, window_ends=(0.5, 1.0)), "2 window ends for 3 stages"),
+        (dict(coupling="other"), "coupling 'other' is unknown"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused_with_the_remedy(arguments, sentence):
+    with pytest.raises(EcarError, match=sentence):
+        StageSchedule(**arguments)
+
+
+def test_there_is_no_transition_into_the_first_stage():
+    with pytest.raises(EcarError, match="into stage 0"):
+        StageSchedule(16, 3).transition(0)
+
+
+def test_one_value_stands_for_all_stages():
+    assert per_stage(4, 3, "steps") == [4, 4, 4]
+    assert per_stage([8, 6, 4], 3, "steps") == [8, 6, 4]
+    with pytest.raises(EcarError, match="steps has 2 values for 3 stages"):
+        per_stage([8, 6], 3, "steps")

@@ -1,0 +1,226 @@
+"""The stream: complete, repeatable, and open to interventions."""
+
+import pytest
+import torch
+from conftest import tiny_model
+
+from ecar_lab import EcarError, LatentEdit, trace
+from ecar_lab.flow import upsample2
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def run(model, labels=(0, 1), steps=3, guidance=1.0, seed=0, **options):
+    return list(trace(model, list(labels), steps, guidance, generator(seed), **options))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(latent_size=16, num_stages=3)
+
+
+def test_every_step_of_every_stage_is_told_once(model):
+    events = run(model, steps=[2, 1, 3])
+    assert [(e.stage, e.step) for e in events] == [
+        *((0, 0), (0, 1), (0, 2)),
+        *((1, 0), (1, 1)),
+        *((2, 0), (2, 1), (2, 2), (2, 3)),
+    ]
+    assert [e.is_stage_end for e in events] == [e.step == e.num_steps for e in events]
+    assert [e.is_final for e in events].index(True) == len(events) - 1
+    for event in events:
+        side = model.schedule.resolutions[event.stage]
+        assert event.latent.shape == event.clean_estimate.shape == (2, 3, side, side)
+        assert event.latent.dtype == torch.float32
+        assert event.token_map.shape == (2, (side // 2) ** 2, 32)
+        assert len(event.history) == event.stage
+        assert (event.velocity_norm is None) == (event.step == 0)
+        assert event.seconds >= 0
+        assert event.flops > 0
+    assert events[-1].t == 1.0
+    assert events[0].t == 0.0
+
+
+def test_a_stage_starts_from_the_transition_of_the_last_end(model):
+    events = run(model)
+    end, start = events[3], events[4]
+    coefficients = model.schedule.transition(1)
+    noise = (start.latent - coefficients.scale * upsample2(end.latent)) / coefficients.sigma
+    assert 0.8 < noise.std() < 1.2
+    assert torch.equal(start.history[0], end.latent)
+
+
+def test_same_seed_same_image_and_another_seed_another(model):
+    a, b, c = (run(model, seed=seed)[-1].latent for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_an_image_does_not_depend_on_its_batch(model):
+    """With one generator per image."""
+    options = dict(num_inference_steps=3, guidance_scale=1.5)
+    batch = list(trace(model, [0, 1, 2], generator=[generator(s) for s in (5, 6, 7)], **options))[
+        -1
+    ].latent
+    alone = list(trace(model, [1], generator=[generator(6)], **options))[-1].latent
+    torch.testing.assert_close(batch[1:2], alone, atol=1e-4, rtol=0)
+
+
+def test_guidance_one_runs_no_second_half_and_equals_the_class_alone(model):
+    rows = []
+    hook = model.head.out.register_forward_hook(lambda m, i, o: rows.append(len(o)))
+    plain = run(model, guidance=1.0)[-1].latent
+    alone, rows[:] = set(rows), []
+    guided = run(model, guidance=2.0)[-1].latent
+    hook.remove()
+    assert alone == {2}
+    assert set(rows) == {4}
+    assert not torch.allclose(plain, guided)
+
+
+def test_guidance_extrapolates_every_channel_from_the_null_class(model):
+    def first_velocity(labels, guidance):
+        events = run(model, labels, [1, 1, 1], guidance)
+        return events[1].latent - events[0].latent
+
+    with_class = first_velocity([0, 1], 1.0)
+    guided = first_velocity([0, 1], 3.0)
+    half = first_velocity([0, 1], 0.5)
+    none = 2 * half - with_class  # v_none from v_none + 0.5 (v_class - v_none)
+    torch.testing.assert_close(guided, none + 3 * (with_class - none), atol=1e-4, rtol=1e-4)
+    per_channel = (guided - with_class).abs().amax(dim=(0, 2, 3))
+    assert (per_channel > 1e-4).all()
+
+
+@pytest.mark.parametrize("guidance", [[1.0, 1.0, 2.0], [2.0, 1.0, 1.0], [1.0, 2.0, 1.0]])
+def test_guidance_at_one_stage_leaves_earlier_ones_alone(model, guidance):
+    plain, guided = run(model), run(model, guidance=guidance)
+    for a, b in zip(plain, guided, strict=True):
+        if guidance[: a.stage + 1] == [1.0] * (a.stage + 1):
+            torch.testing.assert_close(a.latent, b.latent, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(plain[-1].latent, guided[-1].latent)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_going_on_from_any_event_gives_the_same_end(model, guidance, solver):
+    noise = {s: torch.randn(2, 3, r, r, generator=generator(9)) for s, r in enumerate((4, 8, 16))}
+    options = dict(guidance=guidance, solver=solver, noise=noise)
+    events = run(model, **options)
+    for index in (0, 2, 3, 4, 7, 9):
+        rest = run(model, start_from=events[index], **options)
+        assert [(e.stage, e.step) for e in rest] == [(e.stage, e.step) for e in events[index + 1 :]]
+        torch.testing.assert_close(rest[-1].latent, events[-1].latent, atol=1e-5, rtol=1e-5)
+
+
+def test_a_fork_keeps_the_coarse_stages_and_draws_the_later_ones_anew(model):
+    events = run(model)
+    end_of_first = events[3]
+    fork = run(model, seed=1, start_from=end_of_first)
+    assert fork[0].stage == 1
+    assert torch.equal(fork[0].history[0], end_of_first.latent)
+    assert not torch.equal(fork[-1].latent, events[-1].latent)
+
+
+def test_the_class_can_change_at_a_stage(model):
+    same = run(model, [0, 0])
+    switched = run(model, [0, 0], class_labels_from={2: 2})
+    assert torch.equal(same[7].latent, switched[7].latent)
+    assert not torch.allclose(same[-1].latent, switched[-1].latent)
+    assert switched[-1].class_labels.tolist() == [2, 2]
+    assert switched[0].class_labels.tolist() == [0, 0]
+
+
+def test_given_noise_takes_the_place_of_the_generator_s(model):
+    noise = torch.randn(2, 3, 4, 4, generator=generator(3))
+    assert torch.equal(run(model, noise={0: noise})[0].latent, noise)
+
+
+def test_without_renoise_blocks_stay_constant_at_the_start(model):
+    start = run(model, renoise=False)[4].latent
+    blocks = start.reshape(2, 3, 4, 2, 4, 2)
+    assert torch.equal(blocks, blocks[:, :, :, :1, :, :1].expand_as(blocks))
+    only_last = run(model, renoise=[True, True, False])
+    assert torch.equal(only_last[4].latent, run(model)[4].latent)
+
+
+@pytest.mark.parametrize("replacement", ["zero", "noise", torch.full((3, 4, 4), 0.5)])
+def test_an_edit_replaces_its_region_and_nothing_else(model, replacement):
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[:2] = True
+    plain = run(model)
+    edited = run(model, edits=[LatentEdit(0, mask, replacement)])
+    before, after = plain[3].latent, edited[3].latent
+    assert torch.equal(before[:, :, 2:], after[:, :, 2:])
+    assert not torch.equal(before[:, :, :2], after[:, :, :2])
+    if replacement == "zero":
+        assert not after[:, :, :2].any()
+    if isinstance(replacement, torch.Tensor):
+        assert (after[:, :, :2] == 0.5).all()
+    assert not torch.allclose(plain[-1].latent, edited[-1].latent)
+
+
+def test_attention_is_carried_where_it_was_asked_for(model):
+    events = run(model, guidance=2.0, attention_layer=0)
+    starts = [event for event in events if event.step == 0]
+    assert [tuple(e.attention.shape) for e in starts] == [
+        (2, 2, 4, 4),
+        (2, 2, 16, 20),
+        (2, 2, 64, 84),
+    ]
+    assert all(e.attention is None for e in events if e.step)
+
+
+def test_time_spent_by_the_consumer_is_not_counted(model, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    total = 0.0
+    for event in trace(model, [0], 2, generator=generator()):
+        total += event.seconds
+        clock[0] += 100.0
+    assert total == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (dict(solver="rk4"), "solver 'rk4' is unknown: use euler or heun"),
+        (dict(steps=0), "at least 1"),
+        (dict(guidance=float("nan")), "not a finite number"),
+        (dict(labels=["bird"]), "class 'bird' is unknown"),
+        (dict(class_labels_from={3: 0}), "class_labels_from names stage 3: use 0 to 2"),
+        (dict(class_labels_from={1: [0, 1, 2]}), "3 labels for 2 images"),
+        (dict(noise={0: torch.zeros(2, 3, 8, 8)}), "it must be"),
+        (dict(edits=[LatentEdit(1, torch.ones(4, 4).bool())]), "it must be"),
+        (dict(edits=[LatentEdit(0, torch.ones(4, 4).bool(), step=9)]), "use 0 to 3"),
+        (
+            dict(edits=[LatentEdit(0, torch.ones(4, 4).bool(), "blur")]),
+            "use noise, zero or a tensor",
+        ),
+        (dict(attention_layer=5), "no attention layer 5"),
+        (dict(renoise=[True]), "renoise has 1 values for 3 stages"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_computed(model, options, sentence):
+    with pytest.raises(EcarError, match=sentence):
+        trace(
+            model,
+            options.pop("labels", [0, 1]),
+            options.pop("steps", 3),
+            options.pop("guidance", 1.0),
+            **options,
+        )
+
+
+def test_an_event_of_another_run_has_to_fit(model):
+    events = run(model)
+    with pytest.raises(EcarError, match="same model and batch size"):
+        trace(model, [0], 3, start_from=events[3])
+    with pytest.raises(EcarError, match="a stage of 3 steps, this run has 5"):
+        trace(model, [0, 1], 5, start_from=events[2])
+    with pytest.raises(EcarError, match="last event of its run"):
+        trace(model, [0, 1], 3, start_from=events[-1])
+    with pytest.raises(EcarError, match="1 generators for 2 images"):
+        trace(model, [0, 1], 3, generator=[generator()])
