@@ -84,8 +84,8 @@ def keep_freed_memory(device: torch.device) -> bool:
     """Lets a training on a CPU reuse the memory of its tensors; returns whether that was set.
 
     The C library of Linux gives every large block back to the system and takes it anew, page by
-    page: a third of a training step's time (measured: 32 of 100 CPU seconds in the kernel, 2 of 35
-    afterwards). Other systems and devices are left alone.
+    page. Keeping it trained imagenet256-s 1.1 times as fast, with 4.1 instead of 10.4 CPU seconds
+    spent in the kernel (measured on two cores). Other systems and devices are left alone.
     """
     if device.type != "cpu" or not sys.platform.startswith("linux"):
         return False
