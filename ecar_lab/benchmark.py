@@ -13,18 +13,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
-from ecar_lab import runtime
-from ecar_lab.baselines import DiT
+from ecar_lab import benchmark_peers, runtime
 from ecar_lab.errors import EcarError
 from ecar_lab.metrics import count_flops, machine, matmul_rate, peak_memory
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.presets import get_preset
-from ecar_lab.trace import trace
+from ecar_lab.timing import median_seconds, open_gates, seeded
 
-SECTIONS = ("checkpoint", "dit", "training", "memory")
+SECTIONS = ("checkpoint", "peers", "training", "memory")
 TRAINING_TOKENS = 8192  # of all stages and images in a training step
 TRAINING_STEPS = 6
 LATENTS_512 = 64  # side of a 512 px latent at factor 8
@@ -35,7 +32,7 @@ def run_benchmark(
     *,
     checkpoint: str = "cifar10",
     preset: str = "imagenet256-s",
-    dit_steps: int = 50,
+    dit_steps: Sequence[int] = benchmark_peers.DIT_STEPS,
     batch_sizes: Sequence[int] = (1, 8),
     guidance_scale: float = 2.0,
     repeats: int = 3,
@@ -48,9 +45,10 @@ def run_benchmark(
 
     Args:
         sections: ``checkpoint``: the shipped model, first stage, one image, a batch of 16, decode
-            included. ``dit``: a preset (random weights) beside DiT of its size. ``training``: the
-            preset's training step against the machine's matmul rate. ``memory``: transformer and
-            mask at 512 px.
+            included. ``peers``: a preset (random weights) beside the models it is compared with,
+            of its size. ``training``: the preset's training step against the machine's matmul rate.
+            ``memory``: transformer and mask at 512 px.
+        dit_steps: numbers of steps of DiT; the lowest is timed, the others follow from it.
         report: told what is being measured.
 
     Raises:
@@ -61,7 +59,9 @@ def run_benchmark(
         raise EcarError(f"benchmark section {unknown[0]!r} is unknown: use {', '.join(SECTIONS)}")
     if not batch_sizes or min(batch_sizes) < 1:
         raise EcarError(f"batch sizes {list(batch_sizes)}: give whole numbers of 1 or more")
-    for switch, value in (("repeats", repeats), ("dit_steps", dit_steps)):
+    if not dit_steps:
+        raise EcarError("dit_steps is empty: give at least one number of steps")
+    for switch, value in (("repeats", repeats), ("dit_steps", min(dit_steps))):
         if value < 1:
             raise EcarError(f"{switch} is {value}: use 1 or more")
     place = runtime.pick_device(device)
@@ -77,8 +77,8 @@ def run_benchmark(
         report(f"measuring: {name}")
         if name == "checkpoint":
             result[name] = benchmark_checkpoint(checkpoint, place, kind, repeats)
-        elif name == "dit":
-            result[name] = benchmark_dit(
+        elif name == "peers":
+            result[name] = benchmark_peers.benchmark_peers(
                 preset, dit_steps, batch_sizes, guidance_scale, place, kind, repeats
             )
         elif name == "training":
@@ -87,22 +87,6 @@ def run_benchmark(
             result[name] = benchmark_memory(preset, place, kind)
         gc.collect()
     return result
-
-
-def median_seconds(call: Callable[[], Any], device: torch.device, repeats: int) -> float:
-    """Median duration of ``call`` after one warm-up."""
-    seconds = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        call()
-        runtime.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
-
-
-def seeded(batch_size: int) -> list[torch.Generator]:
-    """One generator per image."""
-    return [torch.Generator().manual_seed(seed) for seed in range(batch_size)]
 
 
 def benchmark_checkpoint(
@@ -134,109 +118,6 @@ def benchmark_checkpoint(
         "seconds_batch_16": median_seconds(lambda: images(16), device, repeats),
         "seconds_decode_one": median_seconds(lambda: pipe.decode(last.latent), device, repeats),
     }
-
-
-def benchmark_dit(
-    preset: str,
-    dit_steps: int,
-    batch_sizes: Sequence[int],
-    guidance_scale: float,
-    device: torch.device,
-    dtype: torch.dtype,
-    repeats: int,
-) -> dict[str, Any]:
-    """E-CAR and DiT of one size, random weights, the same latent, classes and guidance."""
-    shape = get_preset(preset).model
-    model = open_gates(ECAR.from_preset(preset)).to(device).to(dtype).eval()
-    size = {384: "S", 768: "B"}.get(shape["width"], "S")
-    baseline = DiT(size, shape["latent_size"], shape["latent_channels"], shape["num_classes"])
-    baseline = baseline.to(device).to(dtype).eval()
-    decoder = AutoencoderTiny().to(device).to(dtype).eval()
-    latent = torch.randn(1, 4, model.config.latent_size, model.config.latent_size, device=device)
-
-    def dit_step() -> None:
-        baseline.sample([0], 1, guidance_scale, seeded(1))
-
-    flops = model.flops(None, guidance_scale)
-    result: dict[str, Any] = {
-        "preset": preset,
-        "dit": f"DiT-{size}/2",
-        "steps": model.inference_steps(),
-        "dit_steps": dit_steps,
-        "guidance": guidance_scale,
-        "parameters": model.num_parameters(),
-        "dit_parameters": sum(p.numel() for p in baseline.parameters()),
-        "gflop_per_image": sum(map(sum, flops.values())) / 1e9,
-        "gflop_counted": count_flops(lambda: sample(model, 1, guidance_scale)) / 1e9,
-        "dit_gflop_per_image": dit_steps * count_flops(dit_step) / 1e9,
-        "gflop_per_stage": {part: [f / 1e9 for f in values] for part, values in flops.items()},
-    }
-    result["flops_ratio"] = result["dit_gflop_per_image"] / result["gflop_per_image"]
-    result["gflop_per_million_parameters"] = result["gflop_per_image"] * 1e6 / result["parameters"]
-
-    @torch.no_grad()
-    def decode() -> None:
-        decoder.decode(latent.to(dtype))
-
-    result["seconds_decode_tiny"] = median_seconds(decode, device, repeats)
-    result["batches"] = [
-        _beside_dit(model, baseline, size, dit_steps, guidance_scale, repeats)
-        for size in batch_sizes
-    ]
-    return result
-
-
-def _beside_dit(
-    model: ECAR, baseline: DiT, batch_size: int, dit_steps: int, guidance_scale: float, repeats: int
-) -> dict[str, Any]:
-    """Time and peak memory of both at one batch size; DiT runs once, after a step of warm-up."""
-    device = model.device
-    ours = median_seconds(lambda: sample(model, batch_size, guidance_scale), device, repeats)
-    split, memory = peak_memory(lambda: stage_split(model, batch_size, guidance_scale), device)
-
-    def run_dit(steps: int) -> float:
-        start = time.perf_counter()
-        baseline.sample([0] * batch_size, steps, guidance_scale, seeded(batch_size))
-        runtime.synchronize(device)
-        return time.perf_counter() - start
-
-    run_dit(1)
-    theirs, dit_memory = peak_memory(lambda: run_dit(dit_steps), device)
-    return {
-        "batch_size": batch_size,
-        "seconds_per_image": ours / batch_size,
-        "dit_seconds_per_image": theirs / batch_size,
-        "time_ratio": theirs / ours,
-        "stage_seconds": split,
-        "peak_bytes": memory,
-        "dit_peak_bytes": dit_memory,
-    }
-
-
-def open_gates(model: ECAR) -> ECAR:
-    """Small random numbers in the layers that start at zero: a fresh model's gates are shut, and
-    what multiplies by zero may be timed too fast."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.02, generator=generator)
-    return model
-
-
-def sample(model: ECAR, batch_size: int, guidance_scale: float) -> None:
-    """Generates latents and throws them away."""
-    for _ in trace(model, [0] * batch_size, None, guidance_scale, seeded(batch_size)):
-        pass
-
-
-def stage_split(model: ECAR, batch_size: int, guidance_scale: float) -> list[dict[str, float]]:
-    """Seconds of transformer and head in every stage of one run."""
-    split = [{"transformer": 0.0, "head": 0.0} for _ in model.schedule.resolutions]
-    for event in trace(model, [0] * batch_size, None, guidance_scale, seeded(batch_size)):
-        for part, seconds in event.seconds_split.items():
-            split[event.stage][part] += seconds
-    return split
 
 
 def benchmark_training(
@@ -332,7 +213,7 @@ def table(result: dict[str, Any]) -> str:
     ]
     writers = {
         "checkpoint": _checkpoint_lines,
-        "dit": _dit_lines,
+        "peers": benchmark_peers.lines,
         "training": _training_lines,
         "memory": _memory_lines,
     }
@@ -352,37 +233,6 @@ def _checkpoint_lines(r: dict[str, Any]) -> list[str]:
         f"| {r['seconds_first_stage'] * 1e3:.0f} ms | {r['seconds_one_image'] * 1e3:.0f} ms "
         f"| {r['seconds_batch_16']:.2f} s | {r['seconds_decode_one'] * 1e3:.1f} ms |",
     ]
-
-
-def _dit_lines(r: dict[str, Any]) -> list[str]:
-    lines = [
-        f"**{r['preset']}** (steps {r['steps']}) against {r['dit']} "
-        f"({r['dit_steps']} Euler steps), guidance {r['guidance']}, random weights",
-        "",
-        f"| | E-CAR | {r['dit']} | ratio |",
-        "|---|---|---|---|",
-        f"| parameters | {r['parameters'] / 1e6:.1f} M | {r['dit_parameters'] / 1e6:.1f} M | |",
-        f"| GFLOP per image | {r['gflop_per_image']:.1f} | {r['dit_gflop_per_image']:.0f} "
-        f"| {r['flops_ratio']:.1f} x |",
-    ]
-    for batch in r["batches"]:
-        size = batch["batch_size"]
-        lines += [
-            f"| s per image, batch {size} | {batch['seconds_per_image']:.3f} "
-            f"| {batch['dit_seconds_per_image']:.2f} | {batch['time_ratio']:.1f} x |",
-            f"| peak memory, batch {size} | {batch['peak_bytes'] / 2**20:.0f} MiB "
-            f"| {batch['dit_peak_bytes'] / 2**20:.0f} MiB | |",
-        ]
-    lines += ["", "| stage | transformer GFLOP | head GFLOP | transformer ms | head ms |"]
-    lines += ["|---|---|---|---|---|"]
-    per_stage = r["gflop_per_stage"]
-    for stage, seconds in enumerate(r["batches"][0]["stage_seconds"]):
-        lines.append(
-            f"| {stage} | {per_stage['transformer'][stage]:.2f} | {per_stage['head'][stage]:.2f} "
-            f"| {seconds['transformer'] * 1e3:.1f} | {seconds['head'] * 1e3:.1f} |"
-        )
-    decode = r["seconds_decode_tiny"] * 1e3
-    return [*lines, "", f"Decoding one latent to 256 px with AutoencoderTiny: {decode:.0f} ms."]
 
 
 def _training_lines(r: dict[str, Any]) -> list[str]:

@@ -16,9 +16,15 @@ from ecar_lab.layers import TIME_FREQUENCIES
 MLP_RATIO = 4
 
 
+def attention_flops(tokens: int, context: int, width: int) -> int:
+    """q kᵀ and its product with v: ``4 N M D``."""
+    return 4 * tokens * context * width
+
+
 def block_flops(tokens: int, context: int, width: int) -> int:
-    """One block: qkv, output and MLP ``2 N (4 + 2 * 4) D²``, attention ``4 N M D``."""
-    return 2 * tokens * (4 + 2 * MLP_RATIO) * width**2 + 4 * tokens * context * width
+    """One block: qkv, output and MLP ``2 N (4 + 2 * 4) D²``, and attention."""
+    linear = 2 * tokens * (4 + 2 * MLP_RATIO) * width**2
+    return linear + attention_flops(tokens, context, width)
 
 
 def modulation_flops(layers: int, width: int) -> int:
@@ -29,8 +35,19 @@ def modulation_flops(layers: int, width: int) -> int:
 def stage_tokens(config: Any) -> list[int]:
     """Tokens of each stage, coarsest first."""
     last = config.num_stages - 1
-    sides = [config.latent_size // config.patch_size // 2 ** (last - s) for s in range(last + 1)]
+    ratio = config.get("stage_ratio", 2)
+    sides = [
+        config.latent_size // config.patch_size // ratio ** (last - s) for s in range(last + 1)
+    ]
     return [side * side for side in sides]
+
+
+def contexts(config: Any, stage: int) -> tuple[int, int]:
+    """How many tokens one token of the stage sees, in the transformer and in the head."""
+    tokens, size = stage_tokens(config), config.get("attention_window")
+    if size is None or tokens[stage] <= size**2:
+        return sum(tokens[: stage + 1]), tokens[stage]
+    return size**2 + sum(count for count in tokens if count <= size**2), size**2
 
 
 def transformer_flops(config: Any, stage: int) -> int:
@@ -39,7 +56,7 @@ def transformer_flops(config: Any, stage: int) -> int:
     token_dim = config.latent_channels * config.patch_size**2
     reads_history = stage > 0 and config.history == "end_states"
     embedding = 2 * tokens[stage] * token_dim * config.width if reads_history else 0
-    block = block_flops(tokens[stage], sum(tokens[: stage + 1]), config.width)
+    block = block_flops(tokens[stage], contexts(config, stage)[0], config.width)
     layers = config.transformer_layers
     return embedding + layers * block + modulation_flops(layers, config.width)
 
@@ -58,7 +75,8 @@ def velocity_flops(config: Any, stage: int) -> int:
     tokens, width = stage_tokens(config)[stage], config.width
     token_dim = config.latent_channels * config.patch_size**2
     in_and_out = 4 * tokens * token_dim * width
-    return in_and_out + config.head_layers * block_flops(tokens, tokens, width)
+    context = contexts(config, stage)[1]
+    return in_and_out + config.head_layers * block_flops(tokens, context, width)
 
 
 def sampling_flops(

@@ -338,8 +338,12 @@ def examine(data: str | None = None) -> list[Finding]:
     return findings
 
 
-def report(findings: list[Finding]) -> str:
-    """The findings as text: one line each, the remedy under it, the verdict at the end."""
+def report(findings: list[Finding], verdict: str = "`make demo` will run") -> str:
+    """The findings as text: one line each, the remedy under it, the verdict at the end.
+
+    Args:
+        verdict: what to say if nothing is wrong.
+    """
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
@@ -347,12 +351,13 @@ def report(findings: list[Finding]) -> str:
         if finding.remedy:
             lines.append(f"{'':>5}  {'':<{width}}  -> {finding.remedy}")
     wrong = sum(finding.status == "wrong" for finding in findings)
-    verdict = "`make demo` will run" if not wrong else f"{wrong} wrong: put right what is marked so"
+    if wrong:
+        verdict = f"{wrong} wrong: put right what is marked so"
     return "\n".join([*lines, "", verdict])
 
 
 def as_dict(findings: list[Finding]) -> dict:
-    """The findings ready for JSON, with ``ok`` = the demo can run."""
+    """The findings ready for JSON, with ``ok`` = nothing is wrong (the demo can run)."""
     return {
         "ok": all(finding.status != "wrong" for finding in findings),
         "findings": [asdict(finding) for finding in findings],

@@ -8,6 +8,7 @@ tokenizer allows), both with as many images as were generated.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ecar_lab import runtime
+from ecar_lab.baselines import load_pipeline
 from ecar_lab.cards import versions
 from ecar_lab.data import ImageDataset, open_dataset
 from ecar_lab.errors import EcarError
@@ -47,6 +49,7 @@ class Sampling:
     batch_size: int
     device: torch.device
     dtype: torch.dtype
+    renoise: bool = True
 
     def record(self) -> dict[str, Any]:
         """The same, for JSON."""
@@ -64,8 +67,10 @@ def evaluate(
     num_inference_steps: int | Sequence[int] | None = None,
     guidance_scale: float | Sequence[float] | None = None,
     solver: str = "euler",
+    renoise: bool = True,
     feature_net: str = "auto",
     reference_split: str = "test",
+    brief: bool = False,
     device: str = "auto",
     dtype: str = "auto",
     output: str | Path | None = None,
@@ -82,8 +87,10 @@ def evaluate(
         num_inference_steps: flow steps, one number or one per stage; None means the checkpoint's.
         guidance_scale: one number or one per stage, 1 is none; None means the checkpoint's.
         solver: ``euler`` or ``heun``.
+        renoise: False leaves out the noise at E-CAR's transitions, to see what it is good for.
         feature_net: ``auto``, ``inception``, Inception's weights file, or a feature net.
         reference_split: split of the data set that the images are compared with.
+        brief: leave out the reference points, the loss and the kernel distance.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
         output: JSON file to write.
@@ -105,7 +112,7 @@ def evaluate(
         output = check_output(output, [".json"])  # before the work, not after it
     folder = runtime.resolve_checkpoint(checkpoint)
     run_device = runtime.pick_device(device)
-    pipe = ECARPipeline.from_pretrained(folder, dtype=torch.float32).to(run_device)
+    pipe = load_pipeline(folder, dtype=torch.float32).to(run_device)
     pipe.set_progress_bar_config(disable=True)
     sampling = Sampling(
         solver=solver,
@@ -116,6 +123,7 @@ def evaluate(
         batch_size=batch_size,
         device=run_device,
         dtype=runtime.pick_dtype(run_device, dtype),
+        renoise=renoise,
     )
     data_name = dataset or trained_on(folder)
     judge = pick_judge(feature_net, data_name, pipe.image_size)
@@ -137,10 +145,18 @@ def evaluate(
 
     images, labels, seconds = generate(pipe, sampling)
     reference_images, reference_labels = reference.arrays()
-    wanted = extract(judge.net, reference_images, device=run_device)
+    root = runtime.data_root(data_root)
+    wanted = features_of_split(
+        judge, data_name, reference.info.split, pipe.image_size, root, run_device
+    )
     made = extract(judge.net, images, device=run_device)
     accuracies = class_accuracies(
-        judge, data_name, pipe, [images, reference_images], [labels, reference_labels]
+        judge,
+        data_name,
+        pipe,
+        [images, reference_images],
+        [labels, reference_labels],
+        [made.logits, wanted.logits],
     )
     result = {
         "checkpoint": folder.name,
@@ -154,15 +170,10 @@ def evaluate(
             "skipped": reference.skipped,
         },
         "feature_net": {"name": judge.name, "hash": judge.fingerprint},
-        "metrics": compare(judge, wanted, made, seed),
-        "reference_points": {
-            f"real {other.info.split} images": compare(
-                judge, wanted, extract(judge.net, other.arrays()[0], device=run_device), seed
-            ),
-            "reconstructions": reconstruct(pipe, judge, sampling, reference_images, wanted),
-        },
+        "metrics": compare(judge, wanted, made, seed, brief),
+        "reference_points": {},
         "class_accuracy": accuracies,
-        "loss": held_out_loss(pipe, held_out, sampling),
+        "loss": None,
         "seconds": {
             "sampling": round(seconds, 3),
             "per_image": round(seconds / num_samples, 5),
@@ -183,11 +194,35 @@ def evaluate(
             reference_split=reference_split,
             device=run_device.type,
             dtype=str(sampling.dtype).removeprefix("torch."),
+            renoise=renoise,
+            brief=brief,
         ),
     }
+    if not brief:
+        others = extract(judge.net, other.arrays()[0], device=run_device)
+        result["reference_points"] = {
+            f"real {other.info.split} images": compare(judge, wanted, others, seed),
+            "reconstructions": reconstruct(pipe, judge, sampling, reference_images, wanted),
+        }
+        result["loss"] = held_out_loss(pipe, held_out, sampling)
+        result["seconds"]["total"] = round(time.perf_counter() - started, 3)
     if output is not None:
         runtime.write_json(output, result)
     return result
+
+
+@functools.lru_cache(maxsize=2)
+def features_of_split(
+    judge: Judge,
+    dataset: str,
+    split: str,
+    image_size: int,
+    data_root: Path | None,
+    device: torch.device,
+) -> FeatureOutput:
+    """Features of all real images of a split; kept, since one process may judge many models."""
+    data = open_dataset(dataset, split=split, image_size=image_size, data_root=data_root)
+    return extract(judge.net, data.arrays()[0], device=device)
 
 
 def trained_on(folder: Path) -> str:
@@ -214,6 +249,9 @@ def generate(pipe: ECARPipeline, sampling: Sampling) -> tuple[Tensor, Tensor, fl
     labels = torch.arange(sampling.num_samples) % pipe.model.num_classes
     draw = torch.Generator().manual_seed(sampling.seed)
     seeds = torch.randint(2**62, (sampling.num_samples,), generator=draw)
+    options: dict[str, Any] = (
+        {} if sampling.renoise else {"renoise": False}
+    )  # which baselines have no use for
     images = []
     started = time.perf_counter()
     batches = list(
@@ -228,6 +266,7 @@ def generate(pipe: ECARPipeline, sampling: Sampling) -> tuple[Tensor, Tensor, fl
             output_type="latent",
             solver=sampling.solver,
             dtype=sampling.dtype,
+            **options,
         )
         with runtime.autocast(sampling.device, sampling.dtype):
             images.append(to_bytes(pipe.decode(cast(ImageOutput, out).images) * 2 - 1))
@@ -263,22 +302,23 @@ def class_accuracies(
     pipe: ECARPipeline,
     images: Sequence[Tensor],
     labels: Sequence[Tensor],
+    logits: Sequence[Tensor],
 ) -> dict[str, Any] | None:
     """How often a classifier names the wanted class: on generated images and on real ones.
 
     Inception knows other classes, so the data set's own net judges here; None if there is none.
 
     Args:
-        images, labels: the generated set, then the real one.
+        images, labels, logits: the generated set, then the real one; logits are the judge's own.
     """
-    net, name = judge.net, judge.name
+    name = judge.name
     if judge.is_inception:
         try:
             folder = find_own_net(dataset, pipe.image_size)
         except EcarError:
             return None
         net, name = load_features(folder), folder.name
-    logits = [extract(net, part, device=pipe.device).logits for part in images]
+        logits = [extract(net, part, device=pipe.device).logits for part in images]
     if logits[0].shape[1] != pipe.model.num_classes:
         return None
     both = list(zip(("generated", "real"), logits, labels, strict=True))
@@ -336,11 +376,15 @@ def held_out_loss(pipe: ECARPipeline, held_out: ImageDataset, sampling: Sampling
 
 def command(**options: Any) -> str:
     """The command line that gives the same result again."""
+    usual = {"renoise": True, "brief": False}
     words = []
     for name, value in options.items():
-        if value is not None:
+        switch = name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [f"--{'' if value else 'no-'}{switch}"] if value != usual[name] else []
+        elif value is not None:
             values = value if isinstance(value, list) else [value]
-            words.append(f"--{name.replace('_', '-')} {' '.join(map(str, values))}")
+            words.append(f"--{switch} {' '.join(map(str, values))}")
     return f"ecar evaluate {' '.join(words)}"
 
 

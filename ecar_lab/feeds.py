@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +102,12 @@ class LatentStore:
         if self.std is not None:
             std = self.std[indices, view].float()
         return mean, std, self.labels[indices]
+
+    def without(self, classes: Sequence[int]) -> LatentStore:
+        """The same examples, less those of some classes."""
+        keep = ~torch.isin(self.labels, torch.tensor(list(classes), dtype=self.labels.dtype))
+        std = None if self.std is None else self.std[keep]
+        return LatentStore(self.mean[keep], std, self.labels[keep])
 
 
 def to_float(images: Tensor) -> Tensor:

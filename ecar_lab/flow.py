@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import reduce, repeat
 from torch import Tensor, nn
 
+from ecar_lab.attention import windows_among
 from ecar_lab.layers import (
     Blocks,
     TimeEmbedding,
@@ -27,34 +28,37 @@ from ecar_lab.layers import (
 from ecar_lab.schedule import StageSchedule
 
 
-def upsample2(latent: Tensor) -> Tensor:
-    """Up2: nearest-neighbour, every pixel becomes a 2x2 block; (B, C, r, r) -> (B, C, 2r, 2r)."""
-    return repeat(latent, "b c h w -> b c (h 2) (w 2)")
+def upsample(latent: Tensor, ratio: int = 2) -> Tensor:
+    """Up: nearest-neighbour, every pixel becomes a block, by default 2x2 (Up2); (B, C, r, r) ->
+    (B, C, ratio r, ratio r)."""
+    return repeat(latent, "b c h w -> b c (h p) (w q)", p=ratio, q=ratio)
 
 
-def block_mean2(latent: Tensor) -> Tensor:
-    """Mean of every 2x2 block; (B, C, 2r, 2r) -> (B, C, r, r)."""
-    return reduce(latent, "b c (h 2) (w 2) -> b c h w", "mean")
+def block_mean(latent: Tensor, ratio: int = 2) -> Tensor:
+    """Mean of every block, by default 2x2; (B, C, ratio r, ratio r) -> (B, C, r, r)."""
+    return reduce(latent, "b c (h p) (w q) -> b c h w", "mean", p=ratio, q=ratio)
 
 
-def pyramid(latent: Tensor, num_stages: int) -> list[Tensor]:
+def pyramid(latent: Tensor, num_stages: int, ratio: int = 2) -> list[Tensor]:
     """D_0 ... D_{S-1}: the latent average-pooled to every stage's resolution, coarsest first."""
     levels = [latent]
     for _ in range(num_stages - 1):
-        levels.append(block_mean2(levels[-1]))
+        levels.append(block_mean(levels[-1], ratio))
     return levels[::-1]
 
 
 def transition(schedule: StageSchedule, stage: int, previous_end: Tensor, noise: Tensor) -> Tensor:
-    """x_start of stage s >= 1: ``scale * Up2(y) + sigma * eps``.
+    """x_start of stage s >= 1: ``scale * Up(y) + sigma * eps``.
 
-    ``noise`` is white, (B, C, r_s, r_s). ``correlated`` makes of it ``eps = sqrt(4/3) (noise -
-    blockmean(noise))``, whose covariance in a 2x2 block is 4/3 (I - 11ᵀ/4).
+    ``noise`` is white, (B, C, r_s, r_s). ``correlated`` makes of it ``eps = sqrt(n / (n - 1))
+    (noise - blockmean(noise))``, whose covariance in a block of n = ratio² pixels is
+    n / (n - 1) (I - 11ᵀ / n); with 2x2 blocks 4/3 (I - 11ᵀ/4).
     """
-    coefficients = schedule.transition(stage)
+    coefficients, ratio = schedule.transition(stage), schedule.ratio
     if coefficients.coupling == "correlated":
-        noise = math.sqrt(4 / 3) * (noise - upsample2(block_mean2(noise)))
-    return coefficients.scale * upsample2(previous_end) + coefficients.sigma * noise
+        rest = noise - upsample(block_mean(noise, ratio), ratio)
+        noise = math.sqrt(ratio**2 / (ratio**2 - 1)) * rest
+    return coefficients.scale * upsample(previous_end, ratio) + coefficients.sigma * noise
 
 
 def endpoints(
@@ -64,8 +68,8 @@ def endpoints(
 
     ``e_s = b_s D_s(x) + (1 - b_s) eps_s``; start of stage 0 = eps_0, of a later stage the
     :func:`transition` from e_{s-1} with the same eps_s. Under ``independent`` every stage has its
-    own eps_s. Under ``correlated`` only the finest is drawn and ``eps_{s-1} = 2 blockmean(eps_s)``:
-    the noise that :func:`transition` turns into eps_s.
+    own eps_s. Under ``correlated`` only the finest is drawn and ``eps_{s-1} = ratio
+    blockmean(eps_s)``: the noise that :func:`transition` turns into eps_s.
 
     Args:
         latent: (B, C, R, R). noise: white, one (B, C, r_s, r_s) per stage, coarsest first.
@@ -75,8 +79,8 @@ def endpoints(
     noise = list(noise)
     if schedule.coupling == "correlated":
         for stage in range(schedule.num_stages - 1, 0, -1):
-            noise[stage - 1] = 2 * block_mean2(noise[stage])
-    clean = pyramid(latent, schedule.num_stages)
+            noise[stage - 1] = schedule.ratio * block_mean(noise[stage], schedule.ratio)
+    clean = pyramid(latent, schedule.num_stages, schedule.ratio)
     ends = [
         end * level + (1 - end) * eps
         for end, level, eps in zip(schedule.ends, clean, noise, strict=True)
@@ -108,16 +112,18 @@ def clean_estimate(
     start, end = schedule.window(stage)
     if stage == 0:
         return (end_state - (1 - end) * start_state) / end
-    if schedule.coupling == "independent":
+    if schedule.coupling != "correlated":
         assert previous_end is not None
         coefficients = schedule.transition(stage)
-        eps = (start_state - coefficients.scale * upsample2(previous_end)) / coefficients.sigma
+        upsampled = upsample(previous_end, schedule.ratio)
+        eps = (start_state - coefficients.scale * upsampled) / coefficients.sigma
         return (end_state - (1 - end) * eps) / end
-    start_mean, end_mean = block_mean2(start_state), block_mean2(end_state)
+    ratio = schedule.ratio
+    start_mean, end_mean = block_mean(start_state, ratio), block_mean(end_state, ratio)
     clean_mean = ((1 - start) * end_mean - (1 - end) * start_mean) / (end - start)
-    eps_rest = (start_state - upsample2(start_mean)) / (1 - start)
-    clean_rest = (end_state - upsample2(end_mean) - (1 - end) * eps_rest) / end
-    return upsample2(clean_mean) + clean_rest
+    eps_rest = (start_state - upsample(start_mean, ratio)) / (1 - start)
+    clean_rest = (end_state - upsample(end_mean, ratio) - (1 - end) * eps_rest) / end
+    return upsample(clean_mean, ratio) + clean_rest
 
 
 Velocity = Callable[[Tensor, int], Tensor]
@@ -153,7 +159,9 @@ def num_times(steps: int, solver: str) -> int:
 
 
 class FlowHead(nn.Module):
-    """The small flow model: full attention among the tokens of one stage, adaLN-zero conditioning.
+    """The small flow model: attention among the tokens of one stage, adaLN-zero conditioning.
+
+    Attention is full, or in windows where the stage is larger than ``attention_window``.
 
     The condition is time (in the stage's own slice, see ``StageSchedule.conditioning_time``) +
     stage + class; the token map is added to the embedded latent, token by token. Both are ready
@@ -171,9 +179,11 @@ class FlowHead(nn.Module):
         width: int,
         num_layers: int,
         num_heads: int,
+        attention_window: int | None = None,
     ):
         super().__init__()
         self.schedule = schedule
+        self.attention_window = attention_window
         self.token_sides = tuple(token_sides)
         self.patch_size = patch_size
         self.head_dim = width // num_heads
@@ -227,7 +237,10 @@ class FlowHead(nn.Module):
         rotary = rotary_table(sides, self.head_dim, self.token_sides[-1], state.device)
         patches = patchify(state, self.patch_size).to(self.patch_embedding.weight.dtype)
         x = self.patch_embedding(patches) + read_map
-        for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
-            x = block(x, modulation, rotary)
+        windows = windows_among(sides, self.attention_window)
+        for layer, (block, modulation) in enumerate(
+            zip(self.blocks, modulations[:-1], strict=True)
+        ):
+            x = block(x, modulation, rotary, layer=layer, windows=windows)
         shift, scale = modulations[-1].chunk(2, dim=-1)
         return unpatchify(self.out(modulate(x, shift, scale)), self.patch_size).float()

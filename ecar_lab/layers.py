@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ecar_lab.attention import Windows, attend, attend_by_stage
 from ecar_lab.errors import EcarError
 
 TIME_FREQUENCIES = 128
@@ -107,21 +108,6 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return turned.flatten(-2)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q kᵀ / sqrt(d)) v; shapes (B, h, N, d); mask (N, M) is True where a query may look.
-
-    PyTorch's fused kernel, except when training in bfloat16 on a CPU: its backward pass is 2.5 to
-    4 times slower there than the three plain operations (measured on two AMX cores, 84 tokens).
-    """
-    plain = query.device.type == "cpu" and query.dtype == torch.bfloat16 and torch.is_grad_enabled()
-    if not plain:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    if mask is not None:
-        logits = logits.masked_fill(~mask, -torch.inf)
-    return logits.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
-
-
 class Attention(nn.Module):
     """Multi-head attention with QK-norm and 2-D rotary positions.
 
@@ -160,12 +146,22 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         cache=None,
         layer: int = 0,
+        windows: Windows | None = None,
     ) -> Tensor:
-        """x (B, N, D) -> (B, N, D). With a cache, x looks at itself and at all that is cached."""
+        """x (B, N, D) -> (B, N, D). With a cache, x looks at itself and at all that is cached.
+
+        With windows, the last tokens of x are those of ``windows.sides``. Such a token sees its own
+        window, shifted by half its size in every second layer, and all tokens of stages without
+        windows: of x, and of the cache, which keeps no others. ``mask`` is between these alone.
+        """
         query, key, value = self.project(x, rotary)
-        if cache is not None:
-            key, value = cache.extend(layer, key, value)
-        return self.out(rearrange(attend(query, key, value, mask), "b h n d -> b n (h d)"))
+        if windows is not None:
+            attended = attend_by_stage(query, key, value, mask, cache, layer, windows)
+        else:
+            if cache is not None:
+                key, value = cache.extend(layer, key, value)
+            attended = attend(query, key, value, mask)
+        return self.out(rearrange(attended, "b h n d -> b n (h d)"))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -201,11 +197,12 @@ class Block(nn.Module):
         self.modulation = zero_init(nn.Linear(width, 6 * width))
 
     def forward(
-        self, x: Tensor, modulation: Tensor, rotary, mask=None, cache=None, layer=0
+        self, x: Tensor, modulation: Tensor, rotary, mask=None, cache=None, layer=0, windows=None
     ) -> Tensor:
         """x (B, N, D); modulation (B, 6D) = ``self.modulation(silu(condition))``."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
-        attended = self.attention(modulate(x, shift1, scale1), rotary, mask, cache, layer)
+        normed = modulate(x, shift1, scale1)
+        attended = self.attention(normed, rotary, mask, cache, layer, windows)
         x = torch.addcmul(x, gate1[:, None].to(x.dtype), attended.to(x.dtype))
         hidden = self.mlp(modulate(x, shift2, scale2))
         return torch.addcmul(x, gate2[:, None].to(x.dtype), hidden.to(x.dtype))

@@ -8,86 +8,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
 
 from ecar_lab.cost import sampling_flops
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import FlowHead, endpoints, pyramid
-from ecar_lab.schedule import Coupling, StageSchedule, per_stage
+from ecar_lab.generator import LatentGenerator, LossOutput, TrainingDraw, mean_per_bin
+from ecar_lab.schedule import Coupling, StageSchedule
 from ecar_lab.transformer import MultistageTransformer
 
-TIME_BINS = 8
 
-
-@dataclass(frozen=True)
-class TrainingDraw:
-    """All that is random in one training step, drawn for the whole batch at once.
-
-    Because a step reads nothing else, the same draw cut into slices trains the same model on one
-    process or on several.
-
-    Attributes:
-        noise: white eps_s per stage, (B, C, r_s, r_s).
-        local_time: (B, S), uniform in [0, 1), stratified over the batch.
-        class_drop: (B,), uniform: a class is dropped where it is below the drop rate.
-        latent_noise: (B, C, R, R), white: samples the tokenizer's latent, mean + std * noise.
-    """
-
-    noise: tuple[Tensor, ...]
-    local_time: Tensor
-    class_drop: Tensor
-    latent_noise: Tensor
-
-    def slice(self, start: int, stop: int) -> TrainingDraw:
-        """The part of images start ... stop - 1."""
-        return self._map(lambda tensor: tensor[start:stop])
-
-    def to(self, device: torch.device | str) -> TrainingDraw:
-        """The same draw on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def _map(self, function) -> TrainingDraw:
-        return TrainingDraw(
-            tuple(map(function, self.noise)),
-            function(self.local_time),
-            function(self.class_drop),
-            function(self.latent_noise),
-        )
-
-
-@dataclass(frozen=True)
-class LossOutput:
-    """Mean squared velocity error.
-
-    Attributes:
-        loss: scalar with gradient: the mean of ``per_stage``.
-        per_stage: (S,). per_bin: (S, 8), over eight equal bins of local time; NaN where no image
-            fell into the bin. Both without gradient.
-    """
-
-    loss: Tensor
-    per_stage: Tensor
-    per_bin: Tensor
-
-
-class ECAR(ModelMixin, ConfigMixin):
+class ECAR(LatentGenerator):
     """The multistage generator of E-CAR (arXiv 2412.14170) over the latents of a tokenizer.
 
     Args:
         latent_size, latent_channels: R and C of the full-size latent (B, C, R, R).
         patch_size: side of the patch of latent pixels that makes one token.
-        num_stages, window_ends, coupling: see :class:`StageSchedule`.
+        num_stages, window_ends, coupling, stage_ratio: see :class:`StageSchedule`.
         history: what the transformer reads of earlier stages: ``end_states`` or ``none``.
         num_classes, class_names: ids 0 ... num_classes - 1 and their names, if they have any.
         width, num_heads: of transformer and head alike.
         transformer_layers: paid once a stage. head_layers: paid at every flow step.
+        attention_window: tokens per side of the windows that attention keeps to in stages larger
+            than one window, in transformer and head; see :class:`MultistageTransformer`. None:
+            full attention.
         num_inference_steps: default steps per stage. guidance_scale: default guidance.
 
     All sizes are our own choices; the paper's are not public.
@@ -95,9 +44,6 @@ class ECAR(ModelMixin, ConfigMixin):
     Raises:
         EcarError: sizes that do not divide, unknown options.
     """
-
-    if TYPE_CHECKING:  # diffusers keeps the arguments of __init__ here, by attribute
-        config: Any
 
     @register_to_config
     def __init__(
@@ -108,6 +54,7 @@ class ECAR(ModelMixin, ConfigMixin):
         num_stages: int = 3,
         window_ends: Sequence[float] | None = None,
         coupling: Coupling = "independent",
+        stage_ratio: int = 2,
         history: str = "end_states",
         num_classes: int = 10,
         class_names: Sequence[str] | None = None,
@@ -117,9 +64,10 @@ class ECAR(ModelMixin, ConfigMixin):
         head_layers: int = 5,
         num_inference_steps: int | Sequence[int] = 8,
         guidance_scale: float | Sequence[float] = 1.0,
+        attention_window: int | None = None,
     ):
         super().__init__()
-        factor = patch_size * 2 ** (num_stages - 1)
+        factor = patch_size * stage_ratio ** (num_stages - 1)
         if latent_size % factor:
             raise EcarError(
                 f"a latent of {latent_size} is not divisible by {factor} ({num_stages} stages, "
@@ -131,9 +79,8 @@ class ECAR(ModelMixin, ConfigMixin):
             raise EcarError(
                 f"{len(class_names)} class names for {num_classes} classes: give one each"
             )
-        self.schedule = StageSchedule(
-            latent_size, num_stages, tuple(window_ends) if window_ends else None, coupling
-        )
+        ends = tuple(window_ends) if window_ends else None
+        self.schedule = StageSchedule(latent_size, num_stages, ends, coupling, stage_ratio)
         shared: dict[str, Any] = dict(
             token_sides=[side // patch_size for side in self.schedule.resolutions],
             latent_channels=latent_channels,
@@ -141,6 +88,7 @@ class ECAR(ModelMixin, ConfigMixin):
             num_classes=num_classes,
             width=width,
             num_heads=num_heads,
+            attention_window=attention_window,
         )
         self.transformer = MultistageTransformer(
             **shared, num_layers=transformer_layers, history=history
@@ -154,100 +102,17 @@ class ECAR(ModelMixin, ConfigMixin):
 
         return cls(**{**get_preset(name).model, **overrides})
 
-    @property
-    def num_classes(self) -> int:
-        return self.config.num_classes
-
-    @property
-    def null_class(self) -> int:
-        """The id that stands for no class at all: one past the last."""
-        return self.config.num_classes
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names by id; the ids themselves where the data set has none."""
-        return list(self.config.class_names or map(str, range(self.num_classes)))
-
-    def class_ids(self, labels: str | int | Sequence[str | int] | Tensor) -> Tensor:
-        """Names or ids (mixed as you like) -> (B,) ids.
-
-        Raises:
-            EcarError: a name that is not known, an id out of range, no label at all.
-        """
-        if isinstance(labels, Tensor):
-            labels = labels.flatten().tolist()
-        elif isinstance(labels, str | int):
-            labels = [labels]
-        if len(labels) == 0:
-            raise EcarError("no class was given: name at least one")
-        ids = [self._class_id(label) for label in labels]
-        return torch.tensor(ids, device=self.device)
-
-    def _class_id(self, label: str | int) -> int:
-        if isinstance(label, str) and label in self.class_names:
-            return self.class_names.index(label)
-        known = ", ".join(self.class_names[:20]) + (", ..." if self.num_classes > 20 else "")
-        if isinstance(label, str) and not label.lstrip("-").isdigit():
-            raise EcarError(f"class {label!r} is unknown: use one of {known}")
-        if isinstance(label, bool) or (not isinstance(label, str) and int(label) != label):
-            raise EcarError(
-                f"class {label!r} is neither a name nor a whole number: use one of {known}"
-            )
-        if not 0 <= int(label) < self.num_classes:
-            raise EcarError(f"class {label} is out of range: use 0 to {self.num_classes - 1}")
-        return int(label)
-
-    def inference_steps(self, steps: int | Sequence[int] | None = None) -> list[int]:
-        """Flow steps of each stage; None means the model's default.
-
-        Raises:
-            EcarError: a number below 1, or a list of another length.
-        """
-        steps = self.config.num_inference_steps if steps is None else steps
-        values = per_stage(steps, self.schedule.num_stages, "num_inference_steps")
-        for value in values:
-            if value != int(value) or value < 1:
-                raise EcarError(
-                    f"{value} flow steps: every stage needs a whole number of at least 1"
-                )
-        return [int(value) for value in values]
-
-    def guidance(self, scale: float | Sequence[float] | None = None) -> list[float]:
-        """Guidance of each stage; None means the model's default, 1.0 none.
-
-        Raises:
-            EcarError: a value that is not finite or below 0, or a list of another length.
-        """
-        scale = self.config.guidance_scale if scale is None else scale
-        values = per_stage(scale, self.schedule.num_stages, "guidance_scale")
-        for value in values:
-            if not 0 <= float(value) < float("inf"):
-                raise EcarError(
-                    f"guidance {value} is not a finite number >= 0: 1.0 means no guidance"
-                )
-        return [float(value) for value in values]
-
     def pyramid(self, latent: Tensor) -> list[Tensor]:
         """D_0(x) ... D_{S-1}(x), coarsest first."""
-        return pyramid(latent, self.schedule.num_stages)
+        return pyramid(latent, self.schedule.num_stages, self.schedule.ratio)
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> TrainingDraw:
-        """Everything random for one training step of ``batch_size`` images."""
-        channels, stages = self.config.latent_channels, self.schedule.num_stages
-        device = generator.device
+    @property
+    def sides(self) -> list[int]:
+        return list(self.schedule.resolutions)
 
-        def white(side: int) -> Tensor:
-            shape = (batch_size, channels, side, side)
-            return torch.randn(shape, generator=generator, device=device)
-
-        jitter = torch.rand(batch_size, stages, generator=generator, device=device)
-        strata = torch.rand(batch_size, stages, generator=generator, device=device).argsort(dim=0)
-        return TrainingDraw(
-            noise=tuple(white(side) for side in self.schedule.resolutions),
-            local_time=(strata + jitter) / batch_size,
-            class_drop=torch.rand(batch_size, generator=generator, device=device),
-            latent_noise=white(self.schedule.latent_size),
-        )
+    @property
+    def class_embeddings(self) -> list[nn.Embedding]:
+        return [self.transformer.class_embedding, self.head.class_embedding]
 
     def loss(
         self,
@@ -332,14 +197,6 @@ class ECAR(ModelMixin, ConfigMixin):
         return sampling_flops(
             self, self.inference_steps(num_inference_steps), self.guidance(guidance_scale), solver
         )
-
-
-def mean_per_bin(error: Tensor, local_time: Tensor) -> Tensor:
-    """(B,) errors -> (TIME_BINS,) means over bins of local time, NaN for an empty bin."""
-    bins = (local_time * TIME_BINS).long().clamp(max=TIME_BINS - 1)
-    total = error.new_zeros(TIME_BINS).scatter_add_(0, bins, error)
-    count = error.new_zeros(TIME_BINS).scatter_add_(0, bins, torch.ones_like(error))
-    return total / count
 
 
 def nested_rows(

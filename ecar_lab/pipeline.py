@@ -15,6 +15,7 @@ from diffusers.utils.pil_utils import numpy_to_pil
 from torch import Tensor
 
 from ecar_lab.errors import EcarError
+from ecar_lab.generator import LatentGenerator
 from ecar_lab.interventions import Generators, Labels
 from ecar_lab.model import ECAR
 from ecar_lab.runtime import resolve_checkpoint
@@ -45,8 +46,15 @@ class ECARPipeline(DiffusionPipeline):
     model_cpu_offload_seq = "model->tokenizer"
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
 
+    makes: ClassVar[type[LatentGenerator]] = ECAR
+
     def __init__(self, model: ECAR, tokenizer: Tokenizer):
         super().__init__()
+        if not isinstance(model, self.makes):
+            raise EcarError(
+                f"this checkpoint holds a {type(model).__name__}, which {type(self).__name__} "
+                "does not run: use ecar_lab.baselines.load_pipeline"
+            )
         side, channels = model.config.latent_size, model.config.latent_channels
         if tokenizer.latent_channels != channels:
             raise EcarError(

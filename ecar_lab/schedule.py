@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from ecar_lab.errors import EcarError
 
-Coupling = Literal["independent", "correlated"]
+Coupling = Literal["independent", "correlated", "restart"]
 
 MAX_STAGES = 5
 # Each stage's slice of conditioning time ends a little before the next begins, so that the end of
@@ -27,14 +27,15 @@ TIME_GAP = 0.05
 class Transition:
     """From the end state y of stage s-1 to the start of stage s.
 
-    ``x_start = scale * Up2(y) + sigma * eps``, with Up2 = nearest-neighbour upsampling by two.
+    ``x_start = scale * Up(y) + sigma * eps``, with Up = nearest-neighbour upsampling, by two unless
+    the schedule says otherwise.
 
     Attributes:
         scale: a / b, where b = end of the previous window, a = start of this one.
         sigma: standard deviation of the noise added again.
         coupling: ``independent``: eps is white. ``correlated``: eps sums to zero in every 2x2
-            block, with covariance 4/3 (I - 11ᵀ/4), and turns the block-constant noise of Up2(y)
-            white.
+            block, with covariance 4/3 (I - 11ᵀ/4), and turns the block-constant noise of Up(y)
+            white. ``restart``: nothing is handed over, scale = 0 and sigma = 1.
     """
 
     scale: float
@@ -44,14 +45,17 @@ class Transition:
 
 @dataclass(frozen=True)
 class StageSchedule:
-    """S stages of doubling resolution, each with its window of flow time.
+    """S stages of growing resolution, each with its window of flow time.
 
     Args:
-        latent_size: side of the full-size latent, in latent pixels; a multiple of 2**(S-1).
+        latent_size: side of the full-size latent, in latent pixels; a multiple of ratio**(S-1).
         num_stages: S, from 1 to 5. One stage is plain flow matching.
         window_ends: b_0 < b_1 < ... < b_{S-1} = 1, where each stage stops. By default they lie
             evenly between ``FIRST_WINDOW_END`` and 1. (Our reading: the paper's are not public.)
-        coupling: how noise is added at a transition, see :class:`Transition`.
+        coupling: how noise is added at a transition, see :class:`Transition`. ``restart`` is not
+            E-CAR but what it is measured against: every stage goes all the way from noise to data
+            (windows [0, 1], as in FlowAR), and knows of the earlier ones by its token map alone.
+        ratio: of the resolutions of neighbouring stages.
 
     Raises:
         EcarError: sizes that do not divide, windows that do not increase to 1, unknown coupling.
@@ -68,20 +72,26 @@ class StageSchedule:
     num_stages: int = 3
     window_ends: tuple[float, ...] | None = None
     coupling: Coupling = "independent"
+    ratio: int = 2
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_stages <= MAX_STAGES:
             raise EcarError(f"{self.num_stages} stages: use 1 to {MAX_STAGES}")
-        factor = 2 ** (self.num_stages - 1)
+        if self.ratio < 2:
+            raise EcarError(f"a resolution ratio of {self.ratio}: use 2 or more")
+        factor = self.ratio ** (self.num_stages - 1)
         if self.latent_size < factor or self.latent_size % factor:
             nearest = max(1, math.ceil(self.latent_size / factor)) * factor
             raise EcarError(
                 f"a latent of {self.latent_size} is not divisible by {factor} "
                 f"({self.num_stages} stages): use {nearest}"
             )
-        if self.coupling not in ("independent", "correlated"):
-            raise EcarError(f"coupling {self.coupling!r} is unknown: use independent or correlated")
-        ends = self.window_ends or even_window_ends(self.num_stages)
+        if self.coupling not in get_args(Coupling):
+            known = ", ".join(get_args(Coupling))
+            raise EcarError(f"coupling {self.coupling!r} is unknown: use {known}")
+        restart = self.coupling == "restart"
+        ends = [1.0] * self.num_stages if restart else even_window_ends(self.num_stages)
+        ends = self.window_ends or ends
         object.__setattr__(self, "window_ends", tuple(float(end) for end in ends))
         self._check_windows()
 
@@ -91,7 +101,10 @@ class StageSchedule:
             raise EcarError(
                 f"{len(ends)} window ends for {self.num_stages} stages: give one end per stage"
             )
-        if not all(low < high for low, high in zip((0.0, *ends), ends, strict=False)):
+        if self.coupling == "restart":
+            if set(ends) != {1.0}:
+                raise EcarError(f"window ends {list(ends)}: with coupling restart all must be 1")
+        elif not all(low < high for low, high in zip((0.0, *ends), ends, strict=False)):
             raise EcarError(
                 f"window ends {list(ends)} do not increase from above 0: use e.g. 0.5 1"
             )
@@ -108,32 +121,37 @@ class StageSchedule:
     def resolutions(self) -> tuple[int, ...]:
         """Side of each stage's latent, coarsest first."""
         last = self.num_stages - 1
-        return tuple(self.latent_size // 2 ** (last - stage) for stage in range(self.num_stages))
+        factors = [self.ratio ** (last - stage) for stage in range(self.num_stages)]
+        return tuple(self.latent_size // factor for factor in factors)
 
     def window(self, stage: int) -> tuple[float, float]:
-        """[a_s, b_s]: a_0 = 0, and a_s = b / (2 - b) with b = b_{s-1} afterwards.
+        """[a_s, b_s]: a_0 = 0, and a_s = b / (ratio - (ratio - 1) b) with b = b_{s-1} afterwards,
+        which at a ratio of two is b / (2 - b).
 
         That start is the one at which the added noise is just enough: under ``correlated`` it makes
         the total noise white with standard deviation 1 - a, the least re-noising that can.
         """
-        if stage == 0:
-            return 0.0, self.ends[0]
+        if stage == 0 or self.coupling == "restart":
+            return 0.0, self.ends[stage]
         previous_end = self.ends[stage - 1]
-        return previous_end / (2 - previous_end), self.ends[stage]
+        return previous_end / (self.ratio - (self.ratio - 1) * previous_end), self.ends[stage]
 
     def transition(self, stage: int) -> Transition:
         """The hand-over from stage - 1 to ``stage`` (1 <= stage < S).
 
-        ``correlated``: sigma = (1 - a) * sqrt(3) / 2. ``independent``: sigma**2 = (1 - a)**2 -
-        (a / b)**2 (1 - b)**2. Both leave every latent pixel with noise of standard deviation 1 - a.
+        ``correlated``: sigma = (1 - a) sqrt(ratio² - 1) / ratio. ``independent``: sigma² =
+        (1 - a)² - (a / b)² (1 - b)². Both leave every latent pixel with noise of standard deviation
+        1 - a.
         """
         if not 1 <= stage < self.num_stages:
             raise EcarError(f"no transition into stage {stage}: use 1 to {self.num_stages - 1}")
         start = self.window(stage)[0]
+        if self.coupling == "restart":
+            return Transition(0.0, 1.0, self.coupling)
         previous_end = self.ends[stage - 1]
         scale = start / previous_end
         if self.coupling == "correlated":
-            sigma = (1 - start) * math.sqrt(3) / 2
+            sigma = (1 - start) * math.sqrt(self.ratio**2 - 1) / self.ratio
         else:
             sigma = math.sqrt((1 - start) ** 2 - (scale * (1 - previous_end)) ** 2)
         return Transition(scale, sigma, self.coupling)

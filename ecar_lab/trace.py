@@ -17,7 +17,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ecar_lab.cost import guided_halves, head_setup_flops, transformer_flops, velocity_flops
-from ecar_lab.flow import SOLVERS, Velocity, clean_estimate, num_times, transition, upsample2
+from ecar_lab.flow import SOLVERS, Velocity, clean_estimate, num_times, transition, upsample
 from ecar_lab.interventions import (
     Generators,
     Labels,
@@ -150,11 +150,13 @@ def trace(
         attention_layer=attention_layer,
     )
     settings.check(model, start_from)
-    return _Sampler(model, settings, dtype).run(start_from)
+    # A baseline that is built like E-CAR may walk its stages in a way of its own.
+    sampler = getattr(model, "sampler", Sampler)
+    return sampler(model, settings, dtype).run(start_from)
 
 
 @dataclass(frozen=True)
-class _OpenStage:
+class OpenStage:
     """A stage whose token map is made: all that its flow steps and its events need."""
 
     index: int
@@ -166,7 +168,7 @@ class _OpenStage:
     history: tuple[Tensor, ...]
 
 
-class _Sampler:
+class Sampler:
     """The sampling loop, :meth:`run`, and its parts. One sampler makes one run."""
 
     def __init__(self, model: ECAR, settings: RunSettings, dtype: torch.dtype | None):
@@ -198,26 +200,42 @@ class _Sampler:
                 latent, first_step, within = within.latent, within.step, None
             else:
                 latent, first_step = self._edit(self._start(at), stage, 0), 0
-                estimate = torch.zeros_like(latent) if estimate is None else upsample2(estimate)
+                estimate = self._carry_over(latent, estimate)
                 sent = yield self._event(at, 0, latent, estimate, None)
                 latent = latent if sent is None else sent
             for step in range(first_step, settings.steps[stage]):
                 self.clock.start()
-                latent, slope = SOLVERS[settings.solver](at.velocity, latent, at.times, step)
-                estimate = clean_estimate(
-                    schedule, stage, latent, slope, at.times[step + 1], at.previous_end
-                )
+                latent, estimate, slope = self._step(at, latent, step)
                 latent = self._edit(latent, stage, step + 1)
                 self.clock.stop("head")
                 sent = yield self._event(at, step + 1, latent, estimate, slope)
                 latent = latent if sent is None else sent
             history = (*history, latent)
 
-    def _open(self, stage: int, history: tuple[Tensor, ...]) -> _OpenStage:
+    def _times(self, stage: int) -> list[float]:
+        """Local times of a stage's steps, from its start to its end."""
+        steps = self.settings.steps[stage]
+        return torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
+
+    def _step(self, at: OpenStage, latent: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The latent after a step, the clean estimate there, and the velocity used."""
+        latent, slope = SOLVERS[self.settings.solver](at.velocity, latent, at.times, step)
+        estimate = clean_estimate(
+            self.model.schedule, at.index, latent, slope, at.times[step + 1], at.previous_end
+        )
+        return latent, estimate, slope
+
+    def _carry_over(self, latent: Tensor, estimate: Tensor | None) -> Tensor:
+        """The clean estimate of a stage that has no velocity yet: the last one, upsampled."""
+        if estimate is None:
+            return torch.zeros_like(latent)
+        return upsample(estimate, self.model.schedule.ratio)
+
+    def _open(self, stage: int, history: tuple[Tensor, ...]) -> OpenStage:
         """Calls the transformer, and makes ready what all flow steps of the stage share."""
         read_map, token_map, attention = self._call_transformer(stage, history)
-        times = torch.linspace(0, 1, self.settings.steps[stage] + 1, dtype=torch.float64).tolist()
-        return _OpenStage(
+        times = self._times(stage)
+        return OpenStage(
             index=stage,
             previous_end=history[-1] if history else None,
             times=times,
@@ -275,11 +293,12 @@ class _Sampler:
 
         return velocity
 
-    def _start(self, at: _OpenStage) -> Tensor:
+    def _start(self, at: OpenStage) -> Tensor:
         """x_start: noise, or the transition from the stage before."""
         schedule, device = self.model.schedule, self.device
         if at.previous_end is not None and not self.settings.renoise[at.index]:
-            return schedule.transition(at.index).scale * upsample2(at.previous_end)
+            scale = schedule.transition(at.index).scale
+            return scale * upsample(at.previous_end, schedule.ratio)
         noise = self.settings.noise.get(at.index)
         if noise is None:
             noise = self._white(self.settings.shape(self.model, at.index))
@@ -319,7 +338,7 @@ class _Sampler:
         return autocast(self.device, self.dtype)
 
     def _event(
-        self, at: _OpenStage, step: int, latent: Tensor, estimate: Tensor, slope: Tensor | None
+        self, at: OpenStage, step: int, latent: Tensor, estimate: Tensor, slope: Tensor | None
     ) -> TraceEvent:
         seconds, flops = self.clock.lap(), self.flops
         self.flops = 0

@@ -19,13 +19,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ecar_lab import runtime
+from ecar_lab.baselines import build, make_pipeline
 from ecar_lab.cards import write_card
-from ecar_lab.data import ImageDataset, open_dataset
+from ecar_lab.data import DatasetInfo, ImageDataset, open_dataset
 from ecar_lab.errors import EcarError
 from ecar_lab.feeds import Batch, IndexedFeed, StreamFeed, cache_latents, generator
+from ecar_lab.generator import LatentGenerator, TrainingDraw
 from ecar_lab.launch import initial_seed, make_accelerator, prepare_run_folder, share_of
-from ecar_lab.model import ECAR, TrainingDraw
-from ecar_lab.pipeline import ECARPipeline, ImageOutput
+from ecar_lab.model import ECAR
+from ecar_lab.pipeline import ImageOutput
 from ecar_lab.presets import get_preset
 from ecar_lab.tokenizer import Tokenizer, load_tokenizer
 from ecar_lab.train_config import ModelTrainConfig, TokenizerTrainConfig, TrainConfig
@@ -66,23 +68,35 @@ def train_model(cfg: ModelTrainConfig) -> Path:
         streaming=cfg.streaming,
         limit=cfg.limit,
     )
-    factor = tokenizer.downsample_factor
-    if data.info.image_size % factor:
-        raise EcarError(
-            f"{data.info.image_size} px is not divisible by {factor} (tokenizer): "
-            f"use {-(-data.info.image_size // factor) * factor}"
-        )
     initial_seed(cfg)
-    shape = {
-        **preset.model,
-        "latent_size": data.info.image_size // factor,
-        "latent_channels": tokenizer.latent_channels,
-        "num_classes": data.info.num_classes,
-        "class_names": list(data.info.class_names),
-    }
-    model = ECAR(**{**shape, **cfg.model})
+    model = new_model(cfg, tokenizer, data.info)
     task = ModelTask(cfg, model, tokenizer, data, accelerator)
     return Trainer(cfg, task, accelerator, started).run()
+
+
+def new_model(cfg: ModelTrainConfig, tokenizer: Tokenizer, info: DatasetInfo) -> LatentGenerator:
+    """The model of a run, as it is before the first step.
+
+    Raises:
+        EcarError: the image size does not divide, an argument of the model is unknown.
+    """
+    factor = tokenizer.downsample_factor
+    if info.image_size % factor:
+        raise EcarError(
+            f"{info.image_size} px is not divisible by {factor} (tokenizer): "
+            f"use {-(-info.image_size // factor) * factor}"
+        )
+    shape = {
+        **get_preset(cfg.preset).model,
+        **cfg.shape,
+        "latent_size": info.image_size // factor,
+        "latent_channels": tokenizer.latent_channels,
+        "num_classes": info.num_classes,
+        "class_names": list(info.class_names),
+    }
+    model = build(cfg.architecture, shape, **cfg.model)
+    model.prepare_for(tokenizer)
+    return model
 
 
 def find_tokenizer(cfg: ModelTrainConfig) -> str:
@@ -119,11 +133,16 @@ def tokenizer_hash(tokenizer: Tokenizer) -> str:
 
 
 class ModelObjective(nn.Module):
-    """E-CAR's loss as a module's forward, so that it can be compiled and distributed."""
+    """A generator's loss as a module's forward, so that it can be compiled and distributed."""
 
-    def __init__(self, model: ECAR, class_dropout: float, stage_strides: list[int] | None = None):
+    def __init__(
+        self,
+        model: LatentGenerator,
+        class_dropout: float,
+        stage_strides: list[int] | None = None,
+    ):
         super().__init__()
-        self.stage_strides = stage_strides
+        self.stage_strides = stage_strides if len(model.sides) > 1 else None
         self.model, self.class_dropout = model, class_dropout
 
     def forward(
@@ -135,17 +154,17 @@ class ModelObjective(nn.Module):
 
 
 class ModelTask(Task):
-    """What the trainer needs to know about E-CAR."""
+    """What the trainer needs to know about a generator of latents."""
 
     def __init__(
         self,
         cfg: ModelTrainConfig,
-        model: ECAR,
+        model: LatentGenerator,
         tokenizer: Tokenizer,
         data: ImageDataset,
         accelerator: Accelerator,
     ):
-        self.cfg, self.ecar, self.tokenizer, self.data = cfg, model, tokenizer, data
+        self.cfg, self.generator, self.tokenizer, self.data = cfg, model, tokenizer, data
         self.accelerator = accelerator
         self.device = accelerator.device
         self.model = model
@@ -168,6 +187,8 @@ class ModelTask(Task):
                 self.tokenizer, self.data, self.cfg.flip, file, self.autocast,
                 quiet=not accelerator.is_main_process,
             )  # fmt: skip
+        if self.cfg.leave_out:
+            store = store.without(self.generator.class_ids(self.cfg.leave_out).tolist())
         return IndexedFeed(store, self.share, self.cfg.seed, self.cfg.flip)
 
     def _encoding_feed(self) -> StreamFeed:
@@ -181,7 +202,7 @@ class ModelTask(Task):
 
     def load(self, step: int) -> list[tuple]:
         random = generator(self.cfg.seed, "draw", step)
-        draw = self.ecar.draw(self.share.global_batch, random)
+        draw = self.generator.draw(self.share.global_batch, random)
         micro_batches = []
         for part, batch in zip(self.share.parts, self.feed(step), strict=True):
             tensors = [tensor.to(self.device, non_blocking=True) for tensor in batch]
@@ -195,9 +216,9 @@ class ModelTask(Task):
         self.feed.restore(position)
 
     def sample(self, step: int) -> Any:
-        classes = min(SAMPLE_CLASSES, self.ecar.num_classes)
+        classes = min(SAMPLE_CLASSES, self.generator.num_classes)
         labels = list(range(classes)) * SAMPLE_ROWS
-        pipeline = ECARPipeline(model=self.ecar, tokenizer=self.tokenizer)
+        pipeline = make_pipeline(self.generator, self.tokenizer)
         pipeline.set_progress_bar_config(disable=True)
         with self.autocast():
             output = pipeline(
@@ -207,28 +228,40 @@ class ModelTask(Task):
                 generator=generator(self.cfg.seed, "sample", 0),
                 output_type="pil",
             )
-        names = self.ecar.class_names[:classes] * SAMPLE_ROWS
+        names = self.generator.class_names[:classes] * SAMPLE_ROWS
         return image_grid(cast(ImageOutput, output).images, columns=classes, labels=names)
 
     def export(self, folder: Path, report: dict[str, Any]) -> dict[str, Any]:
-        model = nn.Module.to(copy.deepcopy(self.ecar), torch.bfloat16)
-        pipeline = ECARPipeline(model=model, tokenizer=self.tokenizer)
+        model = nn.Module.to(copy.deepcopy(self.generator), torch.bfloat16)
+        pipeline = make_pipeline(model, self.tokenizer)
         pipeline.save_pretrained(folder, safe_serialization=True)
         runtime.write_json(folder / "training.json", self.cfg.to_dict())
-        schedule = self.ecar.schedule
-        millions = sum(p.numel() for p in model.parameters()) / 1e6
         lines = [
-            f"An E-CAR model of ecar_lab: {millions:.1f} M parameters, {schedule.num_stages} "
-            f"stages of {', '.join(f'{r}x{r}' for r in schedule.resolutions)} latents, coupling "
-            f"`{schedule.coupling}`. Averaged weights (EMA {self.cfg.ema_decay}), bfloat16. "
-            "The method is the paper's (arXiv 2412.14170), all sizes are our own.",
+            f"{self._describe()} Averaged weights (EMA {self.cfg.ema_decay}), bfloat16.",
             "",
             "```python",
-            "from ecar_lab import ECARPipeline",
-            "pipeline = ECARPipeline.from_pretrained('path/of/this/folder')",
-            f"images = pipeline(class_labels=[{self.ecar.class_names[0]!r}]).images",
+            "from ecar_lab.baselines import load_pipeline",
+            "pipeline = load_pipeline('path/of/this/folder')",
+            f"images = pipeline(class_labels=[{self.generator.class_names[0]!r}]).images",
             "```",
         ]
-        title = f"{self.cfg.preset}: E-CAR"
+        title = f"{self.cfg.preset}: {type(self.generator).__name__}"
         write_card(folder, title, lines, self.cfg, self.data.info, report, {}, self.device)
         return {}
+
+    def _describe(self) -> str:
+        """One sentence on what was trained."""
+        millions = self.generator.num_parameters() / 1e6
+        if self.cfg.architecture != "ecar" or not isinstance(self.generator, ECAR):
+            return (
+                f"A baseline of ecar_lab, `{self.cfg.architecture}`: {millions:.1f} M parameters, "
+                "as many as the E-CAR of this preset, trained alike."
+            )
+        schedule = self.generator.schedule
+        return (
+            f"An E-CAR model of ecar_lab: {millions:.1f} M parameters, {schedule.num_stages} "
+            f"stages of {', '.join(f'{r}x{r}' for r in schedule.resolutions)} latents, coupling "
+            f"`{schedule.coupling}`, windows ending at "
+            f"{', '.join(f'{end:g}' for end in schedule.ends)}. "
+            "The method is the paper's (arXiv 2412.14170), all sizes are our own."
+        )

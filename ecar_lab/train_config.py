@@ -206,26 +206,46 @@ class ModelTrainConfig(TrainConfig):
 
     kind: ClassVar[str] = "model"
 
+    architecture: str = "ecar"
+    """ecar, or a baseline of the same size: dit, dit-epsilon, full-denoise, stage-epsilon, mar,
+    mar-masked, or code-ar (mar over the codes of a vq tokenizer)."""
     tokenizer: str = ""
     """Tokenizer folder or name; empty takes the one that the preset names or trained."""
     class_dropout: float = 0.1
     """Share of the samples that are trained without their class, for guidance."""
+    leave_out: list[str | int] = field(default_factory=list)
+    """Classes that are not trained on, by name or id; the model has room for them all the same."""
     stage_strides: list[int] | None = None
     """Train stage s on every k_s-th image only, e.g. 1 1 4: the coarse stages, which decide what is
-    in the picture, have few tokens and so see more images in the same time."""
+    in the picture, have few tokens and so see more images in the same time. A model with one
+    stage takes no notice of it."""
     cache_latents: bool = True
     """Encode every image and its mirror image once, before the first step."""
     sample_steps: int = 8
     """Flow steps per stage of the sample pictures."""
     sample_guidance: float = 2.0
     """Guidance scale of the sample pictures."""
+    shape: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the E-CAR that fixes the size, in place of the preset's; a baseline is made as
+    large as that (in Python and config files)."""
     model: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the model that replace the preset's (in Python and config files)."""
+    """Arguments of the model itself, whatever its architecture (in Python and config files)."""
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run writes."""
+        name = self.kind if self.architecture == "ecar" else self.architecture
+        return Path(self.output or f"runs/{self.preset}-{name}")
 
     def check(self) -> None:
         super().check()
         if not 0 <= self.class_dropout <= 1:
             raise EcarError(f"class_dropout is {self.class_dropout}: use a number from 0 to 1")
+        if self.leave_out and (self.streaming or not self.cache_latents):
+            raise EcarError(
+                f"leave_out {self.leave_out} picks among cached latents: leave out streaming, and "
+                "keep cache_latents"
+            )
         coarsest_share = max(self.stage_strides or [1])
         if self.batch_size % coarsest_share:
             raise EcarError(

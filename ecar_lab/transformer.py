@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ecar_lab.attention import same_window, windows_among
 from ecar_lab.errors import EcarError
-from ecar_lab.flow import upsample2
+from ecar_lab.flow import upsample
 from ecar_lab.layers import (
     Blocks,
     cached_table,
@@ -82,7 +83,8 @@ class KVCache:
         """Bytes in use (not those set aside)."""
         if self.memory is None:
             return 0
-        return self.memory.element_size() * self.memory.numel() // self.capacity * self.num_tokens
+        used = self.memory[..., : self.num_tokens, :]
+        return used.element_size() * used.numel()
 
 
 @cached_table
@@ -90,7 +92,7 @@ def block_causal_mask(tokens_per_stage: tuple[int, ...], device: torch.device) -
     """(N, N) bool over the tokens of all stages: True where the query's stage >= the key's."""
     stage = torch.repeat_interleave(
         torch.arange(len(tokens_per_stage), device=device),
-        torch.tensor(tokens_per_stage, device=device),
+        torch.tensor(tokens_per_stage, device=device, dtype=torch.long),
     )
     return stage[:, None] >= stage[None, :]
 
@@ -103,6 +105,10 @@ class MultistageTransformer(nn.Module):
         history: ``end_states``: a stage reads what the earlier ones left. ``none``: it reads class
             and stage alone, the right partner of the ``correlated`` coupling, under which the end
             states would give the answer away.
+        attention_window: side of a window in tokens. In a stage larger than that a token sees its
+            own window of the stage (shifted by half a window in every second block) and all tokens
+            of the stages without windows; of the others, what the input tokens carry. So its cost
+            is the same however large the stage. None: it sees everything, in every stage.
     """
 
     def __init__(
@@ -116,10 +122,15 @@ class MultistageTransformer(nn.Module):
         num_layers: int,
         num_heads: int,
         history: str = "end_states",
+        attention_window: int | None = None,
     ):
         super().__init__()
         self.token_sides = tuple(token_sides)
         self.tokens_per_stage = tuple(side * side for side in self.token_sides)
+        self.attention_window = attention_window
+        windows = windows_among(self.token_sides, attention_window)
+        # Tokens of the stages that later stages see: those without windows.
+        self.shared_tokens = sum(self.tokens_per_stage) - sum(windows.lengths if windows else ())
         self.patch_size = patch_size
         self.width = width
         self.head_dim = width // num_heads
@@ -133,8 +144,8 @@ class MultistageTransformer(nn.Module):
         nn.init.normal_(self.class_embedding.weight, std=0.02)
 
     def new_cache(self) -> KVCache:
-        """An empty cache with room for all stages."""
-        return KVCache(len(self.blocks), sum(self.tokens_per_stage))
+        """An empty cache with room for all stages (without windows)."""
+        return KVCache(len(self.blocks), self.shared_tokens)
 
     def embed(self, stage: int, previous_end: Tensor | None, class_labels: Tensor) -> Tensor:
         """Input tokens (B, N_s, D), from the end state (B, C, r, r) of the stage before."""
@@ -146,7 +157,8 @@ class MultistageTransformer(nn.Module):
         if self.history == "none":
             return tokens.expand(len(class_labels), -1, -1)
         assert previous_end is not None
-        patches = patchify(upsample2(previous_end), self.patch_size)
+        ratio = side // self.token_sides[stage - 1]
+        patches = patchify(upsample(previous_end, ratio), self.patch_size)
         return tokens + self.patch_embedding(patches.to(self.patch_embedding.weight.dtype))
 
     def forward(
@@ -167,7 +179,9 @@ class MultistageTransformer(nn.Module):
             [self.embed(stage, previous[stage], class_labels) for stage in range(num_stages)], dim=1
         )
         lengths = self.tokens_per_stage[:num_stages]
-        mask = block_causal_mask(lengths, tokens.device)
+        windows = windows_among(self.token_sides[:num_stages], self.attention_window)
+        shared = lengths[: -len(windows.sides)] if windows else lengths
+        mask = block_causal_mask(shared, tokens.device)
         token_maps = self._run(tokens, class_labels, self.token_sides[:num_stages], mask=mask)
         return list(token_maps.split(lengths, dim=1))
 
@@ -183,7 +197,8 @@ class MultistageTransformer(nn.Module):
 
         Returns:
             M_s (B, N_s, D), and who looked where in ``attention_layer``: (B, h, N_s, tokens so
-            far), or None where no layer was asked for.
+            far), or None where no layer was asked for. A stage with windows leaves nothing in the
+            cache.
         """
         x = self.embed(stage, previous_end, class_labels)
         sides = (self.token_sides[stage],)
@@ -194,9 +209,10 @@ class MultistageTransformer(nn.Module):
 
     def _run(self, x: Tensor, class_labels: Tensor, sides: tuple[int, ...], mask=None, cache=None):
         rotary = rotary_table(sides, self.head_dim, self.token_sides[-1], x.device)
+        windows = windows_among(sides, self.attention_window)
         condition = F.silu(self.class_embedding(class_labels))  # (B, D)
         for layer, block in enumerate(self.blocks):
-            x = block(x, block.modulation(condition), rotary, mask, cache, layer)
+            x = block(x, block.modulation(condition), rotary, mask, cache, layer, windows)
         shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
         return modulate(x, shift, scale)
 
@@ -206,12 +222,22 @@ class MultistageTransformer(nn.Module):
         cache = cache.copy()
         rotary = rotary_table(sides, self.head_dim, self.token_sides[-1], x.device)
         condition = F.silu(self.class_embedding(class_labels))
+        windows = windows_among(sides, self.attention_window)
         blocks = list(self.blocks)
         for index, block in enumerate(blocks[:layer]):
-            x = block(x, block.modulation(condition), rotary, None, cache, index)
+            x = block(x, block.modulation(condition), rotary, None, cache, index, windows)
         block = blocks[layer]
         shift, scale = block.modulation(condition).chunk(6, dim=-1)[:2]
         query, key, value = block.attention.project(modulate(x, shift, scale), rotary)
-        key, _ = cache.extend(layer, key, value)
-        logits = query.float() @ key.float().transpose(-1, -2) * self.head_dim**-0.5
-        return logits.softmax(dim=-1)
+        earlier, _ = cache.extend(layer, key[:, :, :0], value[:, :, :0])
+        logits = query.float() @ torch.cat((earlier, key), dim=2).float().transpose(-1, -2)
+        logits = logits * self.head_dim**-0.5
+        if windows is None:
+            return logits.softmax(dim=-1)
+        seen = same_window(sides[0], windows.size, windows.shift(layer), x.device)
+        logits[..., earlier.shape[2] :].masked_fill_(~seen, -torch.inf)
+        weights = logits.softmax(dim=-1)
+        so_far = sum(self.tokens_per_stage[: self.token_sides.index(sides[0]) + 1])
+        unseen = weights.new_zeros(*weights.shape[:3], so_far - weights.shape[3])
+        to_earlier, to_own = weights.split((earlier.shape[2], key.shape[2]), dim=3)
+        return torch.cat((to_earlier, unseen, to_own), dim=3)

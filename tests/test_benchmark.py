@@ -5,18 +5,25 @@ import json
 import pytest
 import torch
 
-from ecar_lab import EcarError
+from ecar_lab import EcarError, benchmark_peers
 from ecar_lab.benchmark import benchmark_memory, run_benchmark, table
 from ecar_lab.cli import main
 
 
 @pytest.fixture(scope="module")
 def result(tiny_checkpoint):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark_peers, "SCALE_STEPS", 3)  # the usual numbers take seconds
+        patch.setattr(benchmark_peers, "MAR_HEAD_STEPS", 2)
+        return measure(tiny_checkpoint)
+
+
+def measure(checkpoint):
     return run_benchmark(
-        ["checkpoint", "dit", "training"],
-        checkpoint=str(tiny_checkpoint),
+        ["checkpoint", "peers", "training"],
+        checkpoint=str(checkpoint),
         preset="digits",
-        dit_steps=2,
+        dit_steps=[2, 10],
         batch_sizes=[1, 2],
         repeats=1,
         device="cpu",
@@ -25,21 +32,47 @@ def result(tiny_checkpoint):
 
 
 def test_flops_in_closed_form_are_those_counted(result):
-    assert result["dit"]["gflop_counted"] == pytest.approx(
-        result["dit"]["gflop_per_image"], rel=0.02
-    )
+    ours = result["peers"]["models"][0]
+    assert result["peers"]["gflop_counted"] == pytest.approx(ours["gflop_per_image"], rel=0.02)
+    by_stage = result["peers"]["gflop_per_stage"].values()
+    assert sum(map(sum, by_stage)) == pytest.approx(ours["gflop_per_image"])
 
 
 def test_ratios_are_quotients_of_what_was_measured(result):
-    dit = result["dit"]
-    assert dit["flops_ratio"] == dit["dit_gflop_per_image"] / dit["gflop_per_image"]
-    for batch in dit["batches"]:
-        assert batch["time_ratio"] == pytest.approx(
-            batch["dit_seconds_per_image"] / batch["seconds_per_image"]
-        )
+    ours, *others = result["peers"]["models"]
+    assert ours["flops_ratio"] == 1
+    for other in others:
+        assert other["flops_ratio"] == other["gflop_per_image"] / ours["gflop_per_image"]
+        for batch, our_batch in zip(other["batches"], ours["batches"], strict=True):
+            ratio = batch["seconds_per_image"] / our_batch["seconds_per_image"]
+            assert batch["time_ratio"] == pytest.approx(ratio)
+            flops = other["gflop_per_image"] * 1e9 / batch["seconds_per_image"]
+            share = flops / other["matmul_flops_per_second"]
+            assert batch["matmul_share"] == pytest.approx(share)
     training = result["training"]
     assert training["mfu"] == training["flops_per_second"] / training["matmul_flops_per_second"]
     assert 0 <= training["data_wait"] < 1
+
+
+def test_peers_are_as_large_as_we_are_and_take_their_own_steps(result):
+    ours, *others = result["peers"]["models"]
+    for other in others:
+        assert other["parameters"] == pytest.approx(ours["parameters"], rel=0.03)
+    assert [(model["name"], model["steps"]) for model in others] == [
+        ("DiT", [2]),
+        ("DiT", [10]),
+        ("FlowAR-like", [3, 3]),
+        ("MAR-like", [2]),
+    ]
+    assert others[3]["iterations"] == 64
+
+
+def test_more_steps_of_dit_follow_from_those_that_were_timed(result):
+    few, many = result["peers"]["models"][1:3]
+    assert many["timed_steps"] == few["timed_steps"] == 2
+    assert many["gflop_per_image"] == pytest.approx(5 * few["gflop_per_image"])
+    for batch, batch_of_few in zip(many["batches"], few["batches"], strict=True):
+        assert batch["seconds_per_image"] == pytest.approx(5 * batch_of_few["seconds_per_image"])
 
 
 def test_the_first_stage_comes_before_the_image(result):
@@ -49,7 +82,8 @@ def test_the_first_stage_comes_before_the_image(result):
 
 def test_the_table_shows_every_section(result):
     text = table(result)
-    for word in ("first stage on screen", "GFLOP per image", "**Training** digits"):
+    words = ("first stage on screen", "**Training** digits", "E-CAR, 8 + 8 steps")
+    for word in (*words, "DiT, 10 steps (timed on 2)", "64 iterations of 2 steps"):
         assert word in text
 
 
@@ -68,7 +102,7 @@ def test_the_command_prints_the_table_and_saves_the_numbers(tiny_checkpoint, tmp
 
 
 def test_an_unknown_section_is_named():
-    with pytest.raises(EcarError, match="section 'speed' is unknown: use checkpoint, dit"):
+    with pytest.raises(EcarError, match="section 'speed' is unknown: use checkpoint, peers"):
         run_benchmark(["speed"])
 
 

@@ -395,7 +395,7 @@ def test_the_benchmark_prints_a_table_and_saves_its_numbers(checkpoint, capsys):
     assert "|" in capsys.readouterr().out
     result = json.loads(Path("bench/numbers.json").read_text())
     assert set(result) >= {"machine", "checkpoint"}
-    assert "dit" not in result
+    assert "peers" not in result
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ def test_a_result_says_all_that_is_needed_to_repeat_it(result, checkpoints):
         "batch_size": 64,
         "device": result["sampling"]["device"],
         "dtype": "float32",
+        "renoise": True,
         "classes": "balanced",
     }
     assert result["reference"] == {"split": "test", "images": 360, "skipped": 0}

@@ -8,12 +8,12 @@ import torch
 from ecar_lab import StageSchedule
 from ecar_lab.flow import (
     SOLVERS,
-    block_mean2,
+    block_mean,
     clean_estimate,
     endpoints,
     pyramid,
     transition,
-    upsample2,
+    upsample,
 )
 
 COUPLINGS = ["independent", "correlated"]
@@ -41,21 +41,23 @@ def test_the_pyramid_averages_blocks():
     coarse, full = pyramid(latent, 2)
     assert torch.equal(full, latent)
     assert torch.equal(coarse, torch.tensor([[[[2.5, 4.5], [10.5, 12.5]]]]))
-    assert torch.equal(block_mean2(upsample2(latent)), latent)
+    assert torch.equal(block_mean(upsample(latent)), latent)
 
 
+@pytest.mark.parametrize("ratio", [2, 4])
 @pytest.mark.parametrize("end", [0.3, 0.5, 0.8])
-def test_correlated_start_state_noise_is_white(end):
-    schedule = StageSchedule(8, 2, (end, 1.0), "correlated")
+def test_correlated_start_state_noise_is_white(end, ratio):
+    schedule = StageSchedule(2 * ratio, 2, (end, 1.0), "correlated", ratio)
     start = schedule.window(1)[0]
     n = 40_000
-    clean = torch.full((n, 1, 4, 4), 0.7)
-    noise = torch.randn(n, 1, 4, 4, generator=generator(1))
+    clean = torch.full((n, 1, 2, 2), 0.7)
+    noise = torch.randn(n, 1, 2, 2, generator=generator(1))
     previous_end = end * clean + (1 - end) * noise
-    x_start = transition(schedule, 1, previous_end, torch.randn(n, 1, 8, 8, generator=generator(2)))
-    assert x_start.mean().item() == pytest.approx(start * 0.7, abs=2e-3)
-    covariance = block_covariance(x_start)
-    torch.testing.assert_close(covariance, (1 - start) ** 2 * torch.eye(4), atol=6e-3, rtol=0)
+    white = torch.randn(n, 1, 2 * ratio, 2 * ratio, generator=generator(2))
+    x_start = transition(schedule, 1, previous_end, white)
+    assert x_start.mean().item() == pytest.approx(start * 0.7, abs=3e-3)
+    covariance = block_covariance(x_start)  # neighbours, within a block whatever its size
+    torch.testing.assert_close(covariance, (1 - start) ** 2 * torch.eye(4), atol=1e-2, rtol=0)
 
 
 @pytest.mark.parametrize("end", [0.3, 0.5, 0.8])
@@ -74,7 +76,7 @@ def test_correlated_noise_sums_to_zero_in_every_block():
     schedule = StageSchedule(8, 2, (0.5, 1.0), "correlated")
     zero = torch.zeros(3, 2, 4, 4)
     eps = transition(schedule, 1, zero, torch.randn(3, 2, 8, 8, generator=generator()))
-    assert block_mean2(eps).abs().max() < 1e-6
+    assert block_mean(eps).abs().max() < 1e-6
     many = transition(
         schedule,
         1,
@@ -106,10 +108,10 @@ def test_correlated_noise_is_the_same_at_both_ends_of_a_stage():
     noise = draws(schedule, 4)
     starts, ends = endpoints(schedule, latent, noise)
     a = schedule.window(2)[0]
-    noise_at_start = (starts[2] - a * upsample2(levels[1])) / (1 - a)
+    noise_at_start = (starts[2] - a * upsample(levels[1])) / (1 - a)
     torch.testing.assert_close(noise_at_start, noise[2], atol=1e-5, rtol=1e-5)
     a, b = schedule.window(1)
-    noise_at_start = (starts[1] - a * upsample2(levels[0])) / (1 - a)
+    noise_at_start = (starts[1] - a * upsample(levels[0])) / (1 - a)
     noise_at_end = (ends[1] - b * levels[1]) / (1 - b)
     torch.testing.assert_close(noise_at_start, noise_at_end, atol=1e-5, rtol=1e-5)
 
@@ -120,8 +122,8 @@ def test_each_stage_has_its_own_noise_under_independent():
     noise = draws(schedule, n, channels=1)
     zero = torch.zeros(n, 1, 8, 8)
     starts, ends = endpoints(schedule, zero, noise)
-    fresh = starts[1] - schedule.transition(1).scale * upsample2(ends[0])
-    correlation = (block_mean2(fresh) * ends[0]).mean().item()
+    fresh = starts[1] - schedule.transition(1).scale * upsample(ends[0])
+    correlation = (block_mean(fresh) * ends[0]).mean().item()
     assert abs(correlation) < 5e-3
 
 
@@ -135,26 +137,42 @@ def test_the_leak_of_correlated_noise_is_real():
     state = (1 - tau) * starts[1] + tau * ends[1]
     # Known: e_0 = b D + (1 - b) n_0 with n_0 = 2 blockmean(n), and the block mean of the state.
     # Unknown: block means of D and of n. Two equations, so they can be solved for.
-    known = torch.stack((ends[0], block_mean2(state)), dim=-1)
+    known = torch.stack((ends[0], block_mean(state)), dim=-1)
     system = torch.tensor([[0.5, 0.5 * 2], [(1 - tau) * a + tau, (1 - tau) * (1 - a)]])
     solved = torch.linalg.solve(system, known[..., None])[..., 0, 0]
-    torch.testing.assert_close(solved, block_mean2(latent), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(solved, block_mean(latent), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("coupling", COUPLINGS)
-@pytest.mark.parametrize("windows", WINDOWS)
+@pytest.mark.parametrize(
+    ("coupling", "windows", "ratio"),
+    [
+        *((coupling, windows, ratio) for coupling in COUPLINGS for windows in WINDOWS
+          for ratio in (2, 4)),
+        ("restart", (1.0, 1.0, 1.0), 2),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("tau", [0.0, 0.35, 1.0])
-def test_clean_estimate_of_the_true_velocity_is_the_clean_latent(coupling, windows, tau):
-    schedule = StageSchedule(16, 3, windows, coupling)
+def test_clean_estimate_of_the_true_velocity_is_the_clean_latent(coupling, windows, ratio, tau):
+    schedule = StageSchedule(16, 3, windows, coupling, ratio)
     latent = torch.randn(2, 2, 16, 16, generator=generator(3))
     starts, ends = endpoints(schedule, latent, draws(schedule, 2))
-    for stage, level in enumerate(pyramid(latent, 3)):
+    for stage, level in enumerate(pyramid(latent, 3, ratio)):
         state = (1 - tau) * starts[stage] + tau * ends[stage]
         previous = ends[stage - 1] if stage else None
         estimate = clean_estimate(
             schedule, stage, state, ends[stage] - starts[stage], tau, previous
         )
         torch.testing.assert_close(estimate, level, atol=1e-4, rtol=1e-4)
+
+
+def test_a_restart_goes_from_white_noise_to_the_clean_level_in_every_stage():
+    schedule = StageSchedule(16, 3, coupling="restart")
+    latent = torch.randn(2, 2, 16, 16, generator=generator(3))
+    noise = draws(schedule, 2)
+    starts, ends = endpoints(schedule, latent, noise)
+    for start, end, eps, level in zip(starts, ends, noise, pyramid(latent, 3), strict=True):
+        assert torch.equal(start, eps)
+        assert torch.equal(end, level)
 
 
 def test_one_stage_reduces_to_plain_flow_matching():

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ecar_lab import metrics
 from ecar_lab.errors import EcarError
 from ecar_lab.metrics import (
+    boundary_score,
     count_flops,
     frechet_distance,
     kernel_distance,
@@ -178,6 +179,47 @@ def test_peak_memory_sees_a_tensor_that_is_gone_again(monkeypatch, high_water_ma
     assert result == "done"
     assert 0.9 * size < peak < 2 * size
     assert peak_memory(lambda: None)[1] < 0.2 * size
+
+
+def noise_image(side: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(16, 4, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("block", [2, 4])
+def test_a_picture_that_does_not_know_the_grid_has_boundary_score_one(block):
+    white = noise_image(16)
+    smooth = F.avg_pool2d(noise_image(20), kernel_size=5, stride=1)
+    assert boundary_score(white, block) == pytest.approx(1, abs=0.05)
+    assert boundary_score(smooth, block) == pytest.approx(1, abs=0.05)
+
+
+def test_boundary_score_of_blocks_is_the_closed_form():
+    # A block level of variance 1 and white noise of variance s² on it: a difference inside has
+    # 2 s², one across a border 2 + 2 s².
+    level = F.interpolate(noise_image(32, 1), scale_factor=2.0, mode="nearest")
+    for s in (0.5, 1.0):
+        score = boundary_score(level + s * noise_image(64, 2), 2)
+        assert score == pytest.approx((1 + s**2) / s**2, rel=0.03)
+    assert boundary_score(level, 2) == math.inf
+    # Pairs of differences inside a 4-block: two without a border of 2-blocks, one with.
+    assert boundary_score(level, 4) == pytest.approx(3, rel=0.05)
+
+
+def test_boundary_score_sees_the_borders_of_both_axes_and_only_them():
+    columns = torch.arange(8.0).div(2, rounding_mode="floor").expand(1, 1, 8, 8)
+    for picture in (columns, columns.mT):
+        assert boundary_score(picture + 1e-3 * noise_image(8), 2) > 100
+    shifted = columns.roll(1, dims=3)
+    assert boundary_score(shifted[..., :6], 2) < 0.01
+    assert boundary_score(torch.zeros(1, 1, 4, 4)) == 1
+
+
+@pytest.mark.parametrize(("side", "block"), [(4, 1), (2, 2), (4, 4)])
+def test_boundary_score_refuses_a_grid_without_borders_or_insides(side, block):
+    with pytest.raises(EcarError, match="fit twice"):
+        boundary_score(noise_image(side), block)
+    with pytest.raises(EcarError, match=r"\(B, C, H, W\)"):
+        boundary_score(torch.zeros(4, 4))
 
 
 def test_machine_names_cores_and_memory():

@@ -27,13 +27,15 @@ def test_a_stage_starts_noisier_than_the_last_one_ended(coupling):
         assert 0 < schedule.window(stage)[0] < schedule.window(stage - 1)[1]
 
 
+@pytest.mark.parametrize("ratio", [2, 4])
 @pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize("end", [0.1, 0.5, 0.9])
-def test_noise_after_a_transition_has_standard_deviation_one_minus_a(coupling, end):
-    schedule = StageSchedule(8, 2, (end, 1.0), coupling)
+def test_noise_after_a_transition_has_standard_deviation_one_minus_a(coupling, end, ratio):
+    schedule = StageSchedule(8, 2, (end, 1.0), coupling, ratio)
+    assert schedule.resolutions == (8 // ratio, 8)
     transition = schedule.transition(1)
     start = schedule.window(1)[0]
-    # correlated: eps has variance 4/3 * 3/4 = 1 per pixel, as white noise has
+    # correlated: eps has variance n / (n - 1) * (n - 1) / n = 1 per pixel, as white noise has
     variance = (transition.scale * (1 - end)) ** 2 + transition.sigma**2
     assert math.isclose(variance, (1 - start) ** 2, rel_tol=1e-12)
     assert math.isclose(transition.scale, start / end)
@@ -88,7 +90,10 @@ def test_a_schedule_cannot_be_changed():
         (dict(num_stages=2, window_ends=(float("nan"), 1.0)), "do not increase"),
         (dict(num_stages=2, window_ends=(0.5, 0.9)), "must end at 1"),
         (dict(num_stages=3, window_ends=(0.5, 1.0)), "2 window ends for 3 stages"),
-        (dict(coupling="other"), "coupling 'other' is unknown"),
+        (dict(coupling="other"), "coupling 'other' is unknown: use independent, correlated"),
+        (dict(ratio=1), "ratio of 1: use 2 or more"),
+        (dict(latent_size=8, num_stages=3, ratio=4), "8 is not divisible by 16 .* use 16"),
+        (dict(num_stages=2, window_ends=(0.5, 1.0), coupling="restart"), "all must be 1"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused_with_the_remedy(arguments, sentence):

@@ -5,7 +5,7 @@ import torch
 from conftest import tiny_model
 
 from ecar_lab import EcarError, LatentEdit, trace
-from ecar_lab.flow import upsample2
+from ecar_lab.flow import upsample
 
 
 def generator(seed=0):
@@ -47,7 +47,7 @@ def test_a_stage_starts_from_the_transition_of_the_last_end(model):
     events = run(model)
     end, start = events[3], events[4]
     coefficients = model.schedule.transition(1)
-    noise = (start.latent - coefficients.scale * upsample2(end.latent)) / coefficients.sigma
+    noise = (start.latent - coefficients.scale * upsample(end.latent)) / coefficients.sigma
     assert 0.8 < noise.std() < 1.2
     assert torch.equal(start.history[0], end.latent)
 

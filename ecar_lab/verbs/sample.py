@@ -13,10 +13,11 @@ from diffusers.utils import logging
 from tqdm import tqdm
 
 from ecar_lab import viz
+from ecar_lab.baselines import load_pipeline
 from ecar_lab.colours import decode
 from ecar_lab.outputs import IMAGE_FORMATS, check_output, output_file
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.runtime import pick_device, pick_dtype, resolve_checkpoint
+from ecar_lab.runtime import pick_device, pick_dtype
 from ecar_lab.trace import TraceEvent
 from ecar_lab.verbs.switches import check_positive, parse
 
@@ -73,7 +74,7 @@ def run(arguments: list[str]) -> None:
     logging.disable_progress_bar()  # loading two files needs none
     device = pick_device(switches.device)
     dtype = pick_dtype(device, switches.dtype)
-    pipe = ECARPipeline.from_pretrained(str(resolve_checkpoint(switches.checkpoint))).to(device)
+    pipe = load_pipeline(switches.checkpoint).to(device)
     names = pipe.model.class_names
     asked = list(range(len(names))) if switches.classes == ["all"] else switches.classes
     ids = pipe.model.class_ids(asked).repeat_interleave(switches.per_class).tolist()

@@ -1,0 +1,186 @@
+"""How the one-stage baselines are sampled: guidance, noise and events as in ``ecar_lab.trace``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from ecar_lab import runtime
+from ecar_lab.baselines.objective import Walked
+from ecar_lab.errors import EcarError
+from ecar_lab.flow import SOLVERS
+from ecar_lab.generator import LatentGenerator
+from ecar_lab.interventions import Generators, Labels
+from ecar_lab.trace import Stream, TraceEvent
+
+
+class Run(NamedTuple):
+    """What a sampling run was asked for, checked; ``dtype`` is that of the matrix products."""
+
+    labels: Tensor
+    steps: int
+    guidance: float
+    generator: Any
+    solver: str
+    dtype: torch.dtype
+
+
+class Baseline(LatentGenerator):
+    """A generator of one stage. Its sampling is one walk from noise to data, or something of its
+    own, if it overrides :meth:`trace` and :meth:`flops`."""
+
+    def walk(
+        self, class_labels: Tensor, steps: int, guidance: float, noise: Tensor, solver: str
+    ) -> Iterator[Walked]:
+        """The steps of one run; ``class_labels`` (B,), ``noise`` (B, C, R, R) white."""
+        raise NotImplementedError
+
+    def step_flops(self, steps: int, guidance: float, solver: str) -> int:
+        """FLOPs of one of ``steps`` steps, one image, 2 per multiply-add."""
+        raise NotImplementedError
+
+    def flops(
+        self,
+        num_inference_steps: int | Sequence[int] | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        solver: str = "euler",
+    ) -> dict[str, list[int]]:
+        """FLOPs of one image, without the decoder: ``{"network": [one number]}``."""
+        steps = self.inference_steps(num_inference_steps)[0]
+        per_step = self.step_flops(steps, self.guidance(guidance_scale)[0], solver)
+        return {"network": [steps * per_step]}
+
+    def trace(
+        self,
+        class_labels: Labels,
+        num_inference_steps: int | Sequence[int] | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
+        generator: Generators = None,
+        *,
+        solver: str = "euler",
+        dtype: torch.dtype | None = None,
+    ) -> Stream:
+        """Generates images and yields every step, as :func:`ecar_lab.trace` does for E-CAR.
+
+        The events have one stage and an empty token map. A latent that is sent back is refused.
+
+        Raises:
+            EcarError: labels, steps, guidance or solver that do not fit.
+        """
+        return self._events(
+            self.check_run(
+                class_labels, num_inference_steps, guidance_scale, generator, solver, dtype
+            )
+        )
+
+    def check_run(
+        self,
+        class_labels: Labels,
+        num_inference_steps: int | Sequence[int] | None,
+        guidance_scale: float | Sequence[float] | None,
+        generator: Generators,
+        solver: str,
+        dtype: torch.dtype | None,
+    ) -> Run:
+        """The arguments of :meth:`trace`, with the model's defaults filled in.
+
+        Raises:
+            EcarError: one that does not fit.
+        """
+        generators: Any = list(generator) if isinstance(generator, Sequence) else generator
+        run = Run(
+            labels=self.class_ids(class_labels),
+            steps=self.inference_steps(num_inference_steps)[0],
+            guidance=self.guidance(guidance_scale)[0],
+            generator=generators,
+            solver=solver,
+            dtype=torch.float32 if dtype in (None, self.dtype) else dtype,
+        )
+        if solver not in SOLVERS:
+            raise EcarError(f"solver {solver!r} is unknown: use {' or '.join(SOLVERS)}")
+        if isinstance(generators, list) and len(generators) != len(run.labels):
+            raise EcarError(
+                f"{len(generators)} generators for {len(run.labels)} images: give one, or one each"
+            )
+        return run
+
+    def white(self, run: Run) -> Tensor:
+        """The run's noise (B, C, R, R)."""
+        size = self.config.latent_size
+        shape = (len(run.labels), self.config.latent_channels, size, size)
+        return randn_tensor(shape, run.generator, self.device, torch.float32)
+
+    @torch.no_grad()
+    def _events(self, run: Run) -> Stream:
+        noise, steps = self.white(run), run.steps
+        flops = self.step_flops(steps, run.guidance, run.solver)
+        yield one_stage_event(run, 0, steps, noise, torch.zeros_like(noise))
+        walk = self.walk(run.labels, steps, run.guidance, noise, run.solver)
+        for step in range(1, steps + 1):
+            runtime.synchronize(self.device)
+            started = time.perf_counter()
+            with runtime.autocast(self.device, run.dtype):
+                walked = next(walk)
+            runtime.synchronize(self.device)
+            seconds = {"network": time.perf_counter() - started}
+            sent = yield one_stage_event(
+                run, step, steps, walked.state, walked.clean_estimate, walked.t, walked.output,
+                seconds, flops,
+            )  # fmt: skip
+            if sent is not None:
+                raise EcarError("a baseline's run cannot be changed on its way: only E-CAR's can")
+
+    def sample(
+        self,
+        class_labels: Labels,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: Generators = None,
+        **options: Any,
+    ) -> Tensor:
+        """Latents (B, C, R, R): the last event of :meth:`trace`."""
+        *_, last = self.trace(
+            class_labels, num_inference_steps, guidance_scale, generator, **options
+        )
+        return last.latent
+
+
+def one_stage_event(
+    run: Run,
+    step: int,
+    num_steps: int,
+    latent: Tensor,
+    clean_estimate: Tensor,
+    t: float = 0.0,
+    output: Tensor | None = None,
+    seconds: dict[str, float] | None = None,
+    flops: int = 0,
+    cache_bytes: int = 0,
+) -> TraceEvent:
+    """An event of the only stage; ``output`` (B, ...) is what the network said."""
+    seconds = seconds or {}
+    return TraceEvent(
+        stage=0,
+        step=step,
+        num_steps=num_steps,
+        local_time=step / num_steps,
+        t=t,
+        latent=latent,
+        clean_estimate=clean_estimate,
+        velocity_norm=None if output is None else output.flatten(1).square().mean(1).sqrt(),
+        token_map=latent.new_empty(len(latent), 0, 0),
+        attention=None,
+        history=(),
+        class_labels=run.labels,
+        guidance=run.guidance,
+        seconds=sum(seconds.values()),
+        seconds_split=seconds,
+        flops=flops,
+        cache_bytes=cache_bytes,
+        num_stages=1,
+    )

@@ -1,0 +1,61 @@
+"""The paper's claims, put to the test: one file per experiment.
+
+Each module has ``run(lab) -> dict`` (measures; the dict is the result JSON), ``draw(result) ->
+Figure`` and ``table(result) -> str`` (Markdown). ``ecar experiment NAME`` calls them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import NamedTuple
+
+from ecar_lab.errors import EcarError
+
+
+class Entry(NamedTuple):
+    """One experiment: the module in this package, and what it asks."""
+
+    module: str
+    question: str
+
+
+EXPERIMENTS = {
+    "quality": Entry("quality", "Is E-CAR as good as DiT at equal size, data and images seen?"),
+    "single-stage": Entry("single_stage", "How good is one stage, plain flow matching?"),
+    "two-stage": Entry("two_stage", "Does a second stage gain quality or speed?"),
+    "resolution-scaling": Entry(
+        "resolution_scaling", "Which numbers of stages and resolutions suit this machine?"
+    ),
+    "stage-ablation": Entry(
+        "stage_ablation", "How many stages, at equal images seen and at equal training FLOPs?"
+    ),
+    "flow-vs-diffusion": Entry(
+        "flow_vs_diffusion", "Flow matching or noise prediction, per stage, all else equal?"
+    ),
+    "complexity": Entry("complexity", "How do FLOPs, time and memory grow from 64 to 1024 px?"),
+    "windows-and-couplings": Entry(
+        "windows_and_couplings", "Where should windows end, and how should stages hand over?"
+    ),
+    "continuous-vs-quantized": Entry(
+        "continuous_vs_quantized", "Continuous or quantized tokens, at equal number and size?"
+    ),
+    "steps-and-guidance": Entry(
+        "steps_and_guidance", "Which steps and guidance per stage give quality at what cost?"
+    ),
+    "few-shot": Entry("few_shot", "Can a new class be learned from a few images?"),
+    "failure-signatures": Entry(
+        "failure_signatures", "Are the known failures recognised when they are provoked?"
+    ),
+}
+
+
+def load_experiment(name: str) -> ModuleType:
+    """The module of an experiment.
+
+    Raises:
+        EcarError: there is none of that name.
+    """
+    if name not in EXPERIMENTS:
+        raise EcarError(f"experiment {name!r} is unknown: use one of {', '.join(EXPERIMENTS)}")
+    return importlib.import_module(f"ecar_lab.experiments.{EXPERIMENTS[name].module}")

@@ -1,0 +1,94 @@
+"""What a training leaves behind for an experiment, and the keys under which things are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ecar_lab.errors import EcarError
+
+NOT_IN_KEY = {
+    *("data", "output", "resume", "save_every", "keep", "log_every", "sample_every"),
+    *("sample_steps", "sample_guidance", "cache_latents"),
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model.
+
+    Attributes:
+        folder: the pipeline's. parameters: of the model. images: seen in training.
+        train_flops: of the whole training. seconds: that it took. loss: last logged.
+        loss_stage: the last logged loss of every stage.
+    """
+
+    folder: Path
+    parameters: int
+    images: int
+    train_flops: float
+    seconds: float
+    loss: float
+    loss_stage: list[float]
+
+    def record(self) -> dict[str, Any]:
+        """The same, for a result JSON; without the folder, which is this machine's business."""
+        return {name: value for name, value in asdict(self).items() if name != "folder"}
+
+
+def digest(settings: Any) -> str:
+    """Sixteen hexadecimal digits that stand for the settings."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def key_of(config: Any) -> str:
+    """A key of a training configuration: all that bends the curve, nothing about this machine.
+
+    Fields at their default are left out, so that a field added later makes no old run strange.
+    """
+    usual = type(config)().to_dict()
+    return digest(
+        {k: v for k, v in config.to_dict().items() if k not in NOT_IN_KEY and v != usual[k]}
+    )
+
+
+def is_finished(run_folder: Path, steps: int | None) -> bool:
+    """Whether a run went through all its steps and left its result; a signal ends it earlier."""
+    try:
+        last = (run_folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1]
+    except (OSError, IndexError):
+        return False
+    return (run_folder / "final").is_dir() and json.loads(last)["step"] == steps
+
+
+def read_run(run_folder: Path) -> Trained:
+    """What a finished run folder says.
+
+    Raises:
+        EcarError: it holds no finished run.
+    """
+    from ecar_lab.baselines import load_pipeline
+
+    try:
+        lines = (run_folder / "metrics.jsonl").read_text("utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        last = [row for row in rows if "loss" in row][-1]
+    except (OSError, ValueError, IndexError) as error:
+        raise EcarError(
+            f"{run_folder.name!r} holds no finished training: delete the folder and run again"
+        ) from error
+    pipe = load_pipeline(run_folder / "final")
+    per_image = last["flops_per_second"] / last["images_per_second"]
+    return Trained(
+        folder=run_folder / "final",
+        parameters=pipe.model.num_parameters(),
+        images=last["images"],
+        train_flops=per_image * last["images"],
+        seconds=last["seconds"],
+        loss=last["loss"],
+        loss_stage=last["loss_stage"],
+    )

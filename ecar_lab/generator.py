@@ -1,0 +1,215 @@
+"""What every generator of latents shares, E-CAR and the baselines alike: the labels it understands,
+its steps and guidance, and what is random in a training step.
+
+Trainer, pipeline and evaluation know a generator by this alone, so all are treated the same.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from ecar_lab.errors import EcarError
+from ecar_lab.schedule import per_stage
+
+if TYPE_CHECKING:
+    from ecar_lab.tokenizer import Tokenizer
+
+TIME_BINS = 8
+
+
+@dataclass(frozen=True)
+class TrainingDraw:
+    """All that is random in one training step, drawn for the whole batch at once.
+
+    Because a step reads nothing else, the same draw cut into slices trains the same model on one
+    process or on several.
+
+    Attributes:
+        noise: white eps_s per stage, (B, C, r_s, r_s).
+        local_time: (B, S), uniform in [0, 1), stratified over the batch.
+        class_drop: (B,), uniform: a class is dropped where it is below the drop rate.
+        latent_noise: (B, C, R, R), white: samples the tokenizer's latent, mean + std * noise.
+    """
+
+    noise: tuple[Tensor, ...]
+    local_time: Tensor
+    class_drop: Tensor
+    latent_noise: Tensor
+
+    def slice(self, start: int, stop: int) -> TrainingDraw:
+        """The part of images start ... stop - 1."""
+        return self._map(lambda tensor: tensor[start:stop])
+
+    def to(self, device: torch.device | str) -> TrainingDraw:
+        """The same draw on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _map(self, function) -> TrainingDraw:
+        return TrainingDraw(
+            tuple(map(function, self.noise)),
+            function(self.local_time),
+            function(self.class_drop),
+            function(self.latent_noise),
+        )
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """Mean squared velocity error.
+
+    Attributes:
+        loss: scalar with gradient: the mean of ``per_stage``.
+        per_stage: (S,). per_bin: (S, 8), over eight equal bins of local time; NaN where no image
+            fell into the bin. Both without gradient.
+    """
+
+    loss: Tensor
+    per_stage: Tensor
+    per_bin: Tensor
+
+
+class LatentGenerator(ModelMixin, ConfigMixin):
+    """A class-conditional generator of latents (B, C, R, R), trained by :meth:`loss`.
+
+    Its configuration holds ``latent_size``, ``latent_channels``, ``num_classes``, ``class_names``,
+    ``num_inference_steps`` and ``guidance_scale``.
+    """
+
+    if TYPE_CHECKING:  # diffusers keeps the arguments of __init__ here, by attribute
+        config: Any
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # diffusers' loader looks for its ModelMixin in the module that a class lives in.
+        vars(sys.modules[cls.__module__]).setdefault("ModelMixin", ModelMixin)
+
+    @property
+    def sides(self) -> list[int]:
+        """Side of the latent that each stage works on; one stage unless told otherwise."""
+        return [self.config.latent_size]
+
+    def prepare_for(self, tokenizer: Tokenizer) -> None:
+        """Takes from the tokenizer what training must know beyond sizes. Nothing, as a rule."""
+
+    def loss(
+        self,
+        latent: Tensor,
+        class_labels: Tensor,
+        draw: TrainingDraw,
+        class_dropout: float = 0.0,
+        stage_strides: Sequence[int] | None = None,
+    ) -> LossOutput:
+        """The training loss of clean latents (B, C, R, R) of classes (B,)."""
+        raise NotImplementedError
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> TrainingDraw:
+        """Everything random for one training step of ``batch_size`` images."""
+        channels, stages = self.config.latent_channels, len(self.sides)
+        device = generator.device
+
+        def white(side: int) -> Tensor:
+            shape = (batch_size, channels, side, side)
+            return torch.randn(shape, generator=generator, device=device)
+
+        jitter = torch.rand(batch_size, stages, generator=generator, device=device)
+        strata = torch.rand(batch_size, stages, generator=generator, device=device).argsort(dim=0)
+        return TrainingDraw(
+            noise=tuple(white(side) for side in self.sides),
+            local_time=(strata + jitter) / batch_size,
+            class_drop=torch.rand(batch_size, generator=generator, device=device),
+            latent_noise=white(self.config.latent_size),
+        )
+
+    @property
+    def class_embeddings(self) -> list[nn.Embedding]:
+        """All tables that tell the network which class is wanted: a row each, null class last."""
+        raise NotImplementedError
+
+    @property
+    def num_classes(self) -> int:
+        return self.config.num_classes
+
+    @property
+    def null_class(self) -> int:
+        """The id that stands for no class at all: one past the last."""
+        return self.config.num_classes
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by id; the ids themselves where the data set has none."""
+        return list(self.config.class_names or map(str, range(self.num_classes)))
+
+    def class_ids(self, labels: str | int | Sequence[str | int] | Tensor) -> Tensor:
+        """Names or ids (mixed as you like) -> (B,) ids.
+
+        Raises:
+            EcarError: a name that is not known, an id out of range, no label at all.
+        """
+        if isinstance(labels, Tensor):
+            labels = labels.flatten().tolist()
+        elif isinstance(labels, str | int):
+            labels = [labels]
+        if len(labels) == 0:
+            raise EcarError("no class was given: name at least one")
+        ids = [self._class_id(label) for label in labels]
+        return torch.tensor(ids, device=self.device)
+
+    def _class_id(self, label: str | int) -> int:
+        if isinstance(label, str) and label in self.class_names:
+            return self.class_names.index(label)
+        known = ", ".join(self.class_names[:20]) + (", ..." if self.num_classes > 20 else "")
+        if isinstance(label, str) and not label.lstrip("-").isdigit():
+            raise EcarError(f"class {label!r} is unknown: use one of {known}")
+        if isinstance(label, bool) or (not isinstance(label, str) and int(label) != label):
+            raise EcarError(
+                f"class {label!r} is neither a name nor a whole number: use one of {known}"
+            )
+        if not 0 <= int(label) < self.num_classes:
+            raise EcarError(f"class {label} is out of range: use 0 to {self.num_classes - 1}")
+        return int(label)
+
+    def inference_steps(self, steps: int | Sequence[int] | None = None) -> list[int]:
+        """Flow steps of each stage; None means the model's default.
+
+        Raises:
+            EcarError: a number below 1, or a list of another length.
+        """
+        steps = self.config.num_inference_steps if steps is None else steps
+        values = per_stage(steps, len(self.sides), "num_inference_steps")
+        for value in values:
+            if value != int(value) or value < 1:
+                raise EcarError(
+                    f"{value} flow steps: every stage needs a whole number of at least 1"
+                )
+        return [int(value) for value in values]
+
+    def guidance(self, scale: float | Sequence[float] | None = None) -> list[float]:
+        """Guidance of each stage; None means the model's default, 1.0 none.
+
+        Raises:
+            EcarError: a value that is not finite or below 0, or a list of another length.
+        """
+        scale = self.config.guidance_scale if scale is None else scale
+        values = per_stage(scale, len(self.sides), "guidance_scale")
+        for value in values:
+            if not 0 <= float(value) < float("inf"):
+                raise EcarError(
+                    f"guidance {value} is not a finite number >= 0: 1.0 means no guidance"
+                )
+        return [float(value) for value in values]
+
+
+def mean_per_bin(error: Tensor, local_time: Tensor) -> Tensor:
+    """(B,) errors -> (TIME_BINS,) means over bins of local time, NaN for an empty bin."""
+    bins = (local_time * TIME_BINS).long().clamp(max=TIME_BINS - 1)
+    total = error.new_zeros(TIME_BINS).scatter_add_(0, bins, error)
+    count = error.new_zeros(TIME_BINS).scatter_add_(0, bins, torch.ones_like(error))
+    return total / count
