@@ -9,7 +9,7 @@ from PIL import Image
 
 from ecar_lab import EcarError
 from ecar_lab.cli import main
-from ecar_lab.experiments import EXPERIMENTS, load_experiment
+from ecar_lab.experiments import EXPERIMENTS, load_experiment, quality
 from ecar_lab.experiments.lab import SIZES, Lab, key_of, spread
 from ecar_lab.experiments.stage_ablation import steps_of_equal_flops
 from ecar_lab.experiments.steps_and_guidance import front, mark_front
@@ -165,3 +165,32 @@ def test_a_training_that_was_stopped_is_not_taken_for_finished(tmp_path, monkeyp
         lab.train()
     monkeypatch.setattr(ecar_lab.train, "train_model", real)
     assert lab.train().images == 3 * 32
+
+
+def test_the_shipped_checkpoints_are_compared_at_the_guidance_that_suits_each(
+    runs, tmp_path, monkeypatch
+):
+    lab = Lab(SIZES["smoke"], runs, data_root=str(tmp_path))
+    folders = {
+        name: str(lab.train(architecture=architecture).folder)
+        for name, architecture in (("E-CAR", "ecar"), ("DiT", "dit"))
+    }
+    monkeypatch.setattr(quality, "SHIPPED", folders)
+    monkeypatch.setattr(quality, "GUIDANCE", {"E-CAR": (1.0, 2.0), "DiT": (1.0,)})
+    monkeypatch.setattr(quality, "TRIAL_STEPS", {"E-CAR": [1, 1], "DiT": 2})
+    monkeypatch.setattr(quality, "FINAL_STEPS", {"E-CAR": [[2, 1]], "DiT": [6, 3]})
+    monkeypatch.setattr(quality, "TRIAL_IMAGES", {"smoke": 20})
+    monkeypatch.setattr(quality, "FINAL_IMAGES", {"smoke": 40})
+    found = quality.shipped(lab)
+    ours, theirs = found["E-CAR"], found["DiT"]
+    best = min(ours["trials"], key=lambda trial: trial["frechet"])
+    assert len(ours["trials"]) == 2
+    assert ours["points"][0]["guidance_scale"] == best["guidance_scale"]
+    assert [point["num_inference_steps"] for point in theirs["points"]] == [6, 3]
+    assert theirs["points"][0]["gflop"] == pytest.approx(2 * theirs["points"][1]["gflop"])
+    assert found["flops_ratio"] == theirs["points"][0]["gflop"] / ours["points"][0]["gflop"]
+
+
+def test_without_data_or_checkpoints_the_shipped_part_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.delenv("ECAR_DATA", raising=False)
+    assert quality.shipped(Lab(SIZES["smoke"], tmp_path)) is None

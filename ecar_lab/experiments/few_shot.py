@@ -226,7 +226,10 @@ def draw(result: dict[str, Any]) -> Figure:
         axis.set_xticks(range(len(positions)), positions)
         axis.set_xlabel("images of the new class (0: mean of the others)")
         axis.set_title(title, fontsize=10, loc="left")
-    axes[0].legend(fontsize=7, frameon=False)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center", ncols=7, fontsize=7.5, frameon=False,
+    )  # fmt: skip
     draw_strips(axes[2], result)
     return figure
 

@@ -44,7 +44,7 @@ SIZES = {
         model={"width": 32, "num_heads": 2, "transformer_layers": 1, "head_layers": 1},
         train={"warmup_steps": 1, "log_every": 1},
     ),
-    # Two cores, about an hour for all experiments together.
+    # One core, about two hours for all experiments together.
     "cpu": Size(
         name="cpu",
         preset="digits",

@@ -129,8 +129,12 @@ def draw(result: dict[str, Any]) -> Figure:
         figures.line(shares, "named right", x, [row["named_right"] for row in scales], 3)
     shares.set(ylim=(0, 1), ylabel="share")
     guidance.set(xlabel="guidance, all stages", ylabel="Frechet distance")
-    guidance.legend(frameon=False, fontsize=8, loc="upper center")
-    shares.legend(frameon=False, fontsize=8, loc="lower right")
+    both = [axis.get_legend_handles_labels() for axis in (guidance, shares)]
+    figure.legend(
+        [handle for handles, _ in both for handle in handles],
+        [label for _, labels in both for label in labels],
+        loc="outside lower right", ncols=4, fontsize=8, frameon=False,
+    )  # fmt: skip
     return figure
 
 
