@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ecar_lab import benchmark_peers, runtime
+from ecar_lab.cost import total_flops
 from ecar_lab.errors import EcarError
 from ecar_lab.metrics import count_flops, machine, matmul_rate, peak_memory
 from ecar_lab.model import ECAR
@@ -112,7 +113,7 @@ def benchmark_checkpoint(
         "parameters": pipe.model.num_parameters(),
         "steps": pipe.model.inference_steps(),
         "guidance": pipe.model.guidance(),
-        "gflop_per_image": sum(map(sum, pipe.model.flops().values())) / 1e9,
+        "gflop_per_image": total_flops(pipe.model.flops()) / 1e9,
         "seconds_first_stage": median_seconds(first_stage, device, repeats),
         "seconds_one_image": median_seconds(lambda: images(1), device, repeats),
         "seconds_batch_16": median_seconds(lambda: images(16), device, repeats),

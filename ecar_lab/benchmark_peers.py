@@ -15,6 +15,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
 from ecar_lab.baselines import build
+from ecar_lab.cost import total_flops
 from ecar_lab.generator import LatentGenerator
 from ecar_lab.metrics import count_flops, matmul_rate, peak_memory
 from ecar_lab.presets import get_preset
@@ -102,7 +103,7 @@ def measure(
     entries = []
     for steps in (peer.steps, *([count] for count in peer.also_steps)):
         times = sum(steps) / sum(peer.steps)
-        flops = sum(map(sum, model.flops(steps, guidance).values()))
+        flops = total_flops(model.flops(steps, guidance))
         entries.append(
             {
                 "name": peer.name,

@@ -7,7 +7,7 @@ width, M tokens to look at.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ecar_lab.flow import EVALUATIONS, num_times
@@ -106,3 +106,8 @@ def guided_halves(guidance: Sequence[float]) -> list[tuple[int, int]]:
     """
     guided = [scale != 1.0 for scale in guidance]
     return [(1 + any(guided[stage:]), 1 + guided[stage]) for stage in range(len(guided))]
+
+
+def total_flops(by_part: Mapping[str, Sequence[int]]) -> int:
+    """Everything that a generator's ``flops()`` gives, all parts and stages together."""
+    return sum(map(sum, by_part.values()))

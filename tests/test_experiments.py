@@ -194,3 +194,14 @@ def test_the_shipped_checkpoints_are_compared_at_the_guidance_that_suits_each(
 def test_without_data_or_checkpoints_the_shipped_part_is_left_out(tmp_path, monkeypatch):
     monkeypatch.delenv("ECAR_DATA", raising=False)
     assert quality.shipped(Lab(SIZES["smoke"], tmp_path)) is None
+
+
+def test_one_model_has_one_training_however_it_is_asked_for(tmp_path):
+    lab = Lab(SIZES["smoke"], tmp_path)
+
+    def key(**model):
+        return lab.configuration(model=model).output
+
+    assert key() == key(num_stages=2, window_ends=None, stage_ratio=2, width=32)
+    assert len({key(), key(num_stages=1), key(window_ends=[0.7, 1.0]), key(width=64)}) == 4
+    assert key(coupling="correlated") != key()

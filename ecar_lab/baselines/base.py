@@ -132,8 +132,7 @@ class Baseline(LatentGenerator):
                 run, step, steps, walked.state, walked.clean_estimate, walked.t, walked.output,
                 seconds, flops,
             )  # fmt: skip
-            if sent is not None:
-                raise EcarError("a baseline's run cannot be changed on its way: only E-CAR's can")
+            refuse_change(sent)
 
     def sample(
         self,
@@ -148,6 +147,16 @@ class Baseline(LatentGenerator):
             class_labels, num_inference_steps, guidance_scale, generator, **options
         )
         return last.latent
+
+
+def refuse_change(sent: Tensor | None) -> None:
+    """Refuses a latent that a consumer sent back.
+
+    Raises:
+        EcarError: there is one.
+    """
+    if sent is not None:
+        raise EcarError("a baseline's run cannot be changed on its way: only E-CAR's can")
 
 
 def one_stage_event(

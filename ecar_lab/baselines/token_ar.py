@@ -18,7 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from ecar_lab import runtime
-from ecar_lab.baselines.base import Baseline, Run, one_stage_event
+from ecar_lab.baselines.base import Baseline, Run, one_stage_event, refuse_change
 from ecar_lab.baselines.token_cost import event_flops, token_ar_flops, tokens_per_event
 from ecar_lab.baselines.token_parts import FlowTokenHead, PatchEmbedding, TokenTransformer
 from ecar_lab.errors import EcarError
@@ -291,8 +291,7 @@ class TokenAR(Baseline):
             made += count
             seconds = {"transformer": between - started, "head": self._now() - between}
             sent = yield event(step + 1, output, seconds)
-            if sent is not None:
-                raise EcarError("a baseline's run cannot be changed on its way: only E-CAR's can")
+            refuse_change(sent)
 
     def _order(self, run: Run) -> Tensor:
         """(B, N): indices of the tokens in the order in which they are made."""

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from ecar_lab.baselines import build
 from ecar_lab.baselines.token_cost import tokens_per_event
 from ecar_lab.benchmark_peers import DIT_STEPS, MAR_HEAD_STEPS, MAR_ITERATIONS, SCALE_STEPS
+from ecar_lab.cost import total_flops
 from ecar_lab.experiments import figures
 from ecar_lab.experiments.growth import attention_part, fits, growth
 from ecar_lab.experiments.lab import Lab
@@ -91,7 +92,7 @@ class Arm:
     def flops(self, model: Any, steps: Sequence[int]) -> int:
         """Of one image, in closed form."""
         cache = {} if self.kv_cache else {"kv_cache": False}
-        return sum(map(sum, model.flops(list(steps), 1.0, **cache).values()))
+        return total_flops(model.flops(list(steps), 1.0, **cache))
 
 
 ARMS = (

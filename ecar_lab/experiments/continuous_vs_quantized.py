@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ecar_lab.colours import STAGE_HUES
+from ecar_lab.cost import total_flops
 from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, frechet, named_right, plus_minus, spread
 
@@ -82,7 +83,7 @@ def measure(lab: Lab, settings: Settings, codes: int | None, seed: int) -> dict[
         "frechet_reconstructed": frechet({"metrics": rebuilt}),
         "frechet_generated": frechet(result),
         "named_right": named_right(result),
-        "gflop": sum(map(sum, pipe.model.flops(sampling_steps).values())) / 1e9,
+        "gflop": total_flops(pipe.model.flops(sampling_steps)) / 1e9,
         "tokens": (pipe.model.config.latent_size // pipe.model.config.patch_size) ** 2,
         "tokenizer_parameters": pipe.tokenizer.num_parameters(),
         "trained": trained.record(),

@@ -8,6 +8,7 @@ was killed goes on where it was, and two experiments that need the same model tr
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +33,7 @@ from ecar_lab.experiments.sizes import SIZES as SIZES
 from ecar_lab.experiments.sizes import Size as Size
 from ecar_lab.judge import fingerprint
 from ecar_lab.metrics import machine
+from ecar_lab.model import ECAR
 from ecar_lab.presets import get_preset
 from ecar_lab.train_config import ModelTrainConfig
 
@@ -101,7 +103,7 @@ class Lab:
             "steps": size.steps if steps is None else steps,
             "batch_size": size.batch_size,
             "shape": size.model,
-            "model": model or {},
+            "model": self._differing(architecture, model or {}),
             "save_every": 10_000_000,  # a run of minutes starts anew rather than from its middle
             "sample_every": 0,
             **settings,
@@ -112,6 +114,19 @@ class Lab:
             size.preset, **wanted, device=self.device, dtype=self.dtype, data=self.data_root
         )
         return replace(config, output=str(self.folder / f"{architecture}-{key_of(config)}"))
+
+    def _differing(self, architecture: str, model: dict[str, Any]) -> dict[str, Any]:
+        """E-CAR's arguments less those that it has anyway at this size, so that one model has one
+        key, however it is asked for."""
+        if architecture != "ecar":
+            return model
+        parameters = inspect.signature(ECAR.__init__).parameters
+        usual = self.shape()
+        return {
+            name: value
+            for name, value in model.items()
+            if name not in parameters or value != usual.get(name, parameters[name].default)
+        }
 
     def train(
         self,

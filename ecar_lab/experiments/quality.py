@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from ecar_lab import runtime
 from ecar_lab.baselines import load_pipeline
+from ecar_lab.cost import total_flops
 from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, frechet, named, named_right
 from ecar_lab.experiments.studies import (
@@ -94,7 +95,7 @@ def shipped(lab: Lab) -> dict[str, Any] | None:
             points.append(
                 {
                     **chosen,
-                    "gflop": sum(map(sum, model.flops(steps, best).values())) / 1e9,
+                    "gflop": total_flops(model.flops(steps, best)) / 1e9,
                     "frechet": frechet(result),
                     "precision": named(result["metrics"], ["precision"]),
                     "recall": named(result["metrics"], ["recall"]),

@@ -32,8 +32,6 @@ def arms(lab: Lab) -> list[Variant]:
         if finest % (shape["patch_size"] * ratio ** (count - 1)):
             continue
         model = {**base.model, **stages(count), "stage_ratio": ratio}
-        if ratio == 2:
-            del model["stage_ratio"]  # the default: the stage ablation's very trainings
         found.append(
             Variant(" → ".join(map(str, sides)), model=model, settings=dict(base.settings))
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ecar_lab.cost import total_flops
 from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, frechet, named_right, plus_minus, spread
 
@@ -32,7 +33,7 @@ def run(lab: Lab) -> dict[str, Any]:
                 "steps": steps,
                 "frechet": spread([frechet(result) for result in results]),
                 "named_right": spread([named_right(result) or 0.0 for result in results]),
-                "gflop": sum(map(sum, model.flops(steps).values())) / 1e9,
+                "gflop": total_flops(model.flops(steps)) / 1e9,
             }
         )
     return {"trained": [trained.record() for trained in runs], "rows": rows}

@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from ecar_lab.cost import total_flops
 from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, frechet, named, named_right
 
@@ -75,7 +76,7 @@ def run(lab: Lab) -> dict[str, Any]:
         rows.append(
             {
                 **setting,
-                "gflop": sum(map(sum, flops.values())) / 1e9,
+                "gflop": total_flops(flops) / 1e9,
                 "frechet": frechet(result),
                 "precision": named(result["metrics"], ["precision"]),
                 "recall": named(result["metrics"], ["recall"]),

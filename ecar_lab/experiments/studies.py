@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from ecar_lab import runtime
 from ecar_lab.baselines import load_pipeline
+from ecar_lab.cost import total_flops
 from ecar_lab.experiments.lab import (
     Lab,
     Trained,
@@ -22,6 +21,7 @@ from ecar_lab.experiments.lab import (
     spread,
 )
 from ecar_lab.metrics import peak_memory
+from ecar_lab.timing import seconds_of
 
 TIMED_BATCH = 16
 
@@ -32,14 +32,12 @@ class Variant:
 
     Attributes:
         name: as figures and tables call it. model, architecture, settings: see ``Lab.train``.
-        sampling: further arguments of ``evaluate``.
     """
 
     name: str
     architecture: str = "ecar"
     model: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    sampling: dict[str, Any] = field(default_factory=dict)
 
 
 def stages(number: int, **more: Any) -> dict[str, Any]:
@@ -79,7 +77,7 @@ def measure(
         "precision": spread([named(result["metrics"], ["precision"]) for result in results]),
         "recall": spread([named(result["metrics"], ["recall"]) for result in results]),
         "named_right": None if None in right else spread([r or 0.0 for r in right]),
-        "gflop": sum(map(sum, model.flops(steps, guidance, solver).values())) / 1e9,
+        "gflop": total_flops(model.flops(steps, guidance, solver)) / 1e9,
     }
 
 
@@ -94,7 +92,7 @@ def study(
     jobs = [(variant, count) for variant in variants for count in step_counts]
     quality: dict[str, list] = {variant.name: [] for variant in variants}
     for variant, count in lab.each(jobs, "sampling"):
-        quality[variant.name].append(measure(lab, runs[variant.name], count, **variant.sampling))
+        quality[variant.name].append(measure(lab, runs[variant.name], count))
     return [
         {
             "name": variant.name,
@@ -123,11 +121,9 @@ def time_runs(
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(lab.size.repeats + 1):
         for name, call in calls.items():
-            started = time.perf_counter()
-            call()
-            runtime.synchronize(lab.torch_device)
+            taken = seconds_of(call, lab.torch_device)
             if round_number:  # the first one warms up
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(taken)
     return {
         name: {
             "seconds_per_image": statistics.median(seconds[name]) / TIMED_BATCH,

@@ -18,6 +18,7 @@ from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, Trained, plus_minus, spread
 from ecar_lab.experiments.studies import Variant, measure, train_all
 from ecar_lab.metrics import boundary_score
+from ecar_lab.probe import sample_latents
 from ecar_lab.schedule import even_window_ends
 
 FIRST_ENDS = (0.3, 0.5, 0.7, 0.85)
@@ -80,13 +81,17 @@ def run(lab: Lab) -> dict[str, Any]:
 
 def boundary(lab: Lab, runs: list[Trained], **options: Any) -> dict[str, Any]:
     """Boundary score of generated latents, over seeds."""
+    usual: dict[str, Any] = {
+        "num_inference_steps": BOUNDARY_STEPS,
+        "guidance_scale": None,
+        "dtype": None,
+    }
     scores = []
     for trained in runs:
         pipe = load_pipeline(trained.folder).to(lab.torch_device)
-        labels = [index % pipe.model.num_classes for index in range(BOUNDARY_IMAGES)]
-        generator = torch.Generator().manual_seed(0)
-        *_, last = pipe.trace(labels, BOUNDARY_STEPS, generator=generator, **options)
-        scores.append(boundary_score(last.latent))
+        pipe.set_progress_bar_config(disable=True)
+        latents = sample_latents(pipe, BOUNDARY_IMAGES, **usual, **options)
+        scores.append(boundary_score(latents))
     return spread(scores)
 
 
