@@ -98,7 +98,7 @@ def closest(
     if distance > TOLERANCE * target:
         raise EcarError(
             f"no baseline comes within {TOLERANCE:.0%} of {target:,} parameters: "
-            "give num_layers, num_heads and head_dim in the model's arguments"
+            f"give {', '.join(best)} in the model's arguments"
         )
     return best
 
