@@ -92,6 +92,33 @@ def endpoints(
     return starts, ends
 
 
+def another_way(
+    schedule: StageSchedule,
+    stage: int,
+    clean: Tensor,
+    previous_end: Tensor | None,
+    end_state: Tensor,
+    noise: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Start and end of one more flow of a stage: to the same clean D_s(x), after the same history,
+    with other noise.
+
+    Under ``correlated`` the history fixes the block means of eps_s, so only the rest is new.
+
+    Args:
+        clean: D_s(x). previous_end: e_{s-1}, None at stage 0. end_state: e_s of
+            :func:`endpoints`. noise: white. All (B, C, r, r), previous_end of the stage before.
+    """
+    end, ratio = schedule.ends[stage], schedule.ratio
+    if previous_end is None:
+        return noise, end * clean + (1 - end) * noise
+    if schedule.coupling == "correlated" and end < 1:
+        means = block_mean(end_state - end * clean, ratio) / (1 - end)
+        noise = noise + upsample(means - block_mean(noise, ratio), ratio)
+    start = transition(schedule, stage, previous_end, noise)
+    return start, end * clean + (1 - end) * noise
+
+
 def clean_estimate(
     schedule: StageSchedule,
     stage: int,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,12 +37,16 @@ class TrainingDraw:
         local_time: (B, S), uniform in [0, 1), stratified over the batch.
         class_drop: (B,), uniform: a class is dropped where it is below the drop rate.
         latent_noise: (B, C, R, R), white: samples the tokenizer's latent, mean + std * noise.
+        more_noise, more_time: per stage, what the further draws of the head need, k_s - 1 an image:
+            (B, k_s - 1, C, r_s, r_s) and (B, k_s - 1). Empty where each stage has one draw.
     """
 
     noise: tuple[Tensor, ...]
     local_time: Tensor
     class_drop: Tensor
     latent_noise: Tensor
+    more_noise: tuple[Tensor, ...] = ()
+    more_time: tuple[Tensor, ...] = ()
 
     def slice(self, start: int, stop: int) -> TrainingDraw:
         """The part of images start ... stop - 1."""
@@ -58,6 +62,8 @@ class TrainingDraw:
             function(self.local_time),
             function(self.class_drop),
             function(self.latent_noise),
+            tuple(map(function, self.more_noise)),
+            tuple(map(function, self.more_time)),
         )
 
 
@@ -110,22 +116,49 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         """The training loss of clean latents (B, C, R, R) of classes (B,)."""
         raise NotImplementedError
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> TrainingDraw:
-        """Everything random for one training step of ``batch_size`` images."""
+    def draw(
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        head_draws: Sequence[int] | None = None,
+    ) -> TrainingDraw:
+        """Everything random for one training step of ``batch_size`` images.
+
+        Args:
+            head_draws: (noise, time) pairs per image that each stage's head learns from; None: one.
+
+        Raises:
+            EcarError: a number of draws below 1, or a list of another length.
+        """
         channels, stages = self.config.latent_channels, len(self.sides)
         device = generator.device
+        draws = per_stage([1] * stages if head_draws is None else head_draws, stages, "head_draws")
+        if min(draws) < 1:
+            raise EcarError(f"head draws {list(draws)}: every stage needs at least 1")
 
-        def white(side: int) -> Tensor:
-            shape = (batch_size, channels, side, side)
+        def white(side: int, *leading: int) -> Tensor:
+            shape = (batch_size, *leading, channels, side, side)
             return torch.randn(shape, generator=generator, device=device)
 
-        jitter = torch.rand(batch_size, stages, generator=generator, device=device)
-        strata = torch.rand(batch_size, stages, generator=generator, device=device).argsort(dim=0)
-        return TrainingDraw(
+        def times(columns: int) -> Tensor:
+            """(B, columns): each column has one time in every B-th of the unit interval."""
+            jitter = torch.rand(batch_size, columns, generator=generator, device=device)
+            strata = torch.rand(batch_size, columns, generator=generator, device=device)
+            return (strata.argsort(dim=0) + jitter) / batch_size
+
+        local_time = times(stages)
+        once = TrainingDraw(
             noise=tuple(white(side) for side in self.sides),
-            local_time=(strata + jitter) / batch_size,
+            local_time=local_time,
             class_drop=torch.rand(batch_size, generator=generator, device=device),
             latent_noise=white(self.config.latent_size),
+        )
+        if max(draws) == 1:
+            return once
+        return replace(
+            once,
+            more_noise=tuple(white(s, k - 1) for s, k in zip(self.sides, draws, strict=True)),
+            more_time=tuple(times(count - 1) for count in draws),
         )
 
     @property

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ecar_lab.cost import sampling_flops
 from ecar_lab.errors import EcarError
-from ecar_lab.flow import FlowHead, endpoints, pyramid
+from ecar_lab.flow import FlowHead, another_way, endpoints, pyramid
 from ecar_lab.generator import LatentGenerator, LossOutput, TrainingDraw, mean_per_bin
 from ecar_lab.schedule import Coupling, StageSchedule
 from ecar_lab.transformer import MultistageTransformer
@@ -125,7 +125,8 @@ class ECAR(LatentGenerator):
         """Teacher-forced velocity error of all stages in one pass.
 
         ``x_tau = (1 - tau) start + tau end``, target ``end - start``; the transformer reads the end
-        states of earlier stages.
+        states of earlier stages. Where a draw holds several (noise, time) pairs for a stage, the
+        head learns from all of them with one token map: other flows to the same clean latent.
 
         Args:
             latent: clean, (B, C, R, R), zero mean and unit standard deviation over the data.
@@ -151,28 +152,56 @@ class ECAR(LatentGenerator):
         losses, bins = [], []
         for stage in range(self.schedule.num_stages):
             reaching = [index for index, (depth, _) in enumerate(groups) if depth > stage]
-            token_map = torch.cat([group_maps[index][stage] for index in reaching])
+            read_map = self.head.read(torch.cat([group_maps[index][stage] for index in reaching]))
             rows = join([groups[index][1] for index in reaching])
-            local_time = take(draw.local_time[:, stage], rows)
+            start, end, local_time = self._flows(stage, latent, starts, ends, draw)
+            start, end, local_time = (take(part, rows) for part in (start, end, local_time))
+            count = start.shape[1]  # flows per image, all with one token map
             error = self._stage_error(
                 stage,
-                take(starts[stage], rows),
-                take(ends[stage], rows),
-                token_map,
-                local_time,
-                take(labels, rows),
+                start.flatten(0, 1),
+                end.flatten(0, 1),
+                read_map.repeat_interleave(count, dim=0),
+                local_time.flatten(),
+                take(labels, rows).repeat_interleave(count),
             )
             losses.append(error.mean())
-            bins.append(mean_per_bin(error.detach(), local_time))
+            bins.append(mean_per_bin(error.detach(), local_time.flatten()))
         per_stage_loss = torch.stack(losses)
         return LossOutput(per_stage_loss.mean(), per_stage_loss.detach(), torch.stack(bins))
+
+    def _flows(
+        self,
+        stage: int,
+        latent: Tensor,
+        starts: Sequence[Tensor],
+        ends: Sequence[Tensor],
+        draw: TrainingDraw,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """All flows of a stage that an image trains: starts, ends (B, k, C, r, r), times (B, k).
+
+        The first is the one that the history goes on from; the draw may hold more.
+        """
+        start, end = starts[stage][:, None], ends[stage][:, None]
+        local_time = draw.local_time[:, stage, None]
+        if not draw.more_noise or not (more := draw.more_noise[stage]).shape[1]:
+            return start, end, local_time
+        previous_end = ends[stage - 1] if stage else None
+        clean = self.pyramid(latent)[stage]
+        others = [
+            another_way(self.schedule, stage, clean, previous_end, ends[stage], noise)
+            for noise in more.unbind(dim=1)
+        ]
+        start = torch.cat((start, torch.stack([way[0] for way in others], dim=1)), dim=1)
+        end = torch.cat((end, torch.stack([way[1] for way in others], dim=1)), dim=1)
+        return start, end, torch.cat((local_time, draw.more_time[stage]), dim=1)
 
     def _stage_error(
         self,
         stage: int,
         start: Tensor,
         end: Tensor,
-        token_map: Tensor,
+        read_map: Tensor,
         local_time: Tensor,
         class_labels: Tensor,
     ) -> Tensor:
@@ -180,7 +209,7 @@ class ECAR(LatentGenerator):
         tau = local_time[:, None, None, None]
         state = (1 - tau) * start + tau * end
         modulations = self.head.modulations(stage, local_time, class_labels)
-        velocity = self.head(stage, state, self.head.read(token_map), modulations)
+        velocity = self.head(stage, state, read_map, modulations)
         return (velocity - (end - start)).square().mean(dim=(1, 2, 3))
 
     def flops(

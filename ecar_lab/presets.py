@@ -104,12 +104,14 @@ _CIFAR10 = Preset(
         **{"width": 256, "num_heads": 4, "transformer_layers": 2, "head_layers": 6},
         **{"latent_size": 16, "latent_channels": 4, "patch_size": 2, "num_stages": 3},
         **{"num_classes": 10, "class_names": CIFAR10_NAMES},
+        **{"window_ends": [0.4, 0.7, 1.0]},
         **{"num_inference_steps": [8, 6, 6], "guidance_scale": 2.5},
     },
     train_tokenizer={"steps": 3000, "batch_size": 64, "sample_every": 0},
     train_model={
         **{"steps": 5000, "batch_size": 256, "lr": 1.5e-3, "ema_decay": 0.998},
-        **{"stage_strides": [1, 1, 4], "log_every": 50, "save_every": 250, "sample_every": 500},
+        **{"stage_strides": [1, 1, 2], "head_draws": [2, 2, 1]},
+        **{"log_every": 50, "save_every": 250, "sample_every": 500},
     },
 )
 

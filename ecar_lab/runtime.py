@@ -46,10 +46,13 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 matrix products outrun float32 ones: any recent GPU, CPUs with AMX tiles."""
+    """Whether bfloat16 matrix products outrun float32 ones: any recent GPU, CPUs with AMX tiles or
+    AVX-512 BF16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    if device.type != "cpu":
+        return False
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def pick_dtype(device: torch.device, name: str = "auto") -> torch.dtype:

@@ -202,7 +202,8 @@ class ModelTask(Task):
 
     def load(self, step: int) -> list[tuple]:
         random = generator(self.cfg.seed, "draw", step)
-        draw = self.generator.draw(self.share.global_batch, random)
+        several = {"head_draws": self.cfg.head_draws} if len(self.generator.sides) > 1 else {}
+        draw = self.generator.draw(self.share.global_batch, random, **several)
         micro_batches = []
         for part, batch in zip(self.share.parts, self.feed(step), strict=True):
             tensors = [tensor.to(self.device, non_blocking=True) for tensor in batch]

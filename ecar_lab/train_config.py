@@ -219,6 +219,9 @@ class ModelTrainConfig(TrainConfig):
     """Train stage s on every k_s-th image only, e.g. 1 1 4: the coarse stages, which decide what is
     in the picture, have few tokens and so see more images in the same time. A model with one
     stage takes no notice of it."""
+    head_draws: list[int] | None = None
+    """(Noise, time) pairs that the flow head of each stage learns from per image and token map,
+    e.g. 2 2 1: cheap where tokens are few. A model with one stage takes no notice of it."""
     cache_latents: bool = True
     """Encode every image and its mirror image once, before the first step."""
     sample_steps: int = 8
@@ -246,6 +249,8 @@ class ModelTrainConfig(TrainConfig):
                 f"leave_out {self.leave_out} picks among cached latents: leave out streaming, and "
                 "keep cache_latents"
             )
+        if min(self.head_draws or [1]) < 1:
+            raise EcarError(f"head_draws is {self.head_draws}: every stage needs at least 1")
         coarsest_share = max(self.stage_strides or [1])
         if self.batch_size % coarsest_share:
             raise EcarError(

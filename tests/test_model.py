@@ -1,11 +1,13 @@
 """The model: labels, draws, loss, FLOPs, saving."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import tiny_model
 
 from ecar_lab import ECAR, EcarError
-from ecar_lab.flow import endpoints
+from ecar_lab.flow import clean_estimate, endpoints
 from ecar_lab.metrics import count_flops
 from ecar_lab.model import mean_per_bin, nested_rows
 
@@ -149,6 +151,47 @@ def test_strides_train_fine_stages_on_fewer_images():
     torch.testing.assert_close(strided.per_stage[0], whole.per_stage[0])
     torch.testing.assert_close(strided.per_stage[1], even.per_stage[1])
     assert not torch.allclose(strided.per_stage[2], whole.per_stage[2])
+
+
+@pytest.mark.parametrize("coupling", ["independent", "correlated", "restart"])
+def test_further_draws_are_flows_of_the_same_image_after_the_same_history(coupling):
+    model = tiny_model(latent_size=16, num_stages=3, coupling=coupling)
+    schedule = model.schedule
+    latent, _ = batch(model, 4)
+    draw = model.draw(4, generator(), head_draws=[2, 3, 1])
+    starts, ends = endpoints(schedule, latent, draw.noise)
+    for stage, count in enumerate([2, 3, 1]):
+        start, end, time = model._flows(stage, latent, starts, ends, draw)
+        assert start.shape[:2] == end.shape[:2] == time.shape == (4, count)
+        previous_end = ends[stage - 1] if stage else None
+        for way in range(count):
+            way_start, way_end = start[:, way], end[:, way]
+            # From any of them the true velocity points to the one clean latent.
+            estimate = clean_estimate(
+                schedule, stage, way_start, way_end - way_start, 0.0, previous_end
+            )
+            torch.testing.assert_close(estimate, model.pyramid(latent)[stage], atol=1e-4, rtol=1e-3)
+        if count > 1:
+            assert (start[:, 0] - start[:, 1]).square().mean() > 0.1
+        assert torch.equal(start[:, 0], starts[stage])
+
+
+def test_further_draws_follow_strides_and_slices():
+    model = tiny_model(latent_size=16, num_stages=3)
+    latent, labels = batch(model)
+    draw = model.draw(8, generator(), head_draws=[2, 2, 1])
+    assert torch.equal(draw.slice(2, 4).more_noise[1], draw.more_noise[1][2:4])
+    with torch.no_grad():
+        whole = model.loss(latent, labels, draw, stage_strides=[1, 1, 2]).loss
+        parts = [
+            model.loss(latent[i:j], labels[i:j], draw.slice(i, j), stage_strides=[1, 1, 2]).loss
+            for i, j in ((0, 4), (4, 8))
+        ]
+        once = replace(draw, more_noise=(), more_time=())
+        assert model.loss(latent, labels, once, stage_strides=[1, 1, 2]).loss != whole
+    torch.testing.assert_close(whole, torch.stack(parts).mean())
+    with pytest.raises(EcarError, match="at least 1"):
+        model.draw(4, generator(), head_draws=[0, 1, 1])
 
 
 def test_strides_that_do_not_nest_are_refused():

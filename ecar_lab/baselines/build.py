@@ -39,8 +39,7 @@ def _in_common(shape: dict[str, Any]) -> dict[str, Any]:
     """What a baseline of one stage has in common with the E-CAR of ``shape``."""
     shared = {name: shape[name] for name in SHARED if name in shape}
     guidance = shape.get("guidance_scale", 1.0)
-    if isinstance(guidance, int | float):
-        shared["guidance_scale"] = guidance
+    shared["guidance_scale"] = guidance if isinstance(guidance, int | float) else max(guidance)
     return shared
 
 

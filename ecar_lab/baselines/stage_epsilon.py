@@ -82,7 +82,7 @@ class StageEpsilon(ECAR):
         stage: int,
         start: Tensor,
         end: Tensor,
-        token_map: Tensor,
+        read_map: Tensor,
         local_time: Tensor,
         class_labels: Tensor,
     ) -> Tensor:
@@ -93,5 +93,5 @@ class StageEpsilon(ECAR):
         time = (1 - local_time).clamp(max=NOISIEST)
         state, noise, level = self.objective.corrupt(end, start, time)
         modulations = self.head.modulations(stage, head_time(level), class_labels)
-        output = self.head(stage, state, self.head.read(token_map), modulations)
+        output = self.head(stage, state, read_map, modulations)
         return (output - noise).square().mean(dim=(1, 2, 3))

@@ -33,7 +33,7 @@ __all__ = ["ORDERS", "TokenAR", "TokenDraw", "token_ar_flops"]
 ORDERS = ("causal", "masked")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenDraw(TrainingDraw):
     """A training step's randomness; ``noise`` and ``local_time`` (B, K) hold K draws per token.
 
@@ -139,7 +139,13 @@ class TokenAR(Baseline):
 
     # -- training --------------------------------------------------------------------------------
 
-    def draw(self, batch_size: int, generator: torch.Generator) -> TokenDraw:
+    def draw(
+        self,
+        batch_size: int,
+        generator: torch.Generator,
+        head_draws: Sequence[int] | None = None,
+    ) -> TokenDraw:
+        """As every generator's; how many draws a token gets is the model's own ``head_draws``."""
         draw_once = super().draw
         *draws, last = (draw_once(batch_size, generator) for _ in range(self.config.head_draws + 1))
         one = replace(

@@ -73,6 +73,7 @@ def measure(lab: Lab, settings: Settings, codes: int | None, seed: int) -> dict[
     trained = lab.train(
         architecture=architecture, seed=seed, model=model, tokenizer=str(tokenizer),
         stage_strides=None,
+        head_draws=None,
     )  # fmt: skip
     sampling_steps = FLOW_STEPS if codes is None else 1
     result = lab.evaluate(trained, num_inference_steps=sampling_steps, brief=False)

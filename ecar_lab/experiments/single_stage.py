@@ -21,7 +21,12 @@ def run(lab: Lab) -> dict[str, Any]:
     from ecar_lab.baselines import load_pipeline
 
     runs = [
-        lab.train(seed=seed, model={"num_stages": 1, "window_ends": None}, stage_strides=None)
+        lab.train(
+            seed=seed,
+            model={"num_stages": 1, "window_ends": None},
+            stage_strides=None,
+            head_draws=None,
+        )
         for seed in lab.each(lab.size.seeds, "training")
     ]
     model = load_pipeline(runs[0].folder).model

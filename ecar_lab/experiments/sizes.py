@@ -67,6 +67,6 @@ SIZES = {
         num_samples=10_000,
         repeats=5,
         pixels=(64, 128, 256, 512, 1024),
-        train={"stage_strides": None},
+        train={"stage_strides": None, "head_draws": None},
     ),
 }

@@ -23,7 +23,7 @@ TIMED_STEPS = 4
 def variants(lab: Lab) -> list[Variant]:
     """One per number of stages. Eight-pixel digits are learned as pixels; a larger data set's
     latent has room for four stages as it is."""
-    settings: dict[str, Any] = {"stage_strides": None}
+    settings: dict[str, Any] = {"stage_strides": None, "head_draws": None}
     model: dict[str, Any] = {}
     if lab.size.preset == "digits":
         settings["tokenizer"] = "identity"

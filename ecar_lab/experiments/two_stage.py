@@ -24,8 +24,8 @@ from ecar_lab.experiments.studies import (
 STEPS = {"smoke": (2,), "cpu": (1, 2, 4, 8, 16), "gpu": (2, 4, 8, 16, 32)}
 TIMED_STEPS = 8
 VARIANTS = (
-    Variant("one stage", model=stages(1), settings={"stage_strides": None}),
-    Variant("two stages", model=stages(2), settings={"stage_strides": None}),
+    Variant("one stage", model=stages(1), settings={"stage_strides": None, "head_draws": None}),
+    Variant("two stages", model=stages(2), settings={"stage_strides": None, "head_draws": None}),
 )
 
 

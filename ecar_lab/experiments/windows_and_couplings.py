@@ -26,6 +26,7 @@ STEPS = {"smoke": (2,), "cpu": (2, 4, 8), "gpu": (2, 4, 8, 16)}
 BOUNDARY_STEPS = 8
 BOUNDARY_IMAGES = 256
 DEFAULT = "end 0.5, independent, history"
+EVEN: dict[str, Any] = {"window_ends": None}  # whatever a preset has: from 0.5, or all 1 (restart)
 
 
 def variants(lab: Lab) -> list[Variant]:
@@ -35,12 +36,14 @@ def variants(lab: Lab) -> list[Variant]:
             for first in FIRST_ENDS if first != 0.5]  # fmt: skip
     others = [
         *ends,
-        Variant("independent, no history", model={"history": "none"}),
-        Variant("correlated, no history", model={"coupling": "correlated", "history": "none"}),
-        Variant("correlated, history (leak)", model={"coupling": "correlated"}),
-        Variant("full denoise per scale", model={"coupling": "restart"}),
+        Variant("independent, no history", model={"history": "none", **EVEN}),
+        Variant(
+            "correlated, no history", model={"coupling": "correlated", "history": "none", **EVEN}
+        ),
+        Variant("correlated, history (leak)", model={"coupling": "correlated", **EVEN}),
+        Variant("full denoise per scale", model={"coupling": "restart", **EVEN}),
     ]
-    return [Variant(DEFAULT), *(arm for arm in others if lab.wants(arm.name))]
+    return [Variant(DEFAULT, model=EVEN), *(arm for arm in others if lab.wants(arm.name))]
 
 
 def windows(first: float, num_stages: int) -> dict[str, Any]:
