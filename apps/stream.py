@@ -7,7 +7,6 @@ limited.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,49 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apps.settings import Settings
 from ecar_lab.colours import STAGE_HUES, LatentColours, decode
-from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.trace import TraceEvent
 from ecar_lab.viz import to_pil
 
-MAX_SEED = 2**31 - 1
 # Seconds between two views: a browser shows no more than ten a second without stumbling.
 INTERVAL = 0.1
 # Decoding in the middle of a stage is only for the eye: it may take this share of the model's time.
 PREVIEW_SHARE = 0.1
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a person chose; with the checkpoint it decides every pixel.
-
-    Raises:
-        EcarError: a seed out of range.
-    """
-
-    class_name: str
-    seed: int
-    steps: tuple[int, ...]
-    guidance: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed <= MAX_SEED:
-            raise EcarError(f"seed {self.seed} is out of range: use 0 to {MAX_SEED}")
-
-    def __str__(self) -> str:
-        steps = " + ".join(map(str, self.steps))
-        return f"{self.class_name}, seed {self.seed}, steps {steps}, guidance {self.guidance:g}"
-
-    @property
-    def file_name(self) -> str:
-        """Name of the finished image."""
-        return f"{re.sub(r'[^A-Za-z0-9]+', '-', self.class_name)}-seed{self.seed}.png"
-
-
 @dataclass
-class StageTime:
-    """Seconds that one stage took, and what it did in them."""
+class StageCost:
+    """What one stage took: seconds, floating-point operations, bytes."""
 
     side: int
     tokens: int
@@ -67,17 +38,23 @@ class StageTime:
     transformer: float = 0.0
     head: float = 0.0
     decode: float = 0.0
+    transformer_flops: int = 0
+    head_flops: int = 0
+    cache_bytes: int = 0
 
 
-def total(times: list[StageTime]) -> StageTime:
-    """All stages together; the side is that of the last."""
-    whole = StageTime(times[-1].side if times else 0, 0, 0)
-    for stage in times:
+def total(costs: list[StageCost]) -> StageCost:
+    """All stages together; side and cache are those of the last."""
+    whole = StageCost(costs[-1].side if costs else 0, 0, 0)
+    for stage in costs:
         whole.tokens += stage.tokens
         whole.steps += stage.steps
         whole.transformer += stage.transformer
         whole.head += stage.head
         whole.decode += stage.decode
+        whole.transformer_flops += stage.transformer_flops
+        whole.head_flops += stage.head_flops
+        whole.cache_bytes = stage.cache_bytes
     return whole
 
 
@@ -86,15 +63,15 @@ class Progress:
     """The state of one run, as far as it has come.
 
     Attributes:
-        view: JSON for the strip on the page.
-        times: one per stage begun.
+        view: JSON for the player on the page.
+        costs: one per stage begun.
         watching: seconds spent on previews and files, which generation alone would not need.
         image: the finished image's file, None until then.
     """
 
     settings: Settings
     view: dict[str, Any]
-    times: list[StageTime] = field(default_factory=list)
+    costs: list[StageCost] = field(default_factory=list)
     watching: float = 0.0
     image: Path | None = None
 
@@ -116,21 +93,18 @@ def stream(
     Raises:
         EcarError: a class, step count or guidance that the model does not take.
     """
-    events = pipeline.trace(
-        [settings.class_name],
-        num_inference_steps=list(settings.steps),
-        guidance_scale=settings.guidance,
-        generator=torch.Generator().manual_seed(settings.seed),
-        dtype=dtype,
-    )
+    model = pipeline.model
+    events = pipeline.trace(**settings.trace_arguments(model, dtype))
     progress = Progress(settings, view=blank_view(pipeline, settings, folder))
-    handed_on = -float("inf")
-    computed = 0.0
+    flops = model.flops(list(settings.steps), list(settings.guidance), settings.solver)
+    handed_on, computed = -float("inf"), 0.0
+    estimate: Tensor | None = None
     for event in events:
         begin = time.perf_counter()
         due = begin - handed_on >= interval or event.is_final
-        _note_times(progress, event)
-        frame = _frame(event)
+        _note_costs(progress, event, flops)
+        frame = _frame(event, estimate)
+        estimate = event.clean_estimate
         _save(folder, frame, "noisy", colours(event.latent))
         _save(folder, frame, "clean", colours(event.clean_estimate))
         computed += event.seconds
@@ -140,8 +114,8 @@ def stream(
                 pipeline.tokenizer, event.latent if event.is_final else event.clean_estimate
             )
             if event.is_final:
-                progress.times[-1].decode = time.perf_counter() - decode_begin
-                progress.watching -= progress.times[-1].decode
+                progress.costs[-1].decode = time.perf_counter() - decode_begin
+                progress.watching -= progress.costs[-1].decode
                 progress.image = folder / settings.file_name
             _save(folder, frame, "decoded", picture, progress.image)
         # A new list: the page is sent what differs from the view before, which must stay as it was.
@@ -154,15 +128,19 @@ def stream(
 
 
 def blank_view(pipeline: ECARPipeline, settings: Settings, folder: Path) -> dict[str, Any]:
-    """The strip before the first event: every stage named, none begun."""
+    """The player before the first event: every stage named, none begun."""
     schedule = pipeline.model.schedule
     stages = [
         {
             "size": side,
             "hue": STAGE_HUES[stage % len(STAGE_HUES)],
             "sigma": round(schedule.transition(stage).sigma, 2) if stage else None,
+            "window": [round(t, 3) for t in schedule.window(stage)],
+            "steps": steps,
         }
-        for stage, side in enumerate(schedule.resolutions)
+        for stage, (side, steps) in enumerate(
+            zip(schedule.resolutions, settings.steps, strict=True)
+        )
     ]
     return {
         "run": folder.name,
@@ -174,12 +152,22 @@ def blank_view(pipeline: ECARPipeline, settings: Settings, folder: Path) -> dict
     }
 
 
-def _frame(event: TraceEvent) -> dict[str, Any]:
+def _frame(event: TraceEvent, previous: Tensor | None) -> dict[str, Any]:
+    """The numbers of an event: how fast the latent moves, and how much the clean estimate changed
+    (root mean square over the latent's numbers; None where there is nothing to compare with)."""
+    change = None
+    if event.step and previous is not None:
+        change = (event.clean_estimate - previous).square().mean().sqrt().item()
+    norm = event.velocity_norm
     return {
         "stage": event.stage,
         "step": event.step,
         "steps": event.num_steps,
         "t": round(float(event.t), 3),
+        "noise": round(1 - float(event.t), 3),
+        "velocity": None if norm is None else round(norm.item(), 4),
+        "change": None if change is None else round(change, 4),
+        "ms": round(1000 * event.seconds, 2),
     }
 
 
@@ -193,10 +181,18 @@ def _save(
     to_pil(picture)[0].save(file, compress_level=1)
 
 
-def _note_times(progress: Progress, event: TraceEvent) -> None:
-    if event.stage == len(progress.times):
-        tokens = event.token_map.shape[1]
-        progress.times.append(StageTime(event.latent.shape[-1], tokens, event.num_steps))
-    times = progress.times[event.stage]
-    times.transformer += event.seconds_split["transformer"]
-    times.head += event.seconds_split["head"]
+def _note_costs(progress: Progress, event: TraceEvent, flops: dict[str, list[int]]) -> None:
+    if event.stage == len(progress.costs):
+        progress.costs.append(
+            StageCost(
+                side=event.latent.shape[-1],
+                tokens=event.token_map.shape[1],
+                steps=event.num_steps,
+                transformer_flops=flops["transformer"][event.stage],
+                head_flops=flops["head"][event.stage],
+            )
+        )
+    cost = progress.costs[event.stage]
+    cost.transformer += event.seconds_split["transformer"]
+    cost.head += event.seconds_split["head"]
+    cost.cache_bytes = event.cache_bytes

@@ -1,4 +1,4 @@
-"""What stands behind a page: one pipeline, the folders of its visitors, a first image to show."""
+"""What stands behind a page: one pipeline, the folders and runs of its visitors, a first image."""
 
 from __future__ import annotations
 
@@ -7,30 +7,52 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-from apps.stream import Progress, Settings, stream
-from ecar_lab.colours import LatentColours
+from apps.settings import Settings
+from apps.stream import Progress, stream
+from ecar_lab.colours import LatentColours, decode
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.runtime import pick_device, pick_dtype, resolve_checkpoint
+from ecar_lab.trace import Stream
 
 # A visitor whose browser never said goodbye loses the folder after this many seconds without a run.
 FORGET_AFTER = 3600.0
+# Folders (a run each, as a rule) that a visitor can go back to; older ones are deleted.
+KEEP_RUNS = 48
 OPENING_SEED = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run of a visitor. ``number`` counts that visitor's runs from 1."""
+
+    number: int
+    settings: Settings
+    folder: Path
+    progress: Progress
+
+    @property
+    def image(self) -> Path:
+        assert self.progress.image is not None
+        return self.progress.image
 
 
 @dataclass
 class Home:
-    """Where a visitor's runs lie, the latest last."""
+    """Where a visitor's files lie: a folder per run, and ``files`` for all else."""
 
     folder: Path
     last_run: float = 0.0
-    runs: list[Path] = field(default_factory=list)
+    opened: list[Path] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    count: int = 0
 
 
 class Folders:
@@ -50,24 +72,43 @@ class Folders:
         return Path(self._root.name).resolve()
 
     def new_run(self, visitor: str | None) -> Path:
-        """An empty folder for the visitor's next run; all but the run before it are deleted."""
+        """An empty folder for the visitor's next run; only the last ``KEEP_RUNS`` stay."""
         now = time.monotonic()
         with self._lock:
-            if visitor not in self._homes:
-                self._homes[visitor] = Home(self._fresh(self.root))
-            home = self._homes[visitor]
-            old, home.runs = home.runs[:-1], [*home.runs[-1:], self._fresh(home.folder)]
+            home = self._home(visitor)
+            home.opened.append(self._fresh(home.folder))
+            old, home.opened = home.opened[:-KEEP_RUNS], home.opened[-KEEP_RUNS:]
+            home.runs = [run for run in home.runs if run.folder not in old]
             home.last_run = now
             silent = [
                 name
                 for name, other in self._homes.items()
                 if name is not None and now - other.last_run > FORGET_AFTER
             ]
+            newest = home.opened[-1]
         for name in silent:
             self.forget(name)
         for run in old:
             shutil.rmtree(run, ignore_errors=True)
-        return home.runs[-1]
+        return newest
+
+    def new_file(self, visitor: str | None, name: str) -> Path:
+        """A path in a fresh folder of the visitor's, for a file that is not part of a run."""
+        return self.new_run(visitor) / name
+
+    def record(self, visitor: str | None, progress: Progress, folder: Path) -> None:
+        """Notes a finished run in the visitor's history."""
+        with self._lock:
+            home = self._homes.get(visitor)
+            if home is not None and folder in home.opened:
+                home.count += 1
+                home.runs.append(Run(home.count, progress.settings, folder, progress))
+
+    def runs(self, visitor: str | None) -> list[Run]:
+        """The visitor's finished runs, oldest first."""
+        with self._lock:
+            home = self._homes.get(visitor)
+            return list(home.runs) if home else []
 
     def forget(self, visitor: str | None) -> None:
         """Deletes all that the visitor made."""
@@ -82,6 +123,11 @@ class Folders:
             known = any(home.folder == run.parent for home in self._homes.values())
         if not known:
             shutil.rmtree(run.parent, ignore_errors=True)
+
+    def _home(self, visitor: str | None) -> Home:
+        if visitor not in self._homes:
+            self._homes[visitor] = Home(self._fresh(self.root))
+        return self._homes[visitor]
 
     @staticmethod
     def _fresh(parent: Path) -> Path:
@@ -102,14 +148,15 @@ class Studio:
         self.problem: str | None = None
         self._opening: Progress | None = None
         self._opened = threading.Event()
-        where = pick_device(device)
-        self.dtype = pick_dtype(where, dtype)
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(self.device, dtype)
         try:
-            self.pipeline = ECARPipeline.from_pretrained(str(resolve_checkpoint(checkpoint)))
+            self.checkpoint = resolve_checkpoint(checkpoint)
+            self.pipeline = ECARPipeline.from_pretrained(str(self.checkpoint))
         except EcarError as error:
             self.problem = str(error)
             return
-        self.pipeline.to(where)
+        self.pipeline.to(self.device)
         self.colours = LatentColours.of(self.pipeline.tokenizer)
 
     @property
@@ -118,10 +165,7 @@ class Studio:
 
     def defaults(self) -> Settings:
         """The model's own settings, for its first class."""
-        model = self.pipeline.model
-        return Settings(
-            self.class_names[0], OPENING_SEED, tuple(model.inference_steps()), max(model.guidance())
-        )
+        return Settings.of(self.pipeline.model, self.class_names[0], OPENING_SEED)
 
     def run(self, settings: Settings, visitor: str | None) -> Iterator[Progress]:
         """Streams one image; ends early, without a word, if the visitor's folder is deleted.
@@ -131,24 +175,40 @@ class Studio:
         """
         folder = self.folders.new_run(visitor)
         try:
-            yield from stream(self.pipeline, settings, folder, self.colours, dtype=self.dtype)
+            with told_when_memory_is_full():
+                for progress in stream(
+                    self.pipeline, settings, folder, self.colours, dtype=self.dtype
+                ):
+                    if progress.image:
+                        self.folders.record(visitor, progress, folder)
+                    yield progress
         except FileNotFoundError:
             if folder.exists():
                 raise
-        except torch.OutOfMemoryError as error:
-            raise EcarError(
-                "the device ran out of memory: close other programs, or start with --device cpu"
-            ) from error
         finally:
             self.folders.close_run(folder)
 
+    def trace(self, settings: Settings, **options) -> Stream:
+        """The events of a run, for those who want tensors; ``options`` go to ``trace()``, too.
+
+        Raises:
+            EcarError: settings that the model does not take.
+        """
+        model = self.pipeline.model
+        return self.pipeline.trace(**settings.trace_arguments(model, self.dtype), **options)
+
     def open_in_background(self) -> None:
-        """Makes the first image, which a page shows before anybody clicks."""
+        """Makes the first image, which a page shows before anybody clicks, after a short one that
+        warms up the libraries: the times shown should be those of a run, not of a first run."""
         threading.Thread(target=self._make_opening, daemon=True, name="ecar-opening").start()
 
     def _make_opening(self) -> None:
         try:
-            for progress in self.run(self.defaults(), visitor=None):
+            plain = self.defaults()
+            brief = replace(plain, steps=(1,) * len(plain.steps))
+            for event in self.trace(brief):
+                decode(self.pipeline.tokenizer, event.clean_estimate)
+            for progress in self.run(plain, visitor=None):
                 self._opening = progress
         except EcarError as error:
             self.problem = str(error)
@@ -159,3 +219,18 @@ class Studio:
         """The first image once it is there; None if it does not come within ``timeout`` seconds."""
         self._opened.wait(timeout)
         return self._opening if self._opening and self._opening.image else None
+
+
+@contextmanager
+def told_when_memory_is_full() -> Generator[None]:
+    """Says in one sentence what to do when the device has no memory left.
+
+    Raises:
+        EcarError: it has none.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise EcarError(
+            "the device ran out of memory: close other programs, or start with --device cpu"
+        ) from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -42,6 +44,28 @@ def number(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(number(entry) for entry in value)
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
+
+
+# How a card says how many images a model has seen: as `write_card` does, or in a row by hand.
+IMAGES_SEEN = re.compile(
+    r"^\| (?:images seen \| ([\d,]+) \||model \| ([\d,]+) images\b)", re.MULTILINE
+)
+
+
+def images_seen(folder: Path) -> int | None:
+    """How many images a checkpoint was trained on, repetitions counted: as its card says, else as
+    its ``training.json`` plans (steps times batch). None: neither says."""
+    try:
+        found = IMAGES_SEEN.search((folder / "README.md").read_text(encoding="utf-8"))
+        if found:
+            return int((found[1] or found[2]).replace(",", ""))
+    except (OSError, ValueError):
+        pass
+    try:
+        plan = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        return int(plan["steps"]) * int(plan["batch_size"]) * int(plan.get("grad_accum", 1))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def write_card(

@@ -12,6 +12,7 @@ from torch import Tensor
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import SOLVERS
 from ecar_lab.model import ECAR
+from ecar_lab.schedule import per_stage
 
 if TYPE_CHECKING:
     from ecar_lab.trace import TraceEvent
@@ -122,6 +123,25 @@ class RunSettings:
                 f"start_from lies within a stage of {start_from.num_steps} steps, this run has "
                 f"{planned}: use the same number"
             )
+
+
+def stage_noise(model: ECAR, seeds: int | Sequence[int]) -> list[Tensor]:
+    """The noise of one image, (1, C, r_s, r_s) per stage, as ``trace`` draws it from a seed.
+
+    With one seed the run is that of ``torch.Generator().manual_seed(seed)``. With one seed per
+    stage each stage has the noise it would have in the run of its own seed: the same first seeds
+    and other last ones are a fork.
+
+    Raises:
+        EcarError: a list of another length.
+    """
+    shapes = [(1, model.config.latent_channels, side, side) for side in model.schedule.resolutions]
+    seeds = per_stage(seeds, len(shapes), "seeds")
+    drawn = {}
+    for seed in set(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        drawn[seed] = [torch.randn(shape, generator=generator) for shape in shapes]
+    return [drawn[seed][stage] for stage, seed in enumerate(seeds)]
 
 
 def labels_per_stage(model: ECAR, class_labels: Labels, changes: Mapping) -> list[Tensor]:

@@ -267,8 +267,12 @@ def _open_image(value: dict[str, Any], size: int | None = None) -> PIL.Image.Ima
 
 
 def _pixels(value: dict[str, Any], size: int) -> np.ndarray:
-    """(size, size, 3) uint8: upright, on white where transparent, shorter side scaled, centred."""
-    image = _open_image(value, size)
+    """(size, size, 3) uint8 of a table's image, see :func:`square_pixels`."""
+    return square_pixels(_open_image(value, size), size)
+
+
+def square_pixels(image: PIL.Image.Image, size: int) -> np.ndarray:
+    """(size, size, 3) uint8: on white where transparent, shorter side scaled, centre cut out."""
     if image.mode.startswith("I;16"):
         image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:

@@ -188,6 +188,63 @@ def strip_frames(
     return [stage_strip(events[: n + 1], tokenizer, **options) for n in range(len(events))]
 
 
+def contact_sheet(
+    events: Sequence[TraceEvent],
+    tokenizer: Tokenizer,
+    *,
+    title: str = "",
+    index: int = 0,
+    tile: int = 64,
+    per_row: int = 12,
+    colours: LatentColours | None = None,
+) -> Image.Image:
+    """Every event of a run in order, with the rows of :func:`stage_strip` below each other.
+
+    Each stage begins anew, below a bar in its hue that names it.
+
+    Args:
+        title: the first line. index: which image of the batch.
+        tile: pixels of a picture. per_row: events beside each other.
+        colours: by default those of the tokenizer.
+
+    Raises:
+        EcarError: there is no event.
+    """
+    if not events:
+        raise EcarError("there is no event to draw: run the trace first")
+    colours = colours or LatentColours.of(tokenizer)
+    stages = {s: [e for e in events if e.stage == s] for s in sorted({e.stage for e in events})}
+    margin, gap, names, head, caption = 16, 6, 116, 38, 20
+    block = caption + len(ROWS) * (tile + gap)
+    columns = min(per_row, max(map(len, stages.values())))
+    lines = sum(math.ceil(len(own) / per_row) for own in stages.values())
+    width = max(names + columns * (tile + gap), math.ceil(_font(15, bold=True).getlength(title)))
+    height = 2 * margin + 24 + len(stages) * head + lines * block
+    sheet = Image.new("RGB", (2 * margin + width, height), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((margin, margin), title, INK, _font(15, bold=True))
+    y = margin + 24
+    for stage, own in stages.items():
+        side = own[0].latent.shape[-1]
+        hue = STAGE_HUES[stage % len(STAGE_HUES)]
+        pen.rectangle((margin, y + 6, margin + width, y + 10), fill=hue)
+        words = f"Stage {stage + 1}: {side}\u00d7{side}, t = {own[0].t:.2f} to {own[-1].t:.2f}"
+        pen.text((margin, y + 15), words, INK, _font(14, bold=True))
+        y += head
+        for place, event in enumerate(own):
+            line, column = divmod(place, per_row)
+            x, top = margin + names + column * (tile + gap), y + line * block
+            when = f"step {event.step}" if event.step else "start"
+            pen.text((x + tile / 2, top + 2), when, INK, _font(12), anchor="ma")
+            for row, picture in enumerate(stage_tiles(event, tokenizer, colours, index)):
+                below = top + caption + row * (tile + gap)
+                sheet.paste(enlarge(picture, tile), (x, below))
+                if column == 0:
+                    pen.text((margin, below + tile / 2), ROWS[row], FAINT, _font(13), anchor="lm")
+        y += math.ceil(len(own) / per_row) * block
+    return sheet
+
+
 def save_gif(
     frames: Sequence[Image.Image], path: str | Path, *, seconds: float = 0.12, hold: float = 1.5
 ) -> Path:

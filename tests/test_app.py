@@ -1,5 +1,6 @@
 """The demo: a real server, a real browser, a real client, on a pipeline with random weights."""
 
+import json
 import re
 import shutil
 import socket
@@ -9,12 +10,12 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from apps import demo, stream, studio
+from apps import demo, generate, stream, studio
+from apps.settings import Edit, Settings
 from ecar_lab.colours import LatentColours
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
@@ -33,8 +34,10 @@ CHROMIUM_SWITCHES = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 100_000  # milliseconds: a busy machine is no failure
-DONE = "document.querySelector('#strip .status')?.textContent.startsWith('Done: %s')"
+PATIENCE = 15_000  # milliseconds: a busy machine is no failure
+NO_TOUR = "localStorage.setItem('ecar-tour-seen', 'yes')"
+STOPPED = "document.querySelector('#generate-player .status').textContent === 'Stopped.'"
+DONE = "document.querySelector('#generate-player .status')?.textContent.startsWith('Done: %s')"
 
 
 def free_port() -> int:
@@ -69,6 +72,7 @@ def tab(browser, address: str):
     """The page with its opening image shown."""
     context = browser.new_context()
     context.set_default_timeout(PATIENCE)
+    context.add_init_script(NO_TOUR)
     page = context.new_page()
     page.goto(address)
     page.wait_for_function(DONE % "")
@@ -91,26 +95,27 @@ def slow_trace(monkeypatch):
 
 
 def choose(tab, class_name: str, seed: int | str) -> None:
-    tab.get_by_label("Class").click()
+    controls = tab.locator("#generate-controls")
+    controls.get_by_label("Class").click()
     tab.get_by_role("option", name=class_name, exact=True).click()
-    tab.get_by_label("Seed", exact=True).fill(str(seed))
-    tab.get_by_label("Seed", exact=True).press("Tab")
+    controls.get_by_label("Seed", exact=True).fill(str(seed))
+    controls.get_by_label("Seed", exact=True).press("Tab")
 
 
 # ------------------------------------------------------------------------------------- in a browser
 
 
 def test_an_image_of_the_model_is_there_before_the_first_click(tab):
-    tab.wait_for_selector("#picture img")
-    assert tab.locator("#strip .tile img").count() == 6
-    assert "cat, seed 0" in tab.inner_text("#strip .status")
+    tab.wait_for_selector("#generate-player-picture img")
+    assert tab.locator("#generate-player .tile img").count() == 6
+    assert "cat, seed 0" in tab.inner_text("#generate-player .status")
 
 
 def test_generate_shows_every_stage_and_the_image(tab):
     tab.evaluate(
         """() => {
             window.said = [];
-            const status = document.querySelector("#strip .status");
+            const status = document.querySelector("#generate-player .status");
             new MutationObserver(() => window.said.push(status.textContent))
                 .observe(status, { childList: true });
         }"""
@@ -125,16 +130,20 @@ def test_generate_shows_every_stage_and_the_image(tab):
     assert -1 not in places, said
     assert places == sorted(places)
 
-    tab.wait_for_selector("#picture img[alt*='dog, seed 7']")
+    tab.wait_for_selector("#generate-player-picture img[alt*='dog, seed 7']")
     sizes = "[...document.querySelectorAll('%s')].map((image) => image.naturalWidth)"
-    assert tab.evaluate(sizes % "#strip .tile img") == [4, 8] * 3
-    assert tab.evaluate(sizes % "#picture img") == [8]
-    widths = "[...document.querySelectorAll('#strip .tile img')].map((image) => image.width)"
+    assert tab.evaluate(sizes % "#generate-player .tile img") == [4, 8] * 3
+    assert tab.evaluate(sizes % "#generate-player-picture img") == [8]
+    widths = (
+        "[...document.querySelectorAll('#generate-player .tile img')].map((image) => image.width)"
+    )
     shown = tab.evaluate(widths)
     assert [wide / narrow for narrow, wide in zip(shown[::2], shown[1::2], strict=True)] == [2] * 3
-    alts = tab.eval_on_selector_all("#strip .tile img", "images => images.map(image => image.alt)")
+    alts = tab.eval_on_selector_all(
+        "#generate-player .tile img", "images => images.map(image => image.alt)"
+    )
     assert alts[0] == "Noisy latent of stage 1, 4 by 4, step 2 of 2"
-    rows = tab.locator("#times tbody tr")
+    rows = tab.locator(".costs tbody tr")
     assert [row.split()[0] for row in rows.all_inner_texts()] == ["1:", "2:", "All"]
 
 
@@ -142,26 +151,98 @@ def test_a_seed_left_empty_is_drawn_and_shown(tab):
     choose(tab, "cat", "")
     tab.get_by_role("button", name="Generate", exact=True).click()
     tab.wait_for_function(
-        "document.querySelector('#strip .status').textContent.includes('Waiting')"
+        "document.querySelector('#generate-player .status').textContent.includes('Waiting')"
     )
     tab.wait_for_function(DONE % "cat")
-    seed = tab.get_by_label("Seed", exact=True).input_value()
+    seed = tab.locator("#generate-controls").get_by_label("Seed", exact=True).input_value()
     assert seed.isdecimal()
-    assert f"seed {seed}," in tab.inner_text("#strip .status")
+    assert f"seed {seed}," in tab.inner_text("#generate-player .status")
 
 
 def test_the_dice_change_the_seed(tab):
     tab.get_by_role("button", name="New seed").click()
-    seed = tab.get_by_label("Seed", exact=True)
-    tab.wait_for_function("document.querySelector('#seed-row input').value !== '0'")
+    seed = tab.locator("#generate-controls").get_by_label("Seed", exact=True)
+    tab.wait_for_function("document.querySelector('#generate-seed input').value !== '0'")
     assert 0 <= int(seed.input_value()) < 2**31
+
+
+def test_a_finished_run_is_walked_through_by_keyboard_without_the_server(tab):
+    requests = []
+    slider = tab.get_by_label("Step of the run")
+    assert slider.get_attribute("max") == slider.input_value() == "6"
+    slider.focus()
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.keyboard.press("Home")
+    said = "document.querySelector('#generate-player .status').textContent"
+    assert "Stage 1 starts from pure noise" in tab.evaluate(said)
+    widths = "images => images.map(image => image.naturalWidth)"
+    shown = tab.eval_on_selector_all("#generate-player .tile img", widths)
+    assert set(shown) == {4}  # a stage not begun shows nothing
+    assert tab.locator("#pipeline [aria-current]").inner_text().endswith("Token map 1")
+    for _ in range(3):
+        tab.keyboard.press("ArrowRight")
+    assert "is upsampled to 8×8" in tab.evaluate(said)
+    assert tab.locator("#pipeline [aria-current]").inner_text().endswith("Upsample + re-noise")
+    tab.keyboard.press("ArrowRight")
+    assert "gets new noise" in tab.evaluate(said)
+    tab.keyboard.press("ArrowLeft")
+    tab.keyboard.press("ArrowLeft")
+    assert "Stage 1, flow step 2 of 2" in tab.evaluate(said)
+    tab.keyboard.press(" ")
+    tab.wait_for_function(DONE % "cat")
+    assert [url for url in requests if "queue" in url] == []
+    curves = tab.locator("#generate-player svg")
+    assert curves.count() == 3
+    assert curves.first.get_attribute("aria-label").startswith("Velocity over 4 steps")
+
+
+def test_a_preset_sets_the_steps(tab):
+    tab.get_by_role("button", name="Steps, guidance and solver").click()
+    first = tab.locator("#generate-controls").get_by_label("number input for Steps, stage 1")
+    assert first.input_value() == "2"
+    tab.get_by_label("best").click()
+    tab.wait_for_function(
+        "[...document.querySelectorAll('#generate-more input[type=number]')][0].value === '4'"
+    )
+    tab.get_by_role("button", name="Generate", exact=True).click()
+    tab.wait_for_function(DONE % "cat, seed 0, steps 4 + 4")
+
+
+def test_the_tour_shows_itself_once_and_points_at_five_places(browser, address):
+    context = browser.new_context(reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(address)
+    page.wait_for_function(DONE % "")
+    card = page.get_by_role("dialog")
+    titles = []
+    for number in range(1, 6):
+        page.wait_for_function(
+            f"document.querySelector('.tour .count').textContent === '{number} of 5'"
+        )
+        page.wait_for_selector("[data-toured]")
+        assert page.locator("[data-toured]").count() == 1
+        titles.append(card.get_by_role("heading").inner_text())
+        card.get_by_role("button", name=re.compile("Next|Done")).click()
+    assert len(set(titles)) == 5
+    assert card.is_hidden()
+    page.reload()
+    page.wait_for_function(DONE % "")
+    assert page.get_by_role("dialog").is_hidden()
+    page.get_by_role("button", name="Guided tour").click()
+    assert page.get_by_role("dialog").is_visible()
+    page.keyboard.press("Escape")
+    assert page.get_by_role("dialog").is_hidden()
+    context.close()
 
 
 def test_stop_ends_a_run_and_the_next_one_goes(tab, slow_trace):
     tab.get_by_role("button", name="Generate", exact=True).click()
-    tab.wait_for_function("document.querySelectorAll('#strip .tile img').length > 0")
+    tab.wait_for_function("document.querySelectorAll('#generate-player .tile img').length > 0")
     tab.get_by_role("button", name="Stop").click()
-    tab.wait_for_function("document.querySelector('#strip .status').textContent === 'Stopped.'")
+    tab.wait_for_function(
+        "document.querySelector('#generate-player .status').textContent === 'Stopped.'"
+    )
     tab.wait_for_selector("#generate:not([disabled])")
     slow_trace.undo()
     choose(tab, "frog", 1)
@@ -175,7 +256,7 @@ def test_a_visitor_who_goes_away_does_not_hold_up_the_next(browser, tab, address
     page = other.new_page()
     page.goto(address)
     page.get_by_role("button", name="Generate", exact=True).click()
-    page.wait_for_function("document.querySelectorAll('#strip .tile img').length > 0")
+    page.wait_for_function("document.querySelectorAll('#generate-player .tile img').length > 0")
     other.close()
     slow_trace.undo()
     choose(tab, "dog", 5)
@@ -189,8 +270,8 @@ def test_an_error_is_a_sentence_on_the_page(tab, monkeypatch):
 
     monkeypatch.setattr(ECARPipeline, "trace", refuse)
     tab.get_by_role("button", name="Generate", exact=True).click()
-    tab.wait_for_selector("#banner [role=alert]")
-    assert tab.inner_text("#banner") == "<b>guidance</b> nan is not finite: use 1 or more"
+    tab.wait_for_selector("#generate-banner [role=alert]")
+    assert tab.inner_text("#generate-banner") == "<b>guidance</b> nan is not finite: use 1 or more"
     tab.wait_for_selector("#generate:not([disabled])")
 
 
@@ -200,7 +281,9 @@ def test_a_fault_of_ours_gives_the_button_back(tab, monkeypatch):
 
     monkeypatch.setattr(ECARPipeline, "trace", break_down)
     tab.get_by_role("button", name="Generate", exact=True).click()
-    tab.wait_for_function("document.querySelector('#strip .status').textContent === 'Stopped.'")
+    tab.wait_for_function(
+        "document.querySelector('#generate-player .status').textContent === 'Stopped.'"
+    )
     tab.wait_for_selector("#generate:not([disabled])")
 
 
@@ -210,7 +293,7 @@ def test_a_page_without_a_checkpoint_says_what_to_do(browser):
         tab = browser.new_page()
         tab.set_default_timeout(PATIENCE)
         tab.goto(address)
-        tab.wait_for_selector("#banner [role=alert]")
+        tab.wait_for_selector("[role=alert] >> visible=true")
         sentence = tab.inner_text("#banner")
         assert "There is no checkpoint 'nowhere'" in sentence
         assert "ecar train" in sentence
@@ -225,11 +308,16 @@ def test_a_phone_needs_no_sideways_scrolling(browser, address):
     tab.set_default_timeout(PATIENCE)
     tab.goto(address)
     tab.wait_for_function(DONE % "")
-    assert tab.evaluate("document.documentElement.scrollWidth") == 390
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     beyond = (
         "[...document.querySelectorAll('%s')].filter(e => e.getBoundingClientRect().right > 390)"
     )
-    assert tab.evaluate(f"{beyond % '#strip *, #times *, #picture *'}.length") == 0
+    assert (
+        tab.evaluate(
+            f"{beyond % '#generate-player *, .costs *, #generate-player-picture *'}.length"
+        )
+        == 0
+    )
     tab.close()
 
 
@@ -242,37 +330,6 @@ def test_the_page_asks_nobody_else_for_anything(browser, address):
     tab.wait_for_function(DONE % "")
     tab.close()
     assert {host for host in hosts if host} == {address.split("/")[2]}
-
-
-# ---------------------------------------------------------------------------------- from a program
-
-
-@pytest.fixture(scope="module")
-def client(address: str):
-    from gradio_client import Client
-
-    return Client(address, verbose=False, analytics_enabled=False)
-
-
-def test_a_program_gets_the_image_that_the_pipeline_makes(client, tiny_pipeline):
-    path, record = client.predict("dog", seed=3, steps=[3, 2], guidance=2.0, api_name="/generate")
-    expected = tiny_pipeline(
-        ["dog"], [3, 2], 2.0, generator=torch.Generator().manual_seed(3), output_type="np"
-    ).images[0]
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        np.testing.assert_allclose(np.asarray(image), 255 * expected, atol=0.51)
-    assert record["class_name"] == "dog"
-    assert record["seed"] == 3
-    assert [stage["latent_size"] for stage in record["stages"]] == [4, 8]
-    assert all(stage["flow_head_ms"] > 0 for stage in record["stages"])
-
-
-def test_a_program_is_told_what_is_wrong(client):
-    with pytest.raises(Exception, match="class 'zebra' is unknown: use one of cat, dog, frog"):
-        client.predict("zebra", api_name="/generate")
-    with pytest.raises(Exception, match="seed -1 is out of range"):
-        client.predict("cat", seed=-1, api_name="/generate")
 
 
 def test_only_what_the_demo_wrote_is_served(address, tmp_path):
@@ -288,8 +345,8 @@ def test_only_what_the_demo_wrote_is_served(address, tmp_path):
 
 
 @pytest.fixture
-def settings() -> stream.Settings:
-    return stream.Settings("cat", 4, (3, 2), 1.5)
+def settings() -> Settings:
+    return Settings("cat", 4, (3, 2), (1.5, 1.5))
 
 
 @pytest.fixture
@@ -327,15 +384,47 @@ def test_a_view_stays_as_it_was_when_the_run_goes_on(tiny_pipeline, settings, co
 
 def test_times_are_those_of_the_trace(tiny_pipeline, settings, colours, tmp_path):
     *_, progress = stream.stream(tiny_pipeline, settings, tmp_path, colours)
-    assert [stage.steps for stage in progress.times] == [3, 2]
-    assert all(stage.transformer > 0 and stage.head > 0 for stage in progress.times)
-    assert progress.times[0].decode == 0 < progress.times[1].decode
-    assert stream.total(progress.times).head == sum(stage.head for stage in progress.times)
-    table = demo.times_table(progress)
+    assert [stage.steps for stage in progress.costs] == [3, 2]
+    assert all(stage.transformer > 0 and stage.head > 0 for stage in progress.costs)
+    assert progress.costs[0].decode == 0 < progress.costs[1].decode
+    assert stream.total(progress.costs).head == sum(stage.head for stage in progress.costs)
+    table = generate.cost_table(progress)
     assert re.findall(r"<th scope='row'>(.*?)</th>", table) == ["1: 4×4", "2: 8×8", "All"]
 
 
-def test_a_visitor_keeps_two_runs_and_leaves_nothing_behind():
+def test_settings_survive_json_and_say_what_is_different():
+    edit = Edit(0, ("10", "00"), "copy", None, "dog", 5)
+    settings = Settings(
+        "cat", 4, (3, 2), (1.0, 2.0), "heun", ("cat", "dog"), (4, 9), (True, False), (edit,)
+    )
+    assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+    assert settings.differences() == [
+        "heun",
+        "class dog in stage 2",
+        "noise of seed 9 in stage 2",
+        "no new noise in stage 2",
+        "1 latent pixels at the end of stage 1 ← dog, seed 5",
+    ]
+    with pytest.raises(EcarError, match="the setting 'colour' is unknown"):
+        Settings.from_json({**settings.to_json(), "colour": 1})
+    with pytest.raises(EcarError, match="cannot be read"):
+        Settings.from_json({"class_name": "cat"})
+    with pytest.raises(EcarError, match="guidance has 1 values for 2 stages"):
+        Settings("cat", 4, (3, 2), (1.0,))
+
+
+def test_settings_are_the_run_of_their_seed(tiny_pipeline):
+    model = tiny_pipeline.model
+    settings = Settings.of(model, "dog", 7, [3, 2], 2.0)
+    *_, event = tiny_pipeline.trace(**settings.trace_arguments(model))
+    *_, plain = tiny_pipeline.trace(
+        ["dog"], [3, 2], 2.0, generator=torch.Generator().manual_seed(7)
+    )
+    assert torch.equal(event.latent, plain.latent)
+
+
+def test_a_visitor_keeps_so_many_runs_and_leaves_nothing_behind(monkeypatch):
+    monkeypatch.setattr(studio, "KEEP_RUNS", 2)
     folders = studio.Folders()
     runs = [folders.new_run("visitor") for _ in range(3)]
     assert [run.exists() for run in runs] == [False, True, True]

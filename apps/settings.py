@@ -1,0 +1,236 @@
+"""What a person asked for: with the checkpoint, all that decides an image.
+
+``Settings`` is what the page passes about, what the programs' interface takes, and what a recipe
+file holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ecar_lab.errors import EcarError
+from ecar_lab.flow import SOLVERS
+from ecar_lab.interventions import LatentEdit, stage_noise
+from ecar_lab.model import ECAR
+from ecar_lab.trace import trace
+
+MAX_SEED = 2**31 - 1
+ACTIONS = ("zero", "noise", "copy")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A painted region of the latent, and what is put there.
+
+    Attributes:
+        stage: where. step: after which flow step; None = the stage's end.
+        mask: r_s rows of r_s characters, "1" where the latent is replaced.
+        action: ``zero``, ``noise``, or ``copy``: the latent that another image has there.
+        class_name, seed: of that other image (``copy``), made with the same steps and guidance.
+    """
+
+    stage: int
+    mask: tuple[str, ...]
+    action: str = "noise"
+    step: int | None = None
+    class_name: str | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.action not in ACTIONS:
+            raise EcarError(f"the action {self.action!r} is unknown: use {', '.join(ACTIONS)}")
+        if any(set(row) - {"0", "1"} or len(row) != len(self.mask) for row in self.mask):
+            raise EcarError("the mask of an edit must be as many rows of 0 and 1 as they are long")
+        if self.action == "copy" and (self.class_name is None or self.seed is None):
+            raise EcarError("an edit that copies must name class_name and seed of the other image")
+
+    def __str__(self) -> str:
+        cells = sum(row.count("1") for row in self.mask)
+        what = f"{self.class_name}, seed {self.seed}" if self.action == "copy" else self.action
+        moments = {None: "at the end", 0: "at the start"}
+        when = moments.get(self.step, f"after step {self.step}")
+        return f"{cells} latent pixels {when} of stage {self.stage + 1} ← {what}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person chose; with the checkpoint it decides every pixel.
+
+    Attributes:
+        class_name, seed: of the whole run, unless a stage has its own. steps, guidance: per stage.
+        classes, seeds: the class and the seed of the noise in each stage; empty: the same in all.
+        renoise: whether each stage's start gets new noise; empty: yes (the first value means
+            nothing). edits: in the order in which they are made.
+
+    Raises:
+        EcarError: a seed out of range, lists of different lengths.
+    """
+
+    class_name: str
+    seed: int
+    steps: tuple[int, ...]
+    guidance: tuple[float, ...]
+    solver: str = "euler"
+    classes: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    renoise: tuple[bool, ...] = ()
+    edits: tuple[Edit, ...] = ()
+
+    def __post_init__(self) -> None:
+        for seed in (self.seed, *self.seeds):
+            if not 0 <= seed <= MAX_SEED:
+                raise EcarError(f"seed {seed} is out of range: use 0 to {MAX_SEED}")
+        if self.solver not in SOLVERS:
+            raise EcarError(f"solver {self.solver!r} is unknown: use {' or '.join(SOLVERS)}")
+        stages = len(self.steps)
+        for name in ("guidance", "classes", "seeds", "renoise"):
+            values = getattr(self, name)
+            if len(values) not in ({stages} if name == "guidance" else {0, stages}):
+                raise EcarError(f"{name} has {len(values)} values for {stages} stages")
+
+    @classmethod
+    def of(
+        cls,
+        model: ECAR,
+        class_name: str,
+        seed: int = 0,
+        steps: int | list[int] | None = None,
+        guidance: float | list[float] | None = None,
+        **options: Any,
+    ) -> Settings:
+        """Settings for a model; steps and guidance left out are the model's own, a number is for
+        all stages.
+
+        Raises:
+            EcarError: a class, steps or guidance that the model does not take.
+        """
+        name = model.class_names[int(model.class_ids(class_name))]
+        return cls(
+            name,
+            int(seed),
+            tuple(model.inference_steps(steps)),
+            tuple(model.guidance(guidance)),
+            **options,
+        )
+
+    def __str__(self) -> str:
+        steps = " + ".join(map(str, self.steps))
+        scales = sorted(set(self.guidance))
+        guidance = " / ".join(f"{g:g}" for g in (self.guidance if len(scales) > 1 else scales))
+        parts = [self.class_name, f"seed {self.seed}", f"steps {steps}", f"guidance {guidance}"]
+        return ", ".join([*parts, *self.differences()])
+
+    def differences(self) -> list[str]:
+        """What sets this run apart from a plain one, a few words each."""
+        words = [] if self.solver == "euler" else [self.solver]
+        for name, values, plain in (
+            ("class", self.classes, self.class_name),
+            ("noise of seed", self.seeds, self.seed),
+        ):
+            words += [
+                f"{name} {value} in stage {stage}"
+                for stage, value in enumerate(values, 1)
+                if value != plain
+            ]
+        words += [
+            f"no new noise in stage {stage}"
+            for stage, new in enumerate(self.renoise, 1)
+            if stage > 1 and not new
+        ]
+        return words + [str(edit) for edit in self.edits]
+
+    @property
+    def file_name(self) -> str:
+        """Name of the finished image."""
+        return f"{re.sub(r'[^A-Za-z0-9]+', '-', self.class_name)}-seed{self.seed}.png"
+
+    # -- as arguments of trace() -------------------------------------------------------------------
+
+    def trace_arguments(self, model: ECAR, dtype: torch.dtype | None = None) -> dict[str, Any]:
+        """``trace(model, **arguments)`` is this run. An edit that copies runs its other image here.
+
+        Raises:
+            EcarError: settings that do not fit the model.
+        """
+        stages = model.schedule.num_stages
+        if len(self.steps) != stages:
+            raise EcarError(
+                f"these settings are for {len(self.steps)} stages, the model has {stages}"
+            )
+        classes = self.classes or (self.class_name,) * stages
+        return {
+            "class_labels": [classes[0]],
+            "class_labels_from": {stage: [name] for stage, name in enumerate(classes) if stage},
+            "num_inference_steps": list(self.steps),
+            "guidance_scale": list(self.guidance),
+            "solver": self.solver,
+            "noise": dict(enumerate(stage_noise(model, self.seeds or self.seed))),
+            "generator": torch.Generator().manual_seed(self.seed),  # for an edit's noise
+            "renoise": list(self.renoise) or True,
+            "edits": [self._latent_edit(model, edit, dtype) for edit in self.edits],
+            "dtype": dtype,
+        }
+
+    def _latent_edit(self, model: ECAR, edit: Edit, dtype: torch.dtype | None) -> LatentEdit:
+        mask = torch.tensor([[cell == "1" for cell in row] for row in edit.mask])
+        replacement: Tensor | str = edit.action
+        if edit.action == "copy":
+            assert edit.class_name is not None
+            assert edit.seed is not None
+            plain = Settings(
+                edit.class_name, edit.seed, self.steps, self.guidance, solver=self.solver
+            )
+            step = self.steps[edit.stage] if edit.step is None else edit.step
+            for event in trace(model, **plain.trace_arguments(model, dtype)):
+                if (event.stage, event.step) == (edit.stage, step):
+                    replacement = event.latent
+                    break
+        return LatentEdit(edit.stage, mask, replacement, edit.step)
+
+    # -- as JSON -----------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a recipe file or the programs' interface."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Settings:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            EcarError: a field is missing, unknown or of another kind.
+        """
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - fields):
+            raise EcarError(
+                f"the setting {unknown[0]!r} is unknown: use {', '.join(sorted(fields))}"
+            )
+        try:
+            edits = tuple(_edit_from_json(edit) for edit in values.get("edits", ()))
+            return cls(
+                class_name=str(values["class_name"]),
+                seed=int(values["seed"]),
+                steps=tuple(map(int, values["steps"])),
+                guidance=tuple(map(float, values["guidance"])),
+                solver=str(values.get("solver", "euler")),
+                classes=tuple(map(str, values.get("classes", ()))),
+                seeds=tuple(map(int, values.get("seeds", ()))),
+                renoise=tuple(map(bool, values.get("renoise", ()))),
+                edits=edits,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, EcarError):
+                raise
+            raise EcarError(f"these settings cannot be read ({error}): check the file") from error
+
+
+def _edit_from_json(values: Mapping[str, Any]) -> Edit:
+    plain: dict[str, Any] = {**values, "mask": tuple(map(str, values["mask"]))}
+    return Edit(**plain)
