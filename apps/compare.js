@@ -17,14 +17,6 @@ let at = 0; // the place on the axis
 let playing = false;
 let stopped = false; // what still arrives of a stopped run is not shown
 
-function make(tag, className, text, parent) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
-  if (parent) parent.append(node);
-  return node;
-}
-
 const status = make("p", "status", "", root);
 const spoken = make("p", "spoken", "", root);
 spoken.setAttribute("aria-live", "polite");
@@ -148,10 +140,7 @@ function number(value) {
 
 // -- drawing ----------------------------------------------------------------------------------------
 
-function url(file) {
-  const base = window.gradio_config?.root ?? "";
-  return `${base}/gradio_api/file=${view.folder}/${file}`;
-}
+const url = (file) => served(`${view.folder}/${file}`);
 
 function tile(className, title, parent) {
   const figure = make("figure", className, "", parent);

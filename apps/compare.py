@@ -9,7 +9,16 @@ from typing import Any
 import gradio as gr
 
 from apps.compare_runs import UNTRAINED, Moment, Rival, compare, rows
-from apps.parts import HERE, MAX_GUIDANCE, PRIVATE, QUEUE, RunControls, banner, show_banner, tell
+from apps.parts import (
+    MAX_GUIDANCE,
+    PRIVATE,
+    QUEUE,
+    RunControls,
+    banner,
+    script,
+    show_banner,
+    tell,
+)
 from apps.parts import visitor as visitor_of
 from apps.studio import Studio, told_when_memory_is_full
 from ecar_lab.errors import EcarError
@@ -67,7 +76,7 @@ class Compare:
                 self.lanes = gr.HTML(
                     {"status": "Nothing has run yet: press Compare."},
                     html_template=PLACE,
-                    js_on_load=(HERE / "compare.js").read_text(encoding="utf-8"),
+                    js_on_load=script("compare.js"),
                     apply_default_css=False,
                     elem_id=LANES,
                     elem_classes="player-host",

@@ -17,7 +17,7 @@ from apps.compare import Compare
 from apps.generate import Generate
 from apps.inspect_tab import Inspect
 from apps.intervene import Intervene
-from apps.parts import show_banner, visitor
+from apps.parts import script, show_banner, visitor
 from apps.runs import Runs
 from apps.studio import Studio
 from apps.tokenizer_tab import TokenizerTab
@@ -96,7 +96,7 @@ def add_pipeline(studio: Studio) -> gr.HTML:
     return gr.HTML(
         parts,
         html_template='<ol class="pipeline" aria-label="The process"></ol>',
-        js_on_load=(HERE / "pipeline.js").read_text(encoding="utf-8"),
+        js_on_load=script("pipeline.js"),
         apply_default_css=False,
         elem_id="pipeline",
     )
@@ -107,7 +107,7 @@ def add_tour() -> gr.HTML:
     return gr.HTML(
         json.loads((HERE / "tour.json").read_text(encoding="utf-8")),
         html_template='<div class="tour"></div>',
-        js_on_load=(HERE / "tour.js").read_text(encoding="utf-8"),
+        js_on_load=script("tour.js"),
         apply_default_css=False,
         elem_id="tour",
     )

@@ -14,17 +14,7 @@ let ground = "latent"; // what lies under the heat
 let shared = false; // one scale for all stages, or one each
 let together = true; // token-map colours over all stages, or each alone
 
-function make(tag, className, text, parent) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
-  if (parent) parent.append(node);
-  return node;
-}
-
-function url(file) {
-  return `${window.gradio_config?.root ?? ""}/gradio_api/file=${view.folder}/${file}`;
-}
+const url = (file) => served(`${view.folder}/${file}`);
 
 const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 2 : 1)}\u00a0%`;
 const offset = (stage) => view.stages.slice(0, stage).reduce((sum, s) => sum + s.side ** 2, 0);

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from apps.inspect_views import Inspection, Inspections, cache_table, compare_caches
-from apps.parts import HERE, PRIVATE, QUEUE, RunControls, spoken_errors, tell, visitor
+from apps.parts import PRIVATE, QUEUE, RunControls, script, spoken_errors, tell, visitor
 from apps.settings import Settings
 from apps.studio import Studio, told_when_memory_is_full
 from ecar_lab.errors import EcarError
@@ -57,7 +57,7 @@ class Inspect:
                     None,
                     html_template='<div class="inspector" role="group" '
                     'aria-label="Attention, mask and token maps"></div>',
-                    js_on_load=(HERE / "inspect.js").read_text(encoding="utf-8"),
+                    js_on_load=script("inspect.js"),
                     apply_default_css=False,
                     elem_id=INSPECTOR,
                 )

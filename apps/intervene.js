@@ -5,17 +5,6 @@
 const root = element.querySelector(".painter, .results");
 const name = root.closest("[id]").id;
 
-function make(tag, className, text, parent) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
-  if (parent) parent.append(node);
-  return node;
-}
-
-function url(file) {
-  return `${window.gradio_config?.root ?? ""}/gradio_api/file=${file}`;
-}
 
 // -- results ----------------------------------------------------------------------------------------
 
@@ -41,7 +30,7 @@ function results() {
         const figure = make("figure", one.hue ? "small" : "", "", row);
         if (one.hue) figure.style.setProperty("--hue", one.hue);
         const picture = make("img", "", "", figure);
-        picture.src = url(one.file);
+        picture.src = served(one.file);
         picture.alt = one.alt;
         const caption = make("figcaption", "", "", figure);
         make("strong", "", one.label, caption);
@@ -228,7 +217,7 @@ function painter() {
 
   function lay(value) {
     root.style.setProperty("--hue", value.hue);
-    if (picture.getAttribute("src") !== url(value.picture)) picture.src = url(value.picture);
+    if (picture.getAttribute("src") !== served(value.picture)) picture.src = served(value.picture);
     picture.alt = value.alt;
     grid.setAttribute("aria-label", `${value.alt}: cells to paint`);
   }

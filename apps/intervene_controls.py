@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from apps.intervene_runs import FEWEST, MOST
-from apps.parts import HERE
+from apps.parts import script
 from apps.settings import MAX_SEED
 from apps.studio import Studio
 
@@ -27,7 +27,7 @@ def piece(kind: str, elem_id: str, label: str) -> gr.HTML:
     return gr.HTML(
         None,
         html_template=f'<div class="{kind}" role="group" aria-label="{label}"></div>',
-        js_on_load=(HERE / "intervene.js").read_text(encoding="utf-8"),
+        js_on_load=script("intervene.js"),
         apply_default_css=False,
         elem_id=elem_id,
     )

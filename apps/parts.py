@@ -124,6 +124,11 @@ def preset_steps(default_steps: tuple[int, ...], name: str) -> list[int]:
     return [max(1, round(PRESETS[name] * count)) for count in default_steps]
 
 
+def script(file: str) -> str:
+    """The JavaScript of a component: a file of this folder, after what all have in common."""
+    return "".join((HERE / name).read_text(encoding="utf-8") for name in ("dom.js", file))
+
+
 def player(value: dict[str, Any], elem_id: str, label: str) -> gr.HTML:
     """Shows the views of ``apps.stream`` as lanes that grow, with a scrubber; see player.js.
 
@@ -134,7 +139,7 @@ def player(value: dict[str, Any], elem_id: str, label: str) -> gr.HTML:
         value,
         html_template=f'<div class="player" role="group" data-name="{elem_id}" '
         f'aria-label="{html.escape(label)}"></div>',
-        js_on_load=(HERE / "player.js").read_text(encoding="utf-8"),
+        js_on_load=script("player.js"),
         apply_default_css=False,
         elem_id=elem_id,
         elem_classes="player-host",

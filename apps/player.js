@@ -33,14 +33,6 @@ let following = true; // going on by itself; a person who scrubs stops that
 let looping = false;
 let stopped = false; // what still arrives of a stopped run is not shown
 
-function make(tag, className, text, parent) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
-  if (parent) parent.append(node);
-  return node;
-}
-
 const status = make("p", "status", "", root);
 const spoken = make("p", "spoken", "", root);
 spoken.setAttribute("aria-live", "polite");
@@ -250,10 +242,7 @@ function build() {
   layout();
 }
 
-function url(file) {
-  const base = window.gradio_config?.root ?? "";
-  return `${base}/gradio_api/file=${view.folder}/${file}`;
-}
+const url = (file) => served(`${view.folder}/${file}`);
 
 function picture(stage, row, file, alt) {
   const tile = tiles[stage][row];

@@ -7,14 +7,6 @@ const name = `run-${Math.random().toString(36).slice(2)}`;
 let cards = new Map(); // number -> {card, input, pins}
 let drawn = null; // which runs the cards stand for
 
-function make(tag, className, text, parent) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
-  if (parent) parent.append(node);
-  return node;
-}
-
 function add(run, parent) {
   const card = make("label", "run", "", parent);
   const input = make("input", "", "", card);

@@ -12,7 +12,7 @@ import gradio as gr
 
 from apps.differences import differing_settings, distance_in_words
 from apps.exports import EXPORTS, export
-from apps.parts import PRIVATE, QUEUE, banner, show_banner, visitor
+from apps.parts import PRIVATE, QUEUE, banner, script, show_banner, visitor
 from apps.recipes import Origin, Recipe, finished, replay
 from apps.studio import Run, Studio
 from ecar_lab.errors import EcarError
@@ -51,7 +51,7 @@ class Runs:
         self.history = gr.HTML(
             {"runs": [], "chosen": None, "a": None, "b": None},
             html_template='<div class="history" role="radiogroup" aria-label="My runs"></div>',
-            js_on_load=(HERE / "runs.js").read_text(encoding="utf-8"),
+            js_on_load=script("runs.js"),
             apply_default_css=False,
             elem_id="runs-history",
         )

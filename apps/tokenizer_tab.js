@@ -6,18 +6,7 @@ const root = element.querySelector(".views");
 let view = null;
 let bits = 3; // kept from picture to picture
 
-function make(tag, className, text, parent) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
-  if (parent) parent.append(node);
-  return node;
-}
-
-function url(file) {
-  const base = window.gradio_config?.root ?? "";
-  return `${base}/gradio_api/file=${view.folder}/${file}`;
-}
+const url = (file) => served(`${view.folder}/${file}`);
 
 function figure(data, parent) {
   const node = make("figure", "", "", parent);

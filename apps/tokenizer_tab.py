@@ -10,7 +10,7 @@ import gradio as gr
 from PIL import Image
 from torch import Tensor
 
-from apps.parts import HERE, PRIVATE, QUEUE, banner, show_banner
+from apps.parts import PRIVATE, QUEUE, banner, script, show_banner
 from apps.parts import visitor as visitor_of
 from apps.studio import Studio, told_when_memory_is_full
 from apps.tokenizer_pictures import MAX_SIDE, PICTURES, open_upload, picture_of
@@ -60,7 +60,7 @@ class TokenizerTab:
                 self.views = gr.HTML(
                     None,
                     html_template='<div class="views"></div>',
-                    js_on_load=(HERE / "tokenizer_tab.js").read_text(encoding="utf-8"),
+                    js_on_load=script("tokenizer_tab.js"),
                     apply_default_css=False,
                     elem_id="tokenizer-views",
                     elem_classes="player-host",

@@ -7,14 +7,6 @@ const root = element.querySelector(".tour");
 let step = 0;
 let marked = null;
 
-function make(tag, className, text, parent) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
-  parent.append(node);
-  return node;
-}
-
 const opener = make("button", "open", "Guided tour", root);
 opener.type = "button";
 const card = make("div", "card", "", root);

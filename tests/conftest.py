@@ -77,3 +77,12 @@ def tiny_pipeline(tiny_checkpoint: Path):
     from ecar_lab.pipeline import ECARPipeline
 
     return ECARPipeline.from_pretrained(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for one module; its tests are skipped where there is none."""
+    from app_page import chromium
+
+    with chromium() as opened:
+        yield opened

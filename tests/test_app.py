@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from app_page import PATIENCE, free_port
 from PIL import Image
 
 from apps import demo, generate, stream, studio
@@ -25,25 +26,9 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated"
 )
 
-CHROMIUM_SWITCHES = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PATIENCE = 15_000  # milliseconds: a busy machine is no failure
 NO_TOUR = "localStorage.setItem('ecar-tour-seen', 'yes')"
 STOPPED = "document.querySelector('#generate-player .status').textContent === 'Stopped.'"
 DONE = "document.querySelector('#generate-player .status')?.textContent.startsWith('Done: %s')"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +36,6 @@ def address(tiny_checkpoint: Path) -> Iterator[str]:
     page, address = demo.launch(tiny_checkpoint, port=free_port(), dtype="float32", block=False)
     yield address
     page.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = (
-        shutil.which("chromium")
-        or shutil.which("chromium-browser")
-        or shutil.which("google-chrome")
-    )
-    if path is None:
-        pytest.skip("no chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        yield driver.chromium.launch(executable_path=path, args=CHROMIUM_SWITCHES)
 
 
 @pytest.fixture

@@ -3,10 +3,9 @@ and dark, and on a phone."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from app_page import PATIENCE, chromium, free_port
+from app_page import PATIENCE, free_port
 
 from apps import demo
 from apps.demo import TABS
@@ -27,12 +26,6 @@ def address(tiny_checkpoint: Path) -> Iterator[str]:
     page, address = demo.launch(tiny_checkpoint, port=free_port(), dtype="float32", block=False)
     yield address
     page.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 1440), ("light", 390)])

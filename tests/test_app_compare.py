@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from app_page import PATIENCE, chromium, served
+from app_page import PATIENCE, served
 from PIL import Image
 
 from apps import compare_runs
@@ -236,12 +236,6 @@ def test_settings_for_a_comparison_may_be_any_class_and_seed(studio, tmp_path):
 def page_and_tab(pair: Path):
     with served(opened(pair), Compare) as (address, tab):
         yield address, tab
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from app_page import PATIENCE, chromium, served
+from app_page import PATIENCE, served
 from conftest import tiny_model
 from PIL import Image
 
@@ -234,8 +234,8 @@ def test_the_latest_run_is_opened_with_all_that_was_changed(studio, settings):
 
 
 @pytest.fixture(scope="module")
-def page(studio: Studio) -> Iterator:
-    with served(studio, Inspect) as (address, tab), chromium() as browser:
+def page(studio: Studio, browser) -> Iterator:
+    with served(studio, Inspect) as (address, tab):
         yield address, tab, browser
 
 

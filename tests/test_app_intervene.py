@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from app_page import PATIENCE, chromium, served
+from app_page import PATIENCE, served
 from PIL import Image
 
 from apps import intervene_runs as runs
@@ -281,8 +281,8 @@ def test_changed_controls_mean_another_base(studio):
 
 
 @pytest.fixture(scope="module")
-def page(studio: Studio) -> Iterator:
-    with served(studio, Intervene) as (address, _), chromium() as browser:
+def page(studio: Studio, browser) -> Iterator:
+    with served(studio, Intervene) as (address, _):
         yield address, browser
 
 

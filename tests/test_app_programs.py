@@ -1,7 +1,6 @@
 """The interface for programs: a real server, a real client, on a pipeline with random weights."""
 
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from app_page import free_port
 from PIL import Image
 
 from apps import programs
@@ -34,9 +34,7 @@ def address(studio: Studio) -> Iterator[str]:
         programs.register(studio)
     gr.set_static_paths([studio.folders.root])
     page.queue()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     _, url, _ = page.launch(
         server_port=port, prevent_thread_lock=True, quiet=True, run_history=False
     )

@@ -1,8 +1,6 @@
 """The Runs tab: recipes that bring an image back, differences, exports, and the page itself."""
 
 import json
-import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +9,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from app_page import PATIENCE, free_port
 from PIL import Image
 
 from apps.differences import differing_settings, distance, distance_in_words
@@ -29,16 +28,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated"
 )
 
-CHROMIUM_SWITCHES = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PATIENCE = 100_000  # milliseconds: a busy machine is no failure
 PLAIN = Settings("cat", 4, (3, 2), (1.5, 2.0))
 HALF = tuple("11110000" for _ in range(8))
 CHANGED = replace(
@@ -367,29 +356,13 @@ def address(studio: Studio) -> Iterator[str]:
             Runs(studio).wire(page)
     gr.set_static_paths([studio.folders.root])
     page.queue()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     styles = sorted((Path(__file__).parents[1] / "apps").glob("*.css"))
     _, url, _ = page.launch(
         server_port=port, prevent_thread_lock=True, quiet=True, css_paths=styles, run_history=False
     )
     yield url
     page.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = (
-        shutil.which("chromium")
-        or shutil.which("chromium-browser")
-        or shutil.which("google-chrome")
-    )
-    if path is None:
-        pytest.skip("no chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        yield driver.chromium.launch(executable_path=path, args=CHROMIUM_SWITCHES)
 
 
 @pytest.fixture

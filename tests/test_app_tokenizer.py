@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from app_page import PATIENCE, chromium, served
+from app_page import PATIENCE, served
 from PIL import Image
 
 from apps.studio import Studio
@@ -273,12 +273,6 @@ def test_the_trained_result_is_quoted_with_its_path(tmp_path):
 def page_and_tab(studio: Studio):
     with served(studio, TokenizerTab) as (address, tab):
         yield address, tab
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
