@@ -54,7 +54,8 @@ def build(
     """
     studio = Studio(checkpoint, device, dtype)
     gr.set_static_paths([studio.folders.root])
-    with gr.Blocks(analytics_enabled=False, title=TITLE) as page:
+    # Gradio's own copies of uploads go after an hour; what visitors make lies in their folders.
+    with gr.Blocks(analytics_enabled=False, title=TITLE, delete_cache=(3600, 3600)) as page:
         gr.HTML(f"<h1>{TITLE}</h1>", elem_id="head")
         if studio.problem is None:
             add_tour()

@@ -1,6 +1,11 @@
 """The interface for programs: a real server, a real client, on a pipeline with random weights."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -242,7 +247,33 @@ def test_mcp_without_its_package_says_what_to_install(served, capsys, monkeypatc
         importlib.util, "find_spec", lambda name, *rest: there[0] if name == "mcp" else find(name)
     )
     assert cli.main(["app", "--mcp"]) == 2
-    assert "pip install 'gradio[mcp]'" in capsys.readouterr().err
+    assert "pip install 'mcp>=1.21,<2'" in capsys.readouterr().err
     there[0] = object()
     assert cli.main(["app", "--mcp"]) == 0
     assert served["mcp"] is True
+
+
+def test_a_server_told_to_end_takes_its_visitors_files_along(tiny_checkpoint, tmp_path):
+    port = free_port()
+    command = [sys.executable, "-m", "ecar_lab.cli", "app", "--checkpoint", str(tiny_checkpoint)]
+    server = subprocess.Popen(
+        [*command, "--port", str(port)],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while True:
+            assert server.poll() is None
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        assert list(tmp_path.glob("ecar-demo-*"))
+        server.terminate()
+        server.wait(60)
+    finally:
+        server.kill()
+    assert not list(tmp_path.glob("ecar-demo-*"))

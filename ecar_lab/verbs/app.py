@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def run(arguments: list[str]) -> None:
     if switches.port is not None and not 0 < switches.port < 65536:
         raise EcarError(f"--port is {switches.port}: use 1 to 65535")
     if switches.mcp and importlib.util.find_spec("mcp") is None:
-        raise EcarError("--mcp needs the package mcp: pip install 'gradio[mcp]'")
+        raise EcarError("--mcp needs the package mcp: pip install 'mcp>=1.21,<2'")
     root = Path(__file__).resolve().parents[2]
     if not (root / "apps" / "demo.py").is_file():
         raise EcarError(
@@ -62,16 +63,21 @@ def run(arguments: list[str]) -> None:
     sys.path.insert(0, str(root))
     from apps.demo import launch
 
-    launch(
-        checkpoint=switches.checkpoint,
-        host=switches.host,
-        port=switches.port,
-        device=switches.device,
-        dtype=switches.dtype,
-        auth=auth,
-        mcp=switches.mcp,
-        browser=switches.browser,
-    )
+    # Being told to end is like Ctrl-C: the server closes, and what visitors made is deleted.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        launch(
+            checkpoint=switches.checkpoint,
+            host=switches.host,
+            port=switches.port,
+            device=switches.device,
+            dtype=switches.dtype,
+            auth=auth,
+            mcp=switches.mcp,
+            browser=switches.browser,
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def read_auth(given: str | None) -> tuple[str, str] | None:
