@@ -1,17 +1,20 @@
 """Every experiment at smoke size, from the command to the figure, and the lab's memory."""
 
 import json
+import os
 import re
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 
 from ecar_lab import EcarError
 from ecar_lab.cli import main
-from ecar_lab.experiments import EXPERIMENTS, load_experiment, quality
+from ecar_lab.experiments import EXPERIMENTS, load_experiment, shipped
 from ecar_lab.experiments.lab import SIZES, Lab, key_of, spread
 from ecar_lab.experiments.stage_ablation import steps_of_equal_flops
+from ecar_lab.experiments.stage_errors import with_real_stages
 from ecar_lab.experiments.steps_and_guidance import front, mark_front
 from ecar_lab.experiments.windows_and_couplings import windows
 from ecar_lab.train_config import ModelTrainConfig
@@ -25,6 +28,8 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("name", list(EXPERIMENTS))
 def test_an_experiment_runs_and_leaves_result_figure_and_table(name, runs, tmp_path, capsys):
+    if name == "shipped" and not os.environ.get("ECAR_DATA"):
+        pytest.skip("the variable ECAR_DATA names no folder of data sets")
     arguments = ["--size", "smoke", "--runs", str(runs), "--out", str(tmp_path)]
     assert main(["experiment", name, *arguments]) == 0
     printed = capsys.readouterr().out
@@ -175,25 +180,41 @@ def test_the_shipped_checkpoints_are_compared_at_the_guidance_that_suits_each(
         name: str(lab.train(architecture=architecture).folder)
         for name, architecture in (("E-CAR", "ecar"), ("DiT", "dit"))
     }
-    monkeypatch.setattr(quality, "SHIPPED", folders)
-    monkeypatch.setattr(quality, "GUIDANCE", {"E-CAR": (1.0, 2.0), "DiT": (1.0,)})
-    monkeypatch.setattr(quality, "TRIAL_STEPS", {"E-CAR": [1, 1], "DiT": 2})
-    monkeypatch.setattr(quality, "FINAL_STEPS", {"E-CAR": [[2, 1]], "DiT": [6, 3]})
-    monkeypatch.setattr(quality, "TRIAL_IMAGES", {"smoke": 20})
-    monkeypatch.setattr(quality, "FINAL_IMAGES", {"smoke": 40})
-    found = quality.shipped(lab)
-    ours, theirs = found["E-CAR"], found["DiT"]
+    monkeypatch.setattr(shipped, "GUIDANCE", {"E-CAR": (1.0, [1.0, 2.0]), "DiT": (1.0,)})
+    monkeypatch.setattr(shipped, "TRIAL_STEPS", {"E-CAR": [1, 1], "DiT": 2})
+    monkeypatch.setattr(shipped, "FINAL_STEPS", {"E-CAR": [[2, 1]], "DiT": [6, 3]})
+    ours, theirs = (shipped.measure(lab, name, folders[name]) for name in ("E-CAR", "DiT"))
     best = min(ours["trials"], key=lambda trial: trial["frechet"])
     assert len(ours["trials"]) == 2
     assert ours["points"][0]["guidance_scale"] == best["guidance_scale"]
     assert [point["num_inference_steps"] for point in theirs["points"]] == [6, 3]
     assert theirs["points"][0]["gflop"] == pytest.approx(2 * theirs["points"][1]["gflop"])
-    assert found["flops_ratio"] == theirs["points"][0]["gflop"] / ours["points"][0]["gflop"]
+    result = {"E-CAR": ours, "DiT": theirs, "flops_ratio": 2.0}
+    assert "1: " in shipped.table(result)
+    assert "1 / 2: " in shipped.table(result)
+    assert shipped.draw(result).axes
 
 
-def test_without_data_or_checkpoints_the_shipped_part_is_left_out(tmp_path, monkeypatch):
+def test_real_stages_take_the_place_of_the_model_s(tiny_pipeline):
+    pipe = tiny_pipeline
+    latent = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+
+    def made(kept):
+        arguments = ([1.0, 2.0], torch.Generator().manual_seed(0), torch.float32)
+        return with_real_stages(pipe, latent, torch.tensor([0, 1]), kept, *arguments)
+
+    generator = torch.Generator().manual_seed(0)
+    pipe.model.draw(2, generator)
+    *_, own = pipe.trace([0, 1], None, [1.0, 2.0], generator)
+    assert torch.equal(made(0), own.latent)
+    assert torch.equal(made(2), latent)  # the last stage ends at the data
+    assert not torch.allclose(made(1), own.latent, atol=0.1)
+
+
+def test_the_shipped_checkpoints_need_the_data(tmp_path, monkeypatch):
     monkeypatch.delenv("ECAR_DATA", raising=False)
-    assert quality.shipped(Lab(SIZES["smoke"], tmp_path)) is None
+    with pytest.raises(EcarError, match="name their folder with --data"):
+        shipped.run(Lab(SIZES["smoke"], tmp_path))
 
 
 def test_one_model_has_one_training_however_it_is_asked_for(tmp_path):

@@ -21,6 +21,7 @@ class Entry(NamedTuple):
 
 
 EXPERIMENTS = {
+    "shipped": Entry("shipped", "Is the E-CAR that ships as good as the DiT, at what cost?"),
     "quality": Entry("quality", "Is E-CAR as good as DiT at equal size, data and images seen?"),
     "single-stage": Entry("single_stage", "How good is one stage, plain flow matching?"),
     "two-stage": Entry("two_stage", "Does a second stage gain quality or speed?"),
@@ -43,6 +44,7 @@ EXPERIMENTS = {
     "steps-and-guidance": Entry(
         "steps_and_guidance", "Which steps and guidance per stage give quality at what cost?"
     ),
+    "stage-errors": Entry("stage_errors", "Which stage does the distance come from?"),
     "few-shot": Entry("few_shot", "Can a new class be learned from a few images?"),
     "failure-signatures": Entry(
         "failure_signatures", "Are the known failures recognised when they are provoked?"

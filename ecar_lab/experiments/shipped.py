@@ -1,0 +1,152 @@
+"""The headline on CIFAR-10: the E-CAR and the DiT that ship, of equal size, data and images seen.
+
+Several guidance scales are tried with few images; at the best of them each checkpoint is measured
+with its usual steps and with fewer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ecar_lab import runtime
+from ecar_lab.baselines import load_pipeline
+from ecar_lab.cost import total_flops
+from ecar_lab.errors import EcarError
+from ecar_lab.experiments import figures
+from ecar_lab.experiments.lab import Lab, frechet, named, named_right
+
+CHECKPOINTS = {"E-CAR": "cifar10", "DiT": "cifar10-dit"}
+GUIDANCE: dict[str, tuple] = {
+    "E-CAR": (1.5, 2.0, 2.5, [1.0, 1.5, 1.5], [1.0, 2.0, 2.0], [1.0, 2.5, 2.5]),
+    "DiT": (1.5, 2.0, 2.5),
+}
+TRIAL_STEPS: dict[str, Any] = {"E-CAR": [8, 6, 6], "DiT": 20}
+# DiT's usual number of steps, and as many as cost what E-CAR's cost; E-CAR's, and fewer.
+FINAL_STEPS: dict[str, list] = {"E-CAR": [[8, 6, 6], [4, 2, 2]], "DiT": [50, 7]}
+TRIAL_IMAGES = {"smoke": 8, "cpu": 500, "gpu": 2000}
+FINAL_IMAGES = {"smoke": 8, "cpu": 2000, "gpu": 10_000}
+
+
+def run(lab: Lab) -> dict[str, Any]:
+    """Both checkpoints, each at the guidance that suits it best.
+
+    Raises:
+        EcarError: the data set or a checkpoint is not here.
+    """
+    root = runtime.checkpoints_root()
+    for checkpoint in CHECKPOINTS.values():
+        if not (root / checkpoint / "model_index.json").is_file():
+            raise EcarError(
+                f"the checkpoint {checkpoint!r} is not in {root.name!r}: fetch it again"
+            )
+    if runtime.data_root(lab.data_root) is None:
+        raise EcarError("the CIFAR-10 test images are not here: name their folder with --data")
+    found = {
+        name: measure(lab, name, checkpoint)
+        for name, checkpoint in lab.each(CHECKPOINTS.items(), "checkpoints")
+    }
+    return {**found, "flops_ratio": dearest(found["DiT"]) / dearest(found["E-CAR"])}
+
+
+def measure(lab: Lab, name: str, checkpoint: str) -> dict[str, Any]:
+    """Trials of the guidance, then the points of one checkpoint."""
+    model = load_pipeline(checkpoint).model
+    trials = []
+    for scale in GUIDANCE[name]:
+        trial = {"num_inference_steps": TRIAL_STEPS[name], "guidance_scale": scale}
+        few = TRIAL_IMAGES[lab.size.name]
+        tried = lab.evaluate(checkpoint, num_samples=few, **trial)
+        trials.append({**trial, "frechet": frechet(tried), "images": few})
+    best = min(trials, key=lambda trial: trial["frechet"])["guidance_scale"]
+    points = []
+    for steps in FINAL_STEPS[name]:
+        chosen: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": best}
+        result = lab.evaluate(checkpoint, num_samples=FINAL_IMAGES[lab.size.name], **chosen)
+        points.append(
+            {
+                **chosen,
+                "gflop": total_flops(model.flops(steps, best)) / 1e9,
+                "frechet": frechet(result),
+                "precision": named(result["metrics"], ["precision"]),
+                "recall": named(result["metrics"], ["recall"]),
+                "named_right": named_right(result),
+            }
+        )
+    return {
+        "checkpoint": checkpoint,
+        "parameters": model.num_parameters(),
+        "trials": trials,
+        "images": FINAL_IMAGES[lab.size.name],
+        "points": points,
+    }
+
+
+def dearest(entry: dict[str, Any]) -> float:
+    """GFLOP of the most expensive way of sampling that was measured."""
+    return max(point["gflop"] for point in entry["points"])
+
+
+def draw(result: dict[str, Any]) -> Figure:
+    """Distance over FLOPs of sampling."""
+    figure, (axes,) = figures.new_figure(1, width=5)
+    for name in CHECKPOINTS:
+        points = sorted(result[name]["points"], key=lambda point: point["gflop"])
+        figures.line(axes, name, [p["gflop"] for p in points], [p["frechet"] for p in points])
+        for point in points:
+            left = name == "E-CAR"
+            axes.annotate(
+                f"{name}: {point['frechet']:.2f}",
+                (point["gflop"], point["frechet"]),
+                xytext=(-7, -4) if left else (7, 2),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                fontsize=9,
+            )
+    axes.set_title("shipped CIFAR-10 checkpoints", fontsize=10, loc="left")
+    axes.margins(0.35)
+    axes.set_ylim(bottom=0)
+    figures.logarithmic(axes, "x", xlabel="GFLOP per image", ylabel="Frechet distance")
+    return figure
+
+
+def table(result: dict[str, Any]) -> str:
+    """Every point, the trials that decided the guidance, the ratio of FLOPs."""
+    rows = [
+        [
+            f"{name} (`{result[name]['checkpoint']}`, {result[name]['parameters'] / 1e6:.2f} M)",
+            per_stage(point["num_inference_steps"], " + "),
+            per_stage(point["guidance_scale"], " / "),
+            f"{point['gflop']:.2f}",
+            f"{point['frechet']:.2f}",
+            f"{point['precision']:.2f}",
+            f"{point['recall']:.2f}",
+            "-" if point["named_right"] is None else f"{point['named_right']:.1%}",
+        ]
+        for name in CHECKPOINTS
+        for point in result[name]["points"]
+    ]
+    header = [
+        *(f"{result['E-CAR']['images']:,} images", "steps", "guidance", "GFLOP"),
+        *("Frechet distance", "precision", "recall", "named right"),
+    ]
+    trials = "; ".join(
+        f"{name} "
+        + ", ".join(
+            f"{per_stage(trial['guidance_scale'], ' / ')}: {trial['frechet']:.2f}"
+            for trial in result[name]["trials"]
+        )
+        for name in CHECKPOINTS
+    )
+    few = result["E-CAR"]["trials"][0]["images"]
+    return (
+        f"{figures.markdown_table(header, rows)}\n\n"
+        f"FLOPs of sampling, first rows: {result['flops_ratio']:.1f}x fewer for E-CAR.\n\n"
+        f"Guidance tried on {few} images each: {trials}."
+    )
+
+
+def per_stage(value: float | list[float], between: str) -> str:
+    """One number, or one for every stage."""
+    return between.join(f"{part:g}" for part in (value if isinstance(value, list) else [value]))
