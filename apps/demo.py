@@ -58,13 +58,13 @@ def build(
     with gr.Blocks(analytics_enabled=False, title=TITLE, delete_cache=(3600, 3600)) as page:
         gr.HTML(f"<h1>{TITLE}</h1>", elem_id="head")
         if studio.problem is None:
+            programs.register(studio)  # first: a tab's own event of that name would take it
             add_tour()
             add_pipeline(studio)
             with gr.Tabs(elem_id="tabs"):
                 for name, kind in TABS:
                     with gr.Tab(name, id=name.lower()):
                         kind(studio).wire(page)
-            programs.register(studio)
             page.unload(leaver(studio))
             studio.open_in_background()
         else:

@@ -130,9 +130,10 @@ class Programs:
             stages = len(base.steps)
             if stages == 1:
                 raise EcarError("this model has one stage: a fork needs two or more")
-            if not 1 <= whole(stage, "stage") < stages:
+            stage, variants = whole(stage, "stage"), whole(variants, "variants")
+            if not 1 <= stage < stages:
                 raise EcarError(f"a fork at stage {stage}: use 1 to {stages - 1}")
-            if not 1 <= whole(variants, "variants") <= MAX_VARIANTS:
+            if not 1 <= variants <= MAX_VARIANTS:
                 raise EcarError(f"{variants} variants: use 1 to {MAX_VARIANTS}")
             made = []
             for number in range(1, variants + 1):

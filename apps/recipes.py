@@ -102,7 +102,9 @@ class Recipe:
             values = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_no_number)
         except OSError as error:
             raise EcarError(f"{name!r} cannot be read: choose the file again") from error
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except EcarError:
+            raise
+        except (ValueError, RecursionError) as error:
             raise EcarError(
                 f"{name!r} is not JSON: choose a recipe that this app has saved"
             ) from error

@@ -225,7 +225,7 @@ class Settings:
                 renoise=tuple(map(bool, values.get("renoise", ()))),
                 edits=edits,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, EcarError):
                 raise
             raise EcarError(f"these settings cannot be read ({error}): check the file") from error

@@ -303,6 +303,12 @@ def test_the_page_asks_nobody_else_for_anything(browser, address):
     assert {host for host in hosts if host} == {address.split("/")[2]}
 
 
+def test_the_whole_page_offers_three_functions_by_their_names(address):
+    with urllib.request.urlopen(f"{address}gradio_api/info") as answer:
+        named = json.load(answer)["named_endpoints"]
+    assert sorted(named) == ["/fork", "/generate", "/trace"]
+
+
 def test_only_what_the_demo_wrote_is_served(address, tmp_path):
     secret = tmp_path / "secret.png"
     Image.new("RGB", (1, 1)).save(secret)
