@@ -22,8 +22,7 @@ from ecar_lab.cards import images_seen
 from ecar_lab.colours import STAGE_HUES, LatentColours, decode
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.runtime import synchronize
-from ecar_lab.tokenizer import Tokenizer
+from ecar_lab.timing import seconds_of
 from ecar_lab.trace import Stream, TraceEvent
 from ecar_lab.viz import enlarge, to_pil
 
@@ -257,7 +256,8 @@ def draw(lane: Lane, colours: LatentColours, folder: Path) -> None:
         )
     tokenizer, last = lane.contender.pipeline.tokenizer, lane.events[-1].latent
     finished = decode(tokenizer, last)  # once more than needed: the first call is slower
-    lane.decoder = min(seconds_to_decode(tokenizer, last) for _ in range(3))
+    decodings = (seconds_of(lambda: decode(tokenizer, last), tokenizer.device) for _ in range(3))
+    lane.decoder = min(decodings)
     if not lane.contender.trained:
         return
     begin = time.perf_counter()
@@ -278,14 +278,6 @@ def draw(lane: Lane, colours: LatentColours, folder: Path) -> None:
     factor = max(1, SMALLEST_FINAL // picture.width)
     enlarge(picture, factor * picture.width, factor * picture.height).save(lane.image)
     lane.watching = time.perf_counter() - begin
-
-
-def seconds_to_decode(tokenizer: Tokenizer, latent: Tensor) -> float:
-    """Of one decoding, to the image on the CPU."""
-    synchronize(tokenizer.device)
-    begin = time.perf_counter()
-    decode(tokenizer, latent)
-    return time.perf_counter() - begin
 
 
 def decoded_estimates(lane: Lane) -> list[Tensor]:

@@ -13,7 +13,7 @@ function add(run, parent) {
   Object.assign(input, { type: "radio", name, value: run.number });
   input.addEventListener("change", () => trigger("select", { number: run.number }));
   const image = make("img", "", "", card);
-  image.src = `${window.gradio_config?.root ?? ""}/gradio_api/file=${run.file}`;
+  image.src = served(run.file);
   image.alt = `Image of run ${run.number}`;
   const words = make("span", "words", "", card);
   make("strong", "", `${run.number}: ${run.title}`, words);

@@ -135,12 +135,8 @@ def blank_view(pipeline: ECARPipeline, settings: Settings, folder: Path) -> dict
             "size": side,
             "hue": STAGE_HUES[stage % len(STAGE_HUES)],
             "sigma": round(schedule.transition(stage).sigma, 2) if stage else None,
-            "window": [round(t, 3) for t in schedule.window(stage)],
-            "steps": steps,
         }
-        for stage, (side, steps) in enumerate(
-            zip(schedule.resolutions, settings.steps, strict=True)
-        )
+        for stage, side in enumerate(schedule.resolutions)
     ]
     return {
         "run": folder.name,

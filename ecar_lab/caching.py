@@ -6,15 +6,14 @@ earlier stages again. One masked call over all stages, as in training, must give
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ecar_lab.runtime import autocast, synchronize
+from ecar_lab.runtime import autocast
+from ecar_lab.timing import timed
 from ecar_lab.transformer import MultistageTransformer
 
 
@@ -122,12 +121,3 @@ def compare_cache(
         ),
         masked_seconds=min(seconds for _, seconds in masked_runs),
     )
-
-
-def timed(device: torch.device, work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """What ``work`` returns, and the seconds it took; waits for a GPU."""
-    synchronize(device)
-    begin = time.perf_counter()
-    result = work(*arguments)
-    synchronize(device)
-    return result, time.perf_counter() - begin

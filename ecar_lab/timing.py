@@ -65,13 +65,18 @@ def sample(
         pass
 
 
-def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
-    """Duration of one call."""
+def timed(device: torch.device, work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What ``work`` returns, and the seconds it took; waits for a GPU."""
     runtime.synchronize(device)
     started = time.perf_counter()
-    call()
+    result = work(*arguments)
     runtime.synchronize(device)
-    return time.perf_counter() - started
+    return result, time.perf_counter() - started
+
+
+def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
+    """Duration of one call."""
+    return timed(device, call)[1]
 
 
 def median_seconds(call: Callable[[], Any], device: torch.device, repeats: int) -> float:
