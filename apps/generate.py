@@ -78,6 +78,8 @@ class Generate:
         ready: dict[str, Any] = {"outputs": [self.go, self.stop], "js": tell("stop", PLAYER)}
         self.stop.click(self._buttons, cancels=[made], queue=False, **ready, **PRIVATE)
         made.failure(self._buttons, queue=False, **ready, **PRIVATE)
+        # After a sentence in place of an image, too, the player waits no longer.
+        made.then(None, js=tell("stop", PLAYER), **PRIVATE)
 
     def open(self) -> dict:
         """What a visitor sees before the first click: an image that the model made at the start."""

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from apps.inspect_views import Inspection, Inspections, cache_table, compare_caches
-from apps.parts import PRIVATE, QUEUE, RunControls, script, spoken_errors, tell, visitor
+from apps.parts import LATEST, PRIVATE, QUEUE, RunControls, script, spoken_errors, tell, visitor
 from apps.settings import Settings
 from apps.studio import Studio, told_when_memory_is_full
 from ecar_lab.errors import EcarError
@@ -95,6 +95,7 @@ class Inspect:
                 [self.layer, self.opened],
                 shown,
                 js=waiting,
+                **LATEST,
                 **PRIVATE,
                 **QUEUE,
             ),

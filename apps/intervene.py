@@ -12,7 +12,7 @@ from apps import intervene_runs as runs
 from apps import intervene_views as views
 from apps.intervene_controls import Interventions, piece
 from apps.intervene_runs import Bases, Made, make
-from apps.parts import PRIVATE, QUEUE, RunControls, spoken_errors, tell, visitor
+from apps.parts import LATEST, PRIVATE, QUEUE, RunControls, spoken_errors, tell, visitor
 from apps.settings import Edit, Settings
 from apps.studio import Studio, told_when_memory_is_full
 from ecar_lab.errors import EcarError
@@ -88,11 +88,12 @@ class Intervene:
         on(self.tabs.renoise_go, self.leave_noise_out, [self.tabs.renoise, *common], shown)
         for choice in where[1:]:
             choice.input(
-                self.show_painter, [*where, self.base], self.tabs.painter, **PRIVATE, **QUEUE
-            )
+                self.show_painter, [*where, self.base], self.tabs.painter,
+                **LATEST, **PRIVATE, **QUEUE,
+            )  # fmt: skip
         self.tabs.action.input(
             lambda action: gr.Row(visible=action == "copy"),
-            self.tabs.action, self.tabs.other_image, queue=False, **PRIVATE,
+            self.tabs.action, self.tabs.other_image, queue=False, **LATEST, **PRIVATE,
         )  # fmt: skip
 
     def open(self, stage: int, moment: str) -> dict[Any, Any]:
@@ -134,7 +135,7 @@ class Intervene:
             stage = runs.check_later(stage, self.stages, "a fork")
             base, where = self._base(request, common)
             settings = runs.forked(base.settings, stage, int(count), int(seed or 0))
-            made = runs.run_fork(self.studio, base, stage, settings, visitor(request))
+            made = runs.run_fork(self.studio, settings, visitor(request))
             return self._update(base, views.fork_view(base, stage, made), *where)
 
     def change_class(

@@ -22,9 +22,8 @@ from apps.stream import Progress, stream
 from apps.studio import Studio
 from ecar_lab.colours import decode
 from ecar_lab.errors import EcarError
-from ecar_lab.interventions import stage_noise
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.trace import TraceEvent, trace
+from ecar_lab.trace import TraceEvent
 
 # Runs with their tensors that are held for all visitors together.
 KEEP = 64
@@ -223,70 +222,14 @@ def with_edit(settings: Settings, edit: Edit) -> Settings:
 # -- the fork --------------------------------------------------------------------------------------
 
 
-def run_fork(
-    studio: Studio, base: Made, stage: int, variants: Sequence[Settings], visitor: str | None
-) -> list[Made]:
-    """Runs variants of :func:`forked` as one batch, and records each as a run of its own.
+def run_fork(studio: Studio, variants: Sequence[Settings], visitor: str | None) -> list[Made]:
+    """Runs variants of :func:`forked`, one by one, and records each as a run of its own.
 
-    They go on from the base's events, so the stages that they keep are the base's, bit for bit. (A
-    base with edits is run again from its start: the edits' own noise comes in the order of steps.)
+    One batch would be faster, but in float32 an image of a batch may differ from the same image
+    alone by a last bit, and then its recipe would not bring it back. Stages that variants keep are
+    the base's bit for bit all the same: their noise is that of the same seeds.
     """
-    events = fork_events(studio, base, stage, variants)
-    earlier = [] if base.settings.edits else base.events
-    made = []
-    for index, settings in enumerate(variants):
-        kept = [event for event in earlier if event.stage <= stage]
-        own = [one_of(event, index) for event in events]
-        made.append(record(studio, settings, [*kept, *own], visitor))
-    return made
-
-
-def fork_events(
-    studio: Studio, base: Made, stage: int, variants: Sequence[Settings]
-) -> list[TraceEvent]:
-    """The events of all variants at once, (variants, ...) each, from the fork on."""
-    model, count = studio.pipeline.model, len(variants)
-    arguments = base.settings.trace_arguments(model, studio.dtype)
-    noise = [stage_noise(model, settings.seeds) for settings in variants]
-    arguments |= {
-        "class_labels": arguments["class_labels"] * count,
-        "noise": {s: torch.cat(one) for s, one in enumerate(zip(*noise, strict=True))},
-        "generator": [torch.Generator().manual_seed(base.settings.seed) for _ in variants],
-    }
-    if not base.settings.edits:
-        end = base.at(stage)
-
-        def repeated(tensor: Tensor) -> Tensor:
-            return tensor.expand(count, *tensor.shape[1:])
-
-        arguments["start_from"] = dataclasses.replace(
-            end,
-            latent=repeated(end.latent),
-            clean_estimate=repeated(end.clean_estimate),
-            history=tuple(map(repeated, end.history)),
-        )
-    return list(trace(model, **arguments))
-
-
-def one_of(event: TraceEvent, index: int) -> TraceEvent:
-    """One image's part of a batch's event; of time and cache, its equal share."""
-    count = len(event.latent)
-
-    def part(tensor: Tensor) -> Tensor:
-        return tensor[index : index + 1]
-
-    return dataclasses.replace(
-        event,
-        latent=part(event.latent),
-        clean_estimate=part(event.clean_estimate),
-        velocity_norm=None if event.velocity_norm is None else part(event.velocity_norm),
-        token_map=part(event.token_map),
-        history=tuple(map(part, event.history)),
-        class_labels=part(event.class_labels),
-        seconds=event.seconds / count,
-        seconds_split={name: value / count for name, value in event.seconds_split.items()},
-        cache_bytes=event.cache_bytes // count,
-    )
+    return [make(studio, settings, visitor) for settings in variants]
 
 
 # -- what differs ----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 import secrets
 from collections.abc import Generator
@@ -21,6 +22,8 @@ HERE = Path(__file__).parent
 MAX_STEPS, MAX_GUIDANCE = 32, 8.0
 # One image at a time, whoever asks for it, page or program.
 QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+# A control that is moved while its last move is still worked on: the last move counts.
+LATEST: dict[str, Any] = {"trigger_mode": "always_last"}
 # For events that only the page uses.
 PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # How many of the model's own steps a preset takes in each stage.
@@ -89,7 +92,9 @@ class RunControls:
             self.class_name, self.seed, self.solver, *self.steps, *self.guidance
         ]  # fmt: skip
         dice.click(None, outputs=[self.seed], js=f"() => Math.floor(Math.random() * {MAX_SEED})")
-        self.preset.input(self._take_preset, self.preset, self.steps, queue=False, **PRIVATE)
+        self.preset.input(
+            self._take_preset, self.preset, self.steps, queue=False, **LATEST, **PRIVATE
+        )
 
     def _take_preset(self, name: str) -> list[int]:
         return preset_steps(self.default_steps, name)
@@ -113,10 +118,18 @@ class RunControls:
         )
 
     def show(self, settings: Settings) -> dict[Any, Any]:
-        """Updates that put the controls to these settings."""
-        values: list[Any] = [settings.class_name, settings.seed, settings.solver]
-        values += [*settings.steps, *settings.guidance]
-        return dict(zip(self.inputs, values, strict=True))
+        """Updates that put the controls to these settings. A slider that does not reach as far (a
+        recipe may hold more steps than anybody would choose) is made longer."""
+        values = {
+            self.class_name: settings.class_name,
+            self.seed: settings.seed,
+            self.solver: settings.solver,
+        }
+        sliders = [*self.steps, *self.guidance]
+        for slider, value in zip(sliders, [*settings.steps, *settings.guidance], strict=True):
+            longest = max(slider.maximum, math.ceil(value))
+            values[slider] = gr.Slider(value=value, maximum=longest)
+        return values
 
 
 def preset_steps(default_steps: tuple[int, ...], name: str) -> list[int]:

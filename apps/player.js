@@ -391,7 +391,7 @@ document.addEventListener("ecar:wait", (event) => {
   root.scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
 });
 document.addEventListener("ecar:stop", (event) => {
-  if (event.detail !== name) return;
+  if (event.detail !== name || view.done) return;
   stopped = true;
   frames = [];
   at = -1;

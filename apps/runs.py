@@ -12,7 +12,7 @@ import gradio as gr
 
 from apps.differences import differing_settings, distance_in_words
 from apps.exports import EXPORTS, export
-from apps.parts import PRIVATE, QUEUE, banner, script, show_banner, visitor
+from apps.parts import LATEST, PRIVATE, QUEUE, banner, script, show_banner, visitor
 from apps.recipes import Origin, Recipe, finished, replay
 from apps.studio import Run, Studio
 from ecar_lab.errors import EcarError
@@ -130,7 +130,7 @@ class Runs:
         self.again.click(self.refresh, self.history, **quick)
         if (tab := enclosing_tab(self.history)) is not None:
             tab.select(self.refresh, self.history, **quick)
-        self.history.select(self.choose, self.history, **quick)
+        self.history.select(self.choose, self.history, **LATEST, **quick)
         for pin, button in zip(PINS, self.pins, strict=True):
             button.click(self._pinner(pin.lower()), self.history, **quick)
         self.load.upload(self.replay, [self.load, self.history], shown, **PRIVATE, **QUEUE)

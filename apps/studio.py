@@ -230,7 +230,12 @@ def told_when_memory_is_full() -> Generator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        # A GPU has an error of its own for that; the CPU's allocator says it in words only.
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(
+            error
+        ):
+            raise
         raise EcarError(
             "the device ran out of memory: close other programs, or start with --device cpu"
         ) from error

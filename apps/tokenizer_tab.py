@@ -10,7 +10,7 @@ import gradio as gr
 from PIL import Image
 from torch import Tensor
 
-from apps.parts import PRIVATE, QUEUE, banner, script, show_banner
+from apps.parts import LATEST, PRIVATE, QUEUE, banner, script, show_banner
 from apps.parts import visitor as visitor_of
 from apps.studio import Studio, told_when_memory_is_full
 from apps.tokenizer_pictures import MAX_SIDE, PICTURES, open_upload, picture_of
@@ -70,7 +70,7 @@ class TokenizerTab:
         """Connects choices to what they do."""
         shown = [self.views, self.banner, self.choice]
         page.load(self.choose, self.choice, shown, **PRIVATE, **QUEUE)
-        self.choice.input(self.choose, self.choice, shown, **PRIVATE, **QUEUE)
+        self.choice.input(self.choose, self.choice, shown, **LATEST, **PRIVATE, **QUEUE)
         self.upload.upload(self.bring, self.upload, shown, **PRIVATE, **QUEUE)
 
     def choose(self, name: str) -> dict:

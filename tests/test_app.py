@@ -243,6 +243,9 @@ def test_an_error_is_a_sentence_on_the_page(tab, monkeypatch):
     tab.get_by_role("button", name="Generate", exact=True).click()
     tab.wait_for_selector("#generate-banner [role=alert]")
     assert tab.inner_text("#generate-banner") == "<b>guidance</b> nan is not finite: use 1 or more"
+    tab.wait_for_function(
+        "() => document.querySelector('#generate-player .status').innerText === 'Stopped.'"
+    )
     tab.wait_for_selector("#generate:not([disabled])")
 
 
@@ -433,9 +436,17 @@ def test_a_run_whose_visitor_left_ends_quietly(tiny_checkpoint, settings):
     assert list(house.folders.root.iterdir()) == []
 
 
-def test_a_full_memory_is_one_sentence(tiny_checkpoint, settings, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=["gpu", "cpu"],
+)
+def test_a_full_memory_is_one_sentence(tiny_checkpoint, settings, monkeypatch, error):
     def fill(self, *args, **kwargs):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(ECARPipeline, "trace", fill)
     with pytest.raises(EcarError, match="ran out of memory"):
