@@ -150,7 +150,10 @@ def loss_not_falling(losses: Sequence[float]) -> Diagnosis:
     needed = max(FALL, 3 * noise * math.sqrt(2 / count) / early)
     fall = 1 - late / early
     moved = f"fell by {fall:.1%}" if fall >= 0 else "rose"
-    found = f"from {early:.3g} to {late:.3g}: {moved}, a fall of {needed:.1%} or more is expected"
+    wanted = f"a fall of {needed:.1%} or more is expected"
+    if needed >= 1:
+        wanted = "it scatters too much for any fall to show"
+    found = f"from {early:.3g} to {late:.3g}: {moved}, {wanted}"
     return Diagnosis("loss_not_falling", fall, needed, fall < needed, found)
 
 

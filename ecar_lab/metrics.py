@@ -43,7 +43,7 @@ def _checked(features: Tensor, name: str) -> Tensor:
         raise EcarError(
             f"{name} features have shape {tuple(features.shape)}: give (N, D) with N of 2 or more"
         )
-    return features.detach().double().cpu()
+    return features.detach().cpu().double()
 
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
@@ -166,10 +166,11 @@ def boundary_score(images: Tensor, block: int = 2) -> float:
             f"blocks of {block} in pictures of {images.shape[2]}x{images.shape[3]}: "
             "use blocks of at least 2 that fit twice into a side"
         )
+    images = images.detach().cpu().double()  # there first: MPS knows no float64
     across, inside = [], []
     for axis in (2, 3):
-        squares = images.double().diff(dim=axis).square().movedim(axis, -1)  # (..., side - 1)
-        is_border = torch.arange(1, images.shape[axis], device=images.device) % block == 0
+        squares = images.diff(dim=axis).square().movedim(axis, -1)  # (..., side - 1)
+        is_border = torch.arange(1, images.shape[axis]) % block == 0
         across.append(squares[..., is_border].flatten())
         inside.append(squares[..., ~is_border].flatten())
     between, within = torch.cat(across).mean().item(), torch.cat(inside).mean().item()

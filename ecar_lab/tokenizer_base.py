@@ -83,7 +83,7 @@ class Tokenizer(ModelMixin, ConfigMixin):
         total = total_of_squares = torch.zeros(self.latent_channels, dtype=torch.float64)
         for images in batches:
             self._check_images(images)
-            z = self._moments(images.to(self.device, self.dtype))[0].double().cpu()
+            z = self._moments(images.to(self.device, self.dtype))[0].cpu().double()
             count += z.numel() // self.latent_channels
             total = total + z.sum((0, 2, 3))
             total_of_squares = total_of_squares + z.square().sum((0, 2, 3))

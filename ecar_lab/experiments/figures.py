@@ -88,8 +88,9 @@ def bars(axis: Axes, names: Sequence[str], entries: Sequence[Any], **options: An
     axis.grid(visible=False, axis="y")
     axis.margins(x=0.16)
     for row, (mean, error) in enumerate(zip(means, errors, strict=True)):
+        value = f"{mean:,.0f}" if mean >= 1000 else f"{mean:.3g}"
         axis.annotate(
-            f"{mean:.3g}", (mean + error, row), xytext=(4, 0), textcoords="offset points",
+            value, (mean + error, row), xytext=(4, 0), textcoords="offset points",
             va="center", fontsize=8,
         )  # fmt: skip
 
