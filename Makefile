@@ -1,6 +1,6 @@
 # make demo        the app in the browser, on the shipped CIFAR-10 model
 # make test        lint, types, every test
-# make notebooks   JupyterLab
+# make notebooks   JupyterLab, opened at the first notebook
 # make doctor      what is here, what is wrong, and the remedy
 # All install into .venv first, once: the stamp below is newer than what it was made from.
 
@@ -28,8 +28,9 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)
 	$(BIN)/ecar app
 
+# JupyterLab refuses root, which in a container is everybody, unless it is told.
 notebooks: $(STAMP)
-	$(BIN)/jupyter lab
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 
 # One thread per worker: two workers with two threads each would fight over two cores.
 test: lint

@@ -78,12 +78,13 @@ def test_the_lock_is_closed():
 def test_whatever_the_code_imports_is_declared():
     """A package that only comes along with another may stay away with that one's next version."""
     owners = metadata.packages_distributions()
-    for folder, extras in {"ecar_lab": [], "apps": [], "tests": ["dev"]}.items():
+    folders = {"ecar_lab": [], "apps": [], "tests": ["dev"], "notebooks": ["dev"]}
+    for folder, extras in folders.items():
         lines = PROJECT["dependencies"] + [
             line for extra in extras for line in PROJECT["optional-dependencies"][extra]
         ]
         declared = {canonicalize_name(Requirement(line).name) for line in lines}
-        own = {"ecar_lab", "apps", *(file.stem for file in (ROOT / "tests").glob("*.py"))}
+        own = {*folders, "wrong", *(file.stem for file in (ROOT / "tests").glob("*.py"))}
         for file in sorted((ROOT / folder).rglob("*.py")):
             for module in sorted(imported_modules(file) - sys.stdlib_module_names - own - OPTIONAL):
                 names = {canonicalize_name(name) for name in owners.get(module, [module])}

@@ -1,0 +1,12 @@
+"""What notebooks are made of beside the model: a first cell, figures, questions, checks, controls.
+
+``setup`` opens a notebook, ``show`` sets a figure with caption and alternative text, ``quiz`` asks;
+``check`` judges exercises and ``explore`` holds the controls, one module a notebook each. Nothing
+here trains or samples by itself: it calls the kit.
+"""
+
+from ecar_lab.teaching.figures import hue, new_figure, show, table
+from ecar_lab.teaching.question import quiz
+from ecar_lab.teaching.session import Session, setup
+
+__all__ = ["Session", "hue", "new_figure", "quiz", "setup", "show", "table"]

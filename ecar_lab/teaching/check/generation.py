@@ -1,0 +1,235 @@
+"""Checks of notebook 7: the cost of a plan, guidance, forks, masks, and the way between noises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_tensor
+
+Costs = Sequence[int]
+
+
+def _plan_flops(
+    steps: Sequence[int], guidance: Sequence[float], call: Costs, read: Costs, step: Costs
+) -> int:
+    guided = [scale != 1 for scale in guidance]
+    total = 0
+    for s, count in enumerate(steps):
+        total += (1 + any(guided[s:])) * call[s]
+        total += (1 + guided[s]) * (read[s] + count * step[s])
+    return total
+
+
+@exercise("7.1 FLOPs of a plan", _plan_flops)
+def plan_flops(attempt: Callable[..., float]) -> None:
+    """``plan_flops(steps, guidance, call, read, step) -> FLOPs`` of one image."""
+    call, read, step = (3, 20, 100), (1, 5, 31), (7, 50, 300)
+    for steps, guidance in (
+        ((4, 2, 3), (1.0, 1.0, 1.0)),
+        ((8, 6, 5), (1.0, 2.5, 2.5)),
+        ((8, 6, 5), (2.5, 2.5, 1.0)),
+        ((2, 3, 4), (1.0, 3.0, 1.0)),
+    ):
+        right = _plan_flops(steps, guidance, call, read, step)
+        halves = [1 + (scale != 1) for scale in guidance]
+        heads = [h * (r + n * v) for h, r, n, v in zip(halves, read, steps, step, strict=True)]
+        transformer = right - sum(heads)
+        bare = sum(n * v for n, v in zip(steps, step, strict=True))
+        every_step = [h * n * c for h, n, c in zip(halves, steps, call, strict=True)]
+        expect_close(
+            attempt(steps, guidance, call, read, step),
+            float(right),
+            {
+                "it knows nothing of guidance: where the scale is not 1, the head runs twice": (
+                    sum(call) + sum(read) + bare
+                ),
+                "it calls the transformer at every flow step: one call serves a whole stage": (
+                    sum(every_step) + sum(heads)
+                ),
+                "it forgets that the head reads the token map once a stage: add read": (
+                    transformer
+                    + sum(h * n * v for h, n, v in zip(halves, steps, step, strict=True))
+                ),
+                "it doubles the transformer in guided stages only: up to the last guided stage the "
+                "half without class needs its own keys and values": (
+                    sum(h * c for h, c in zip(halves, call, strict=True)) + sum(heads)
+                ),
+                "it doubles the head alone: the transformer runs for the half without class, too": (
+                    sum(call) + sum(heads)
+                ),
+                "it doubles every stage where only some are guided: at scale 1 there is one half": (
+                    max(halves) * (sum(call) + sum(read) + bare)
+                ),
+                "it reads the token map at every step: that is done once a stage": (
+                    transformer
+                    + sum(
+                        h * n * (r + v)
+                        for h, n, r, v in zip(halves, steps, read, step, strict=True)
+                    )
+                ),
+            },
+            f"the cost of steps {steps} at guidance {guidance}",
+        )
+
+
+def _guided(with_class: Tensor, without: Tensor, scales: Sequence[float], stage: int) -> Tensor:
+    return without + scales[stage] * (with_class - without)
+
+
+@exercise("7.2 guided velocity", _guided)
+def guided(attempt: Callable[..., Tensor]) -> None:
+    """``guided(with_class, without, scales, stage) -> velocity``."""
+    with_class, without = torch.randn(2, 3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    scales = (1.5, 3.0, 2.0)
+    for stage, scale in enumerate(scales):
+        right = _guided(with_class, without, scales, stage)
+        change = with_class - without
+        three_of_four = torch.cat((right[:, :3], with_class[:, 3:]), dim=1)
+        others = {
+            f"it takes the scale of stage {other} in stage {stage}": (
+                _guided(with_class, without, scales, other)
+            )
+            for other in range(len(scales))
+            if other != stage
+        }
+        expect_close(
+            attempt(with_class, without, scales, stage),
+            right,
+            {
+                "with and without class are swapped: start from the velocity without": (
+                    with_class - scale * change
+                ),
+                "it starts from the velocity with class: scale 1 would already overshoot": (
+                    with_class + scale * change
+                ),
+                "the difference alone is no velocity: add the one without class": scale * change,
+                "it scales the velocity with class and does not look at the other": (
+                    scale * with_class
+                ),
+                "it guides three of the four channels: all of them are guided": three_of_four,
+                **others,
+            },
+            f"the velocity in stage {stage}",
+        )
+
+
+def _fork_noise(base: Sequence[Tensor], fresh: Sequence[Tensor], kept: int) -> dict[int, Tensor]:
+    return {s: base[s] if s <= kept else fresh[s] for s in range(len(base))}
+
+
+@exercise("7.3 noise of a fork", _fork_noise)
+def fork_noise(attempt: Callable[..., Mapping[int, Tensor]]) -> None:
+    """``fork_noise(base, fresh, kept) -> {stage: noise}``."""
+    stages = 4
+    base = [torch.full((1,), float(stage)) for stage in range(stages)]
+    fresh = [noise + 100 for noise in base]
+    for kept in (1, 0, -1, stages - 1):
+        found = attempt(base, fresh, kept)
+        if found is None:
+            raise Wrong("the result is None: is a return missing?")
+        if not isinstance(found, Mapping):
+            raise Wrong(f"the result is a {type(found).__name__}: return a dict {{stage: noise}}")
+        if set(found) - set(range(stages)):
+            raise Wrong(f"its stages are {sorted(found)}: they count from 0 to {stages - 1}")
+        if not all(isinstance(noise, Tensor) for noise in found.values()):
+            raise Wrong("the values are noises: base[s] or fresh[s]")
+        kept_now = _taken(found, base)
+        fresh_now = _taken(found, fresh)
+        wanted = set(range(kept + 1))
+        if kept_now == wanted and kept_now | fresh_now == set(range(stages)):
+            continue
+        asked = f"with kept = {kept} it"
+        if kept_now == wanted and not fresh_now:
+            raise Wrong(f"{asked} leaves out the later stages: give them the fresh noise")
+        if fresh_now == wanted and kept_now == set(range(stages)) - wanted:
+            raise Wrong(f"{asked} is the wrong way round: the early stages are kept")
+        if kept_now == set(range(max(kept, 0))):
+            raise Wrong(f"{asked} keeps a stage too few: stage {kept} itself is kept")
+        if kept_now == set(range(min(kept + 2, stages))):
+            raise Wrong(f"{asked} keeps a stage too many: stage {kept + 1} is drawn anew")
+        raise Wrong(f"{asked} keeps stages {sorted(kept_now)}, it should be {sorted(wanted)}")
+
+
+def _taken(noise: Mapping[int, Tensor], source: Sequence[Tensor]) -> set[int]:
+    """The stages whose noise is that of ``source``."""
+    return {stage for stage, value in noise.items() if torch.equal(value, source[stage])}
+
+
+def _left_half(resolutions: Sequence[int], stage: int) -> Tensor:
+    side = resolutions[stage]
+    mask = torch.zeros(side, side, dtype=torch.bool)
+    mask[:, : side // 2] = True
+    return mask
+
+
+@exercise("7.4 left half of a latent", _left_half)
+def left_half(attempt: Callable[..., Tensor]) -> None:
+    """``left_half(resolutions, stage) -> mask`` (r_s, r_s), bool."""
+    resolutions = (4, 8, 16)
+    for stage, side in enumerate(resolutions):
+        right, found = _left_half(resolutions, stage), attempt(resolutions, stage)
+        if isinstance(found, Tensor) and found.ndim == 2 and found.shape[0] == found.shape[1]:
+            if found.shape[0] == resolutions[-1] != side:
+                raise Wrong(
+                    f"the mask of stage {stage} has the full size: this stage's latent has "
+                    f"{side} pixels a side"
+                )
+            if found.shape[0] == side // 2:
+                raise Wrong("the mask is as small as the half: it covers the whole latent")
+        found = expect_tensor(found, (side, side), f"the mask of stage {stage}")
+        if found.dtype != torch.bool:
+            raise Wrong(f"the mask holds {found.dtype}: torch.where asks for torch.bool")
+        if torch.equal(found, right):
+            continue
+        if torch.equal(found, ~right):
+            raise Wrong(
+                "it is True on the right: the mask says what is replaced, and that is the left half"
+            )
+        if torch.equal(found, right.T):
+            raise Wrong("it is the upper half: the last index counts columns, the first one rows")
+        if torch.equal(found, ~right.T):
+            raise Wrong("it is the lower half: the last index counts columns, the first one rows")
+        extra, missing = int((found & ~right).sum()), int((~found & right).sum())
+        raise Wrong(
+            f"the mask of stage {stage}: {extra} places are True and should not be, "
+            f"{missing} are missing"
+        )
+
+
+def _slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
+    cosine = F.cosine_similarity(first.flatten(), second.flatten(), dim=0)
+    angle = cosine.clamp(-1, 1).acos()
+    weights = torch.sin((1 - share) * angle), torch.sin(share * angle)
+    return (weights[0] * first + weights[1] * second) / torch.sin(angle)
+
+
+@exercise("7.5 between two noises", _slerp)
+def slerp(attempt: Callable[..., Tensor]) -> None:
+    """``slerp(first, second, share) -> noise``, of the same shape."""
+    # Shorter than 1, so that an angle taken from the bare product is a number and can be told.
+    first, second = 0.1 * torch.randn(2, 1, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+    for share in (0.25, 0.6):
+        right = _slerp(first, second, share)
+        angle = F.cosine_similarity(first.flatten(), second.flatten(), dim=0).acos()
+        bare = (first * second).sum().acos()
+        unnormalised = (
+            torch.sin((1 - share) * bare) * first + torch.sin(share * bare) * second
+        ) / torch.sin(bare)
+        expect_close(
+            attempt(first, second, share),
+            right,
+            {
+                "that is the straight line: its middle is too short; walk along the arc": (
+                    (1 - share) * first + share * second
+                ),
+                "the ends are swapped: share 0 is the first noise": _slerp(second, first, share),
+                "the angle comes from the bare product: divide it by both lengths": unnormalised,
+                "it is not divided by the sine of the angle": right * torch.sin(angle),
+            },
+            f"the noise at share {share}",
+            tolerance=1e-5,
+        )

@@ -1,0 +1,99 @@
+"""Checks of notebook 0: the numbers of the stages, and reading a trace."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Sequence
+
+from ecar_lab.schedule import StageSchedule
+from ecar_lab.teaching.check import Wrong, exercise, expect_close
+from ecar_lab.trace import TraceEvent
+
+
+def _resolutions(latent_size: int, num_stages: int) -> list[int]:
+    return list(StageSchedule(latent_size, num_stages).resolutions)
+
+
+@exercise("0.1 resolutions", _resolutions)
+def resolutions(attempt: Callable[[int, int], Sequence[int]]) -> None:
+    """``resolutions(latent_size, num_stages) -> sides``, coarsest first."""
+    for latent_size, num_stages in ((16, 3), (32, 4), (8, 1)):
+        found, right = attempt(latent_size, num_stages), _resolutions(latent_size, num_stages)
+        asked = f"resolutions({latent_size}, {num_stages})"
+        if found is None:
+            raise Wrong(f"{asked} is None: is a return missing?")
+        found = list(found)
+        if found == right:
+            if any(not isinstance(side, numbers.Integral) for side in found):
+                raise Wrong("the sides are not whole numbers: divide with //, not with /")
+            continue
+        if found == right[::-1]:
+            raise Wrong(f"{asked} begins with the finest stage: put the coarsest first")
+        if len(found) == num_stages + 1:
+            raise Wrong(f"{asked} has a stage too many: it halves S - 1 times, not S times")
+        if found == [side // 2 for side in right]:
+            raise Wrong(f"{asked} halves once too often: the last stage has the full size")
+        raise Wrong(f"{asked} is {found}, it should be {right}")
+
+
+def _num_tokens(sides: Sequence[int], patch_size: int) -> list[int]:
+    return [(side // patch_size) ** 2 for side in sides]
+
+
+@exercise("0.2 tokens of a stage", _num_tokens)
+def num_tokens(attempt: Callable[[Sequence[int], int], Sequence[int]]) -> None:
+    """``num_tokens(sides, patch_size) -> tokens`` of every stage."""
+    for sides, patch in (([4, 8, 16], 2), ([3, 6], 1), ([6, 12], 3)):
+        found, right = attempt(sides, patch), _num_tokens(sides, patch)
+        if found is None:
+            raise Wrong("the result is None: is a return missing?")
+        found = [float(count) for count in found]
+        if found == right:
+            continue
+        asked = f"num_tokens({sides}, {patch})"
+        if found == [side // patch for side in sides]:
+            raise Wrong(f"{asked} counts the tokens of one row: a stage is a square of them")
+        if found == [side * side for side in sides]:
+            raise Wrong(f"{asked} counts latent pixels: a token covers a patch of them")
+        if found == [side * side / patch for side in sides]:
+            raise Wrong(f"{asked} divides by the patch's side: its area is the side squared")
+        raise Wrong(f"{asked} is {found}, it should be {right}")
+
+
+def _flops_per_stage(events: Sequence[TraceEvent]) -> list[int]:
+    totals = [0] * events[0].num_stages
+    for event in events:
+        totals[event.stage] += event.flops
+    return totals
+
+
+@exercise("0.3 FLOPs per stage", _flops_per_stage)
+def flops_per_stage(
+    attempt: Callable[[Sequence[TraceEvent]], Sequence[float]], events: Sequence[TraceEvent]
+) -> None:
+    """``flops_per_stage(events) -> FLOPs`` of every stage of a run."""
+    import torch
+
+    right = _flops_per_stage(events)
+    ends = [event.flops for event in events if event.is_stage_end]
+    starts = [event.flops for event in events if event.step == 0]
+    found = attempt(events)
+    if found is None:
+        raise Wrong("the result is None: is a return missing?")
+    found = torch.tensor([float(count) for count in found]) / 1e6
+    expect_close(
+        found,
+        torch.tensor(right) / 1e6,
+        {
+            "it takes the last event of each stage only: add up all events of a stage": (
+                torch.tensor(ends) / 1e6
+            ),
+            "it takes step 0 only, what a stage pays once: add the flow steps": (
+                torch.tensor(starts) / 1e6
+            ),
+            "it goes on counting through the run: begin each stage at 0": (
+                torch.tensor(right).cumsum(0) / 1e6
+            ),
+        },
+        "the FLOPs per stage, in millions,",
+    )

@@ -1,0 +1,210 @@
+"""Makes the notebooks: from each ``source/NN_name.py`` one for learners and one with the solutions.
+
+    python notebooks/build.py                  all, keeping outputs whose code has not changed
+    python notebooks/build.py --execute 03 05  runs those from top to bottom, keeps what comes out
+
+A source is a Python file in cells (jupytext's percent format). In a cell tagged ``exercise`` the
+lines from ``# SOLUTION 3.1`` to ``# END`` are the solution; learners get ``raise
+NotImplementedError`` in their place. ``{{time}}`` in the first cell becomes the measured times of
+``times.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+from nbformat import NotebookNode
+
+HERE = Path(__file__).resolve().parent
+SOURCES = HERE / "source"
+TIMES = HERE / "times.json"
+SOLUTION = re.compile(
+    r"^(?P<indent>[ ]*)# SOLUTION (?P<number>\d\.\d)\n.*?^[ ]*# END\n?", re.M | re.S
+)
+MARKER = re.compile(r"^[ ]*# (?:SOLUTION \d\.\d|END)\n?", re.M)
+WORDS_PER_MINUTE = 180
+SECONDS_PER_CODE_LINE = 4
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def sources() -> list[Path]:
+    """The source of every notebook, in order."""
+    return sorted(SOURCES.glob("[0-9][0-9]_*.py"))
+
+
+def target(source: Path, solutions: bool) -> Path:
+    """Where a notebook lies."""
+    return HERE / ("solutions" if solutions else "") / f"{source.stem}.ipynb"
+
+
+def make(source: Path, solutions: bool) -> NotebookNode:
+    """The notebook of a source, without outputs."""
+    read = jupytext.read(source, fmt="py:percent")
+    cells = []
+    for cell in read.cells:
+        text, tags = cell.source, cell.metadata.get("tags", [])
+        if "exercise" in tags and not SOLUTION.search(text + "\n"):
+            raise ValueError(f"{source.name}: an exercise without solution: {text[:60]!r}")
+        if cell.cell_type == "code":
+            text = with_solution(text) if solutions else without_solution(text)
+        else:
+            text = text.replace("{{time}}", reading_and_running(source.stem, read))
+        cells.append(new_cell(cell.cell_type, text, tags))
+    cells.append(new_cell("markdown", links(source, solutions), []))
+    for index, cell in enumerate(cells):
+        cell["id"] = f"{source.stem[:2]}-{index:03d}"
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return nbformat.v4.new_notebook(cells=cells, metadata=metadata, nbformat_minor=5)
+
+
+def new_cell(kind: str, text: str, tags: list[str]) -> NotebookNode:
+    make_cell = nbformat.v4.new_code_cell if kind == "code" else nbformat.v4.new_markdown_cell
+    return make_cell(text, metadata={"tags": tags} if tags else {})
+
+
+def without_solution(text: str) -> str:
+    """The cell as learners get it."""
+    stub = r'\g<indent>raise NotImplementedError("exercise \g<number>")\n'
+    return SOLUTION.sub(stub, text + "\n").rstrip("\n")
+
+
+def with_solution(text: str) -> str:
+    """The cell as the solutions have it."""
+    return MARKER.sub("", text + "\n").rstrip("\n")
+
+
+def reading_and_running(name: str, read: NotebookNode) -> str:
+    """How long a notebook takes: reading estimated from its length, running as it was measured."""
+    words = sum(len(c.source.split()) for c in read.cells if c.cell_type == "markdown")
+    lines = sum(len(c.source.splitlines()) for c in read.cells if c.cell_type == "code")
+    minutes = words / WORDS_PER_MINUTE + lines * SECONDS_PER_CODE_LINE / 60
+    times = json.loads(TIMES.read_text("utf-8"))
+    seconds = times["seconds"].get(name)
+    run = "not measured" if seconds is None else f"{duration(seconds)} on {times['machine']}"
+    return (
+        f"**Time**: about {5 * max(1, round(minutes / 5))} minutes to read (estimated from its "
+        f"length), {run} to run (measured in JupyterLab). GPU: not measured."
+    )
+
+
+def duration(seconds: float) -> str:
+    """In words: 38 s, 2 min 5 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def title(source: Path) -> str:
+    """The first heading of a source."""
+    found = re.search(r"^# # (.+)$", source.read_text("utf-8"), re.M)
+    if not found:
+        raise ValueError(f"{source.name} has no title: begin its first cell with '# # 3. Title'")
+    return found[1]
+
+
+def links(source: Path, solutions: bool) -> str:
+    """The last cell: where to go from here."""
+    every = sources()
+    index = every.index(source)
+    other = f"../{source.stem}.ipynb" if solutions else f"solutions/{source.stem}.ipynb"
+    parts = [f"[{'Without' if solutions else 'With'} the solutions]({other})"]
+    if index:
+        parts.insert(0, f"← [{title(every[index - 1])}]({every[index - 1].stem}.ipynb)")
+    if index + 1 < len(every):
+        parts.append(f"[{title(every[index + 1])}]({every[index + 1].stem}.ipynb) →")
+    return " · ".join(parts)
+
+
+def code_of(notebook: NotebookNode) -> list[str]:
+    """The code cells' text."""
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def keep_outputs(fresh: NotebookNode, old: NotebookNode) -> bool:
+    """Takes the outputs of an older version over if it was run and its code is the same."""
+    done = [cell for cell in old.cells if cell.cell_type == "code"]
+    if code_of(fresh) != code_of(old) or not all(cell.execution_count for cell in done):
+        return False
+    for cell, before in zip((c for c in fresh.cells if c.cell_type == "code"), done, strict=True):
+        cell.outputs, cell.execution_count = before.outputs, before.execution_count
+    return True
+
+
+def execute(notebook: NotebookNode, environment: dict[str, str], timeout: int = 3600) -> float:
+    """Runs a notebook from top to bottom, in place; returns the seconds it took."""
+    from nbclient import NotebookClient
+
+    client = NotebookClient(
+        notebook, timeout=timeout, kernel_name="python3", record_timing=False,
+        resources={"metadata": {"path": str(HERE)}},
+    )  # fmt: skip
+    started = time.perf_counter()
+    client.execute(env=environment)
+    clean(notebook)
+    return time.perf_counter() - started
+
+
+def clean(notebook: NotebookNode) -> None:
+    """Removes what must not be committed: state of widgets, and outputs that need it."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        cell.metadata.pop("execution", None)
+        cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+
+
+def kernel_environment(profile: str, *, static: bool, strict: bool) -> dict[str, str]:
+    """The variables that a notebook runs under: offline, and never with somebody's data sets."""
+    hidden = ("ECAR_DATA", "MPLBACKEND")
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    wanted = {
+        **{"ECAR_LAB_PROFILE": profile, "ECAR_LAB_STATIC": str(int(static))},
+        **{"ECAR_LAB_STRICT": str(int(strict)), "HF_HUB_OFFLINE": "1"},
+    }
+    return {**kept, **wanted}
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    nbformat.validate(notebook)
+    path.write_text(nbformat.writes(notebook) + "\n", "utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser: Any = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("numbers", nargs="*", help="which notebooks, e.g. 03; all by default")
+    parser.add_argument("--execute", action="store_true", help="run them and keep the outputs")
+    parser.add_argument("--only", choices=("learner", "solutions"), help="one of the two variants")
+    parser.add_argument("--profile", default="full", choices=("full", "fast"))
+    parser.add_argument("--dry", action="store_true", help="write nothing: run in memory")
+    chosen = parser.parse_args(arguments)
+    for source in sources():
+        if chosen.numbers and source.stem[:2] not in chosen.numbers:
+            continue
+        for solutions in (False, True):
+            if chosen.only and solutions != (chosen.only == "solutions"):
+                continue
+            fresh, path = make(source, solutions), target(source, solutions)
+            name = f"{path.parent.name}/{path.name}"
+            said = "no outputs: run it with --execute"
+            if chosen.execute:
+                environment = kernel_environment(chosen.profile, static=True, strict=True)
+                said = f"executed in {execute(fresh, environment):.0f} s"
+            elif path.exists() and keep_outputs(fresh, nbformat.read(path, as_version=4)):
+                said = "outputs kept"
+            if not chosen.dry:
+                write(fresh, path)
+            print(f"{name}: {said}, {len(nbformat.writes(fresh)) // 1024} KiB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+# %% [markdown]
+# # 0. Start here
+#
+# E-CAR draws an image in a few stages of growing resolution. In this notebook you watch it do so, find
+# out what happens in each stage, and see what the other nine notebooks will build.
+#
+# **After it you can**
+# - make an image with the shipped model and read the stream of events it comes from;
+# - say what a stage gets, does and hands on;
+# - tell which stage costs most, and why;
+# - find your way around the kit.
+#
+# **Before it**: Python, and having used PyTorch once.
+#
+# {{time}}
+#
+# The method is that of [arXiv 2412.14170](https://arxiv.org/abs/2412.14170). Its sizes, windows and step
+# counts are not public: all numbers here are this kit's own.
+
+# %%
+from ecar_lab import StageSchedule
+from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching.check import start as check
+from ecar_lab.teaching.explore import start as explore
+from ecar_lab.viz import image_grid, stage_overview, stage_strip
+
+lab = setup(0)
+
+# %% [markdown]
+# If a checkpoint named `cifar10` is missing above, run `ecar doctor` in a terminal: it says what is wrong
+# and what to do about it.
+#
+# ## The result first
+#
+# Two lines make images. The model has 9.9 million parameters and learned CIFAR-10 on one CPU core.
+
+# %%
+pipe = lab.pipeline("cifar10")
+names = ["automobile", "horse", "ship", "truck"]
+out = pipe(names, generator=lab.generator(9))
+show(
+    image_grid(out.images, 4, scale=4, labels=names),
+    "Figure 0.1. Four images of the shipped model, 32×32 pixels, enlarged (seed 9, one of the clearer ones).",
+    "Four small generated images in a row: an automobile, a horse, a ship and a truck.",
+)
+
+# %% [markdown]
+# Vehicles and horses mostly come out well, cats and birds often do not: the model card in
+# `data/checkpoints/cifar10` says which. Enough to see how it works, and small enough to run anywhere.
+#
+# ## One image, stage by stage
+#
+# `pipe(...)` is a thin wrapper. What happens is a stream of events, and everything in this kit reads that
+# one stream: the page of `make demo`, the figures, the tests, these notebooks.
+
+# %%
+events = list(pipe.trace(["ship"], generator=lab.generator(11)))
+for event in events:
+    if event.step in (0, event.num_steps):
+        moment = "starts" if event.step == 0 else "ends  "
+        side = event.latent.shape[-1]
+        print(f"stage {event.stage} {moment} at t = {event.t:.2f} with a latent of {side}×{side}")
+
+# %%
+show(
+    stage_strip(events, pipe.tokenizer, first=0),
+    "Figure 0.2. The ship at the end of each stage. Top: the latent, still noisy in the first two stages. "
+    "Middle: what the model believes the clean latent to be. Bottom: that belief as an image.",
+    "Three columns, one a stage, growing from 4×4 over 8×8 to 16×16. The noisy latent gets clearer, the "
+    "decoded estimate turns from a blur into a ship.",
+)
+
+# %% [markdown]
+# Time `t` runs from noise (0) to data (1): a latent at time t is `x_t = (1 - t) · noise + t · data`.
+#
+# Look at the times above. The first stage does not go all the way: it stops while much noise is left. Then
+# its latent is upsampled, noise is added again, and the next stage goes on.
+#
+# > **Predict.** Stage 1 starts *earlier* in time than stage 0 ended. Why should one go back?
+#
+# <details><summary>Explain</summary>
+# Upsampling makes blocks of 2×2 equal pixels, and so equal noise in every block. A latent of the larger size
+# with noise of its own has four different values there. Adding fresh noise makes the four differ again, and more noise
+# means an earlier time. (With this model's coupling they still share a quarter of the noise variance; another coupling
+# makes it white.) Notebook 4 does the arithmetic and shows what happens without it.
+# </details>
+
+# %%
+show(
+    stage_overview(events, pipe.tokenizer, first=0),
+    "Figure 0.3. Everything at once. Each stage: the transformer writes a token map, the flow head carries "
+    "the latent along its window of time, the transition hands it over.",
+    "A column per stage with its token map on top, the latent at its start and end, the decoded estimate, "
+    "and below the windows of time: 0 to 0.4, then 0.25 to 0.7, then 0.54 to 1.",
+)
+
+# %% [markdown]
+# ## The numbers of the stages
+#
+# Code and notebooks count stages from 0, the coarsest, to S - 1; the page of `make demo` counts from 1.
+#
+# All of this comes from one small object. It holds no weights: a schedule is numbers.
+
+# %%
+schedule = pipe.model.schedule
+table(
+    ["stage", "latent", "starts at t", "ends at t"],
+    [
+        (stage, f"{side}×{side}", *(f"{t:.3f}" for t in schedule.window(stage)))
+        for stage, side in enumerate(schedule.resolutions)
+    ],
+)
+
+# %% [markdown]
+# ### Exercise 0.1: resolutions
+#
+# Write the sides of all stages' latents, coarsest first: they double from stage to stage, and the last one
+# has the full size.
+#
+# <details><summary>Hint</summary>
+# Stage s is smaller than the last one by a factor of 2 to the power of (S - 1 - s).
+# </details>
+
+
+# %% tags=["exercise"]
+def resolutions(latent_size, num_stages):
+    """Sides of the stages, coarsest first: (16, 3) -> [4, 8, 16]."""
+    # SOLUTION 0.1
+    return [latent_size // 2 ** (num_stages - 1 - stage) for stage in range(num_stages)]
+    # END
+
+
+# %%
+resolutions = check.resolutions(resolutions)
+assert tuple(resolutions(16, 3)) == StageSchedule(16, 3).resolutions
+
+# %% [markdown]
+# ### Exercise 0.2: tokens
+#
+# The transformer does not see latent pixels but patches of them. How many tokens has each stage?
+#
+# <details><summary>Hint</summary>
+# A latent of side r has r / p patches per row, and as many rows.
+# </details>
+
+
+# %% tags=["exercise"]
+def num_tokens(sides, patch_size):
+    """Tokens of every stage: ([4, 8, 16], 2) -> [4, 16, 64]."""
+    # SOLUTION 0.2
+    return [(side // patch_size) ** 2 for side in sides]
+    # END
+
+
+# %%
+num_tokens = check.num_tokens(num_tokens)
+tokens = num_tokens(schedule.resolutions, pipe.model.config.patch_size)
+assert tuple(tokens) == pipe.model.transformer.tokens_per_stage
+print("tokens per stage:", *tokens)
+
+# %% [markdown]
+# ## What it costs
+#
+# > **Predict.** Three stages with 8, 6 and 6 flow steps. What share of all FLOPs does the last one take:
+# > a third, two thirds, or more?
+#
+# ### Exercise 0.3: FLOPs per stage
+#
+# Every event carries `event.stage` and `event.flops`, the FLOPs since the event before it. Add them up.
+#
+# <details><summary>Hint</summary>
+# `events[0].num_stages` says how many totals you need.
+# </details>
+
+
+# %% tags=["exercise"]
+def flops_per_stage(events):
+    """FLOPs of every stage of a run, as a list of S numbers."""
+    # SOLUTION 0.3
+    totals = [0] * events[0].num_stages
+    for event in events:
+        totals[event.stage] += event.flops
+    return totals
+    # END
+
+
+# %%
+flops_per_stage = check.flops_per_stage(flops_per_stage, events)
+flops = flops_per_stage(events)
+assert sum(flops) == sum(map(sum, pipe.model.flops().values()))
+
+# %%
+figure, (axis,) = new_figure(width=6, height=2.2)
+labels = [f"stage {s}\n{count} tokens" for s, count in enumerate(tokens)]
+axis.barh(labels, [f / 1e9 for f in flops], color=[hue(s) for s in range(len(flops))])
+axis.set(xlabel="GFLOP for one image")
+axis.invert_yaxis()
+shares = [f"{f / sum(flops):.0%}" for f in flops]
+show(
+    figure,
+    f"Figure 0.4. Shares of the stages: {', '.join(shares)}. The last one has most of the tokens.",
+    f"Three bars of FLOPs; the stages take {', '.join(shares)} of the whole.",
+)
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# Cost goes with tokens × steps. The last stage has 64 of the 84 tokens; guidance, which runs the head twice,
+# is off in the first stage. So a step saved in the last stage is worth many in the first one. A model that does
+# all its steps at full size, as DiT does, pays the last stage's price every time: that is where E-CAR saves.
+# Notebook 9 measures it.
+# </details>
+#
+# ## Look around
+#
+# Choose another class and another seed.
+
+# %%
+explore.stages(pipe)
+
+# %% [markdown]
+# > **Predict, run, explain.** Keep the seed and change the class: what stays? Then keep the class and change
+# > the seed. Can you tell from that in which stage it is decided where the object is?
+#
+# <details><summary>Explain</summary>
+# The noise is the seed's, and most of the coarsest end state is noise: with one seed those look nearly alike whatever
+# the class. What is decided when cannot be seen from that; notebook 7 forks runs and measures it.
+# </details>
+
+# %%
+quiz(
+    "Where do the flow steps of the first stage lead?",
+    {
+        "To a finished small image, which later stages enlarge": "They stop at t = 0.4: the latent is "
+        "still noisy. A finished small image is what the full-denoise-per-scale baseline makes.",
+        "To a latent part of the way from noise to data": "The window of time ends early. The later "
+        "stages go the rest of the way, at finer resolutions.",
+        "To the token map": "That is the transformer's output; the flow head reads it at every step.",
+    },
+    right="To a latent part of the way from noise to data",
+)
+
+# %% [markdown]
+# ## The map of the kit
+#
+# | notebook | builds | in the kit |
+# |---|---|---|
+# | 1 Tokenizer | images ↔ latents | `ecar_lab/tokenizer.py` |
+# | 2 Autoregression | the transformer, its mask and cache | `ecar_lab/transformer.py`, `layers.py` |
+# | 3 Flow matching | straight paths from noise to data | `ecar_lab/flow.py` |
+# | 4 Stages and transitions | windows, upsample and re-noise | `ecar_lab/schedule.py`, `flow.py` |
+# | 5 The model | all three together, loss and sampling | `ecar_lab/model.py`, `trace.py` |
+# | 6 Training | the trainer, and what goes wrong | `ecar_lab/train*.py`, `diagnose.py` |
+# | 7 Generation | guidance, forks, edits | `ecar_lab/interventions.py` |
+# | 8 Experiments | the paper's claims, tested | `ecar_lab/experiments/` |
+# | 9 Efficiency | FLOPs, time, memory | `ecar_lab/cost.py`, `benchmark.py` |
+#
+# In each of them exercises check themselves and say what is wrong; leave one empty, and the notebook goes on
+# with the kit's version. Changing a cell breaks nothing: *Kernel → Restart* brings everything back.
+#
+# ## Recap
+# - A stage: token map from the transformer, then a few flow steps inside a window of time.
+# - Between stages: upsample, add noise, go on.
+# - Most of the cost lies in the last stage, so do few steps there.
+#
+# **What breaks if…** you ask for a latent whose side does not halve often enough? Try
+# `StageSchedule(latent_size=10, num_stages=3)` and read the sentence.
+#
+# **On**: `make demo` shows the same stream live; notebook 1 begins to build.

@@ -1,0 +1,868 @@
+# %% [markdown]
+# # 2. Autoregression
+#
+# An autoregressive model makes an image piece by piece, each piece knowing those before it. In this notebook
+# the pieces grow from single tokens to whole stages, and you build the transformer that does it.
+#
+# **After it you can**
+# - derive the cost of token-by-token generation, O(n³), and say what a KV cache and stages each change about it;
+# - build the block-causal mask and explain what training with it has to do with sampling;
+# - place the tokens of all stages in one geometry, and say what rotary positions add;
+# - write the multistage transformer in 40 lines, on an attention and a block of your own, and prove that it equals the kit's.
+#
+# **Before it**: notebook 0, and having seen softmax attention once.
+#
+# {{time}}
+#
+# That stages bring O(n³) down to O(n²) is the paper's first mechanism
+# ([arXiv 2412.14170](https://arxiv.org/abs/2412.14170), section 3.2). Its transformer is not public: mask,
+# positions, widths and layers are our reading.
+
+# %%
+from collections import Counter
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ecar_lab.attention import attend
+from ecar_lab.caching import compare_cache
+from ecar_lab.colours import LatentColours
+from ecar_lab.cost import attention_flops, block_flops, contexts
+from ecar_lab.experiments.figures import line, logarithmic
+from ecar_lab.experiments.growth import exponents
+from ecar_lab.flow import upsample
+from ecar_lab.layers import (
+    Attention,
+    Block,
+    SquaredReLU,
+    modulate,
+    patchify,
+    position_embedding,
+    rotary_table,
+    rotate,
+    zero_init,
+)
+from ecar_lab.layers import token_coordinates as kit_coordinates
+from ecar_lab.metrics import count_flops
+from ecar_lab.teaching import new_figure, quiz, setup, show, table
+from ecar_lab.teaching.check import autoregression as check
+from ecar_lab.teaching.explore import autoregression as explore
+from ecar_lab.timing import open_gates, seconds_of
+from ecar_lab.transformer import KVCache
+from ecar_lab.transformer import block_causal_mask as kit_mask
+
+lab = setup(2)
+
+# %% [markdown]
+# ## The result first
+#
+# The shipped model makes one image in three transformer calls, one a stage. You can ask each call for the attention of
+# a layer: who looked at whom.
+
+# %%
+pipe = lab.pipeline("cifar10")
+events = list(pipe.trace(["ship"], generator=lab.generator(3), attention_layer=1))
+starts = [event for event in events if event.step == 0]
+for event in starts:
+    _, heads, queries, keys = event.attention.shape
+    print(f"stage {event.stage}: {queries} new tokens look at {keys} ({heads} heads)")
+run = explore.attention_run(pipe, "ship", 3)
+row = run.row(stage=2, layer=1, head=0, token=run.token_at(2, 4, 4))
+shares = ", ".join(f"{part.sum():.0%}" for part in run.maps(row))
+show(
+    explore.look(run, stage=2, layer=1, head=0, row=4, column=4),
+    f"Figure 2.1. Where one token of stage 2 looks: {shares} of its attention go to stages 0, 1 and 2. In stage 1 it picks out the coarse token that covers its own place.",
+    "A small picture of a ship with one patch outlined, then the grids of the three stages coloured by attention. In the middle grid one token is bright: the one that lies over the outlined patch.",
+)
+assert run.maps(row)[1].argmax() == run.token_at(1, 4, 4)
+
+# %% [markdown]
+# Nobody told the model that this token matters. The mask lets it see earlier stages, shared positions let it find the
+# place. You will build both.
+#
+# ## The chain rule, twice
+#
+# Token by token, with $c$ the class:
+#
+# $$p(x \mid c) = \prod_{i=1}^{n} p(x_i \mid x_{<i}, c)$$
+#
+# Exact, but every factor waits for the tokens before it: n calls. The rule holds for larger pieces too. With $e_s$ the
+# end state of stage s, the last one the image's latent:
+#
+# $$p(e_0, \dots, e_{S-1} \mid c) = \prod_{s=0}^{S-1} p(e_s \mid e_{<s}, c)$$
+#
+# Exact as well, with S factors. Each is the *joint* distribution of a whole stage. The token map $M_s$ is no sample of
+# it: given the earlier stages, it is fixed. The flow head draws, all tokens of the stage together (notebook 3).
+
+# %%
+sides = run.sides
+tokens = [side**2 for side in sides]
+show(
+    explore.order_of_calls(sides),
+    f"Figure 2.2. In which call a token is made. Token by token: {tokens[-1]} calls. By stages: {len(sides)} calls for {sum(tokens)} tokens.",
+    f"Four grids of numbers. In the first, 8 by 8, the numbers run from 1 to {tokens[-1]}. In the others, 2 by 2, 4 by 4 and 8 by 8, all tokens of a grid have the same number: 1, 2 and 3.",
+)
+
+# %% [markdown]
+# ## What one token after the other costs
+#
+# Attention of N queries to M keys has two products over N·M pairs, `q kᵀ` and weights times v. With width D that is
+# `4 N M D` FLOPs, 2 per multiply-add.
+#
+# Without a cache, call k runs all k tokens through again: $\sum_k 4 k^2 D \approx \tfrac43 n^3 D$. With a
+# **KV cache** (keys and values of earlier tokens are kept, not computed again) only the newest token asks:
+# $\sum_k 4 k D \approx 2 n^2 D$.
+#
+# ### Exercise 2.1: one token after the other
+#
+# Count the FLOPs of attention for n tokens, made in n calls, with and without a KV cache.
+#
+# <details><summary>Hint</summary>
+# Add up attention_flops(queries, keys, width) for k = 1 to n. The keys are always k.
+# </details>
+
+
+# %% tags=["exercise"]
+def sequential_flops(n, width, kv_cache):
+    """FLOPs of one attention layer: n calls, the k-th with k tokens."""
+    # SOLUTION 2.1
+    return sum(attention_flops(1 if kv_cache else k, k, width) for k in range(1, n + 1))
+    # END
+
+
+# %%
+sequential_flops = check.sequential_flops(sequential_flops)
+assert sequential_flops(3, 8, False) == sum(attention_flops(k, k, 8) for k in (1, 2, 3))
+assert sequential_flops(3, 8, True) == sum(attention_flops(1, k, 8) for k in (1, 2, 3))
+
+# %% [markdown]
+# ### Exercise 2.2: one stage after the other
+#
+# Now by stages, with a cache: all tokens of stage s ask at once, and look at their own stage and all earlier ones.
+#
+# <details><summary>Hint</summary>
+# Stage s has tokens_per_stage[s] queries and sum(tokens_per_stage[:s + 1]) keys.
+# </details>
+
+
+# %% tags=["exercise"]
+def stage_flops(tokens_per_stage, width):
+    """FLOPs of one attention layer: one call a stage."""
+    # SOLUTION 2.2
+    return sum(
+        attention_flops(count, sum(tokens_per_stage[: stage + 1]), width)
+        for stage, count in enumerate(tokens_per_stage)
+    )
+    # END
+
+
+# %%
+stage_flops = check.stage_flops(stage_flops)
+config = pipe.model.config
+assert stage_flops(tokens, config.width) == sum(
+    attention_flops(count, contexts(config, stage)[0], config.width)
+    for stage, count in enumerate(tokens)
+)
+
+# %% [markdown]
+# > **Predict.** For n = 1,024 tokens at full size: which of the three ways has the *fewest* FLOPs of attention?
+# > By how much does the cache win over none?
+
+# %%
+width = 64
+
+
+def tokens_of(side):
+    """Tokens of three stages that end at side x side."""
+    return [(side // 4) ** 2, (side // 2) ** 2, side**2]
+
+
+for side in (8, 32):
+    n = side**2
+    costs = (sequential_flops(n, width, kv_cache) for kv_cache in (False, True))
+    costs = [cost / (n**2 * width) for cost in (*costs, stage_flops(tokens_of(side), width))]
+    print("n = {}, in n²D: no cache {:.2f}, cache {:.2f}, stages {:.2f}".format(n, *costs))
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# Token by token <em>with</em> a cache has the fewest: it uses half a square of pairs (only earlier tokens), 2 n²D.
+# Stages use the whole square of the last stage, and a third of it again for looking at earlier ones; summed over many
+# stages 4 · 64/45 n²D = 5.7 n²D. Without a cache it is (4/3) n · n²D, so the cache wins by a factor of about 2n/3.
+# So a KV cache alone brings O(n³) down to O(n²). Stages are no saving in attention's FLOPs over it; what they save
+# comes next.
+# </details>
+#
+# ## Count it, time it
+#
+# A formula is a claim. Here is a block of the kit, called in the three ways. Cost does not depend on what is fed in,
+# so that is random.
+
+# %%
+torch.manual_seed(lab.seed)
+# open_gates: a fresh block is the identity, see below. modulation: how the class acts, see there too.
+block = open_gates(Block(width, num_heads=2)).eval().requires_grad_(False).to(lab.device)
+modulation = block.modulation(torch.randn(1, width, device=lab.device))
+
+
+def angles(side, finest):
+    """Rotary table of one grid; positions are explained below."""
+    return rotary_table((side,), width // 2, finest, lab.device)
+
+
+# %%
+def one_by_one(side, kv_cache):
+    """n = side² calls of the block; returns what each new token came out as, (1, n, D)."""
+    x = torch.randn(1, side**2, width, generator=lab.generator(1)).to(lab.device)
+    turns, mask = angles(side, side), kit_mask((1,) * side**2, lab.device)
+    cache, out = KVCache(1, side**2), []
+    for k in range(side**2):
+        if kv_cache:
+            y = block(x[:, k : k + 1], modulation, turns[k : k + 1], cache=cache)
+        else:
+            y = block(x[:, : k + 1], modulation, turns[: k + 1], mask[: k + 1, : k + 1])
+        out.append(y[:, -1:])
+    return torch.cat(out, dim=1)
+
+
+torch.testing.assert_close(one_by_one(6, True), one_by_one(6, False), atol=1e-5, rtol=1e-5)
+
+
+# %%
+def stage_by_stage(side):
+    """Three calls of the block, at side/4, side/2 and side."""
+    cache = KVCache(1, sum(tokens_of(side)))
+    for here in (side // 4, side // 2, side):
+        x = torch.randn(1, here**2, width, generator=lab.generator(1)).to(lab.device)
+        block(x, modulation, angles(here, side), cache=cache)
+
+
+def closed_form(side):
+    """FLOPs of the block in the three ways: projections and MLP, 24 D² a token, and attention."""
+    calls, counts = range(1, side**2 + 1), tokens_of(side)
+    stages = (block_flops(n, sum(counts[: s + 1]), width) for s, n in enumerate(counts))
+    queries_and_keys = ([(k, k) for k in calls], [(1, k) for k in calls])
+    sequential = [sum(block_flops(*pair, width) for pair in pairs) for pairs in queries_and_keys]
+    return [*sequential, sum(stages)]
+
+
+# %%
+ways = {
+    "token by token, no KV cache": lambda side: one_by_one(side, kv_cache=False),
+    "token by token": lambda side: one_by_one(side, kv_cache=True),
+    "stage by stage": stage_by_stage,
+}
+for side in lab.pick((8, 12), (4, 8)):
+    counted = [count_flops(lambda way=way, side=side: way(side)) for way in ways.values()]
+    assert counted == closed_form(side)
+    print(f"n = {side**2}: counted {counted}, equal to the formula")
+
+# %% [markdown]
+# PyTorch's counter watches the products that really happen, and agrees to the last one: the formula may stand for
+# larger n. Time is measured, here and now, the fastest of a few runs.
+
+# %%
+grids = lab.pick((8, 12, 16, 20, 24, 28, 32), (4, 8, 12))
+seconds = {name: [] for name in ways}
+for side in grids:
+    for name, way in ways.items():
+        slow = side > 20 and "no KV cache" in name
+        repeats = 10 if way is stage_by_stage else 1 if slow else 3
+        tries = (
+            seconds_of(lambda way=way, side=side: way(side), lab.device) for _ in range(repeats)
+        )
+        seconds[name].append(min(tries))
+uncached, cached, staged = (values[-1] for values in seconds.values())
+print(
+    f"n = {grids[-1] ** 2}, times with a cache = 1: none {uncached / cached:.1f}, stages {staged / cached:.3f}"
+)
+
+# %%
+numbers = [side**2 for side in grids]
+flops = dict(zip(ways, zip(*map(closed_form, grids), strict=True), strict=True))
+attention = {
+    "token by token, no KV cache": [sequential_flops(n, width, False) for n in numbers],
+    "token by token": [sequential_flops(n, width, True) for n in numbers],
+    "stage by stage": [stage_flops(tokens_of(side), width) for side in grids],
+}
+
+
+def power(values):
+    """The exponent p of n^p through the largest five sizes, so that no single timing decides it."""
+    return exponents(numbers[-5:], values[-5:])["all"]
+
+
+fitted = {name: [power(x[name]) for x in (attention, flops, seconds)] for name in ways}
+rows = [
+    (name, p, *(f"{f:.2f}" for f in fitted[name])) for name, p in zip(ways, (3, 2, 2), strict=True)
+]
+table(
+    ["exponent of n", "attention, n → ∞", "attention, fitted", "block, fitted", "seconds, fitted"],
+    rows,
+)
+
+# %% [markdown]
+# An exponent of *seconds* over so few sizes also holds caches and kernels of the machine; it may lie above the theory.
+
+# %%
+panels = {
+    "GFLOP": {name: ([f / 1e9 for f in flops[name]], fitted[name][1]) for name in ways},
+    "seconds": {name: (seconds[name], fitted[name][2]) for name in ways},
+}
+more = flops["stage by stage"][-1] / flops["token by token"][-1]
+show(
+    explore.growth_lines(numbers, panels),
+    f"Figure 2.3. One block of width {width}: FLOPs and seconds, with exponents through the largest {len(numbers[-5:])} sizes. At n = {numbers[-1]} stages take {staged / cached:.1%} of the time of token by token with a cache, with {more:.1f} times its FLOPs.",
+    "Two plots with logarithmic axes and three lines each. In FLOPs the line without a cache is far above and steeper, the other two lie close together. In seconds stages lie far below token by token, with and without a cache.",
+)
+
+# %% [markdown]
+# - **The block's FLOPs grow more slowly than n³ and n².** Projections and MLP cost 24 D² for every token, linear in n
+#   (squared without a cache). Attention, 4 M D, overtakes them where a token sees M > 6 D others.
+# - **In FLOPs, cache and stages lie together.** It is the cache that removes the cube.
+# - **In seconds they do not.** Token by token makes n calls that wait for one another, stages make S.
+#
+# The kit has measured whole generators too, up to 1,024 px. DiT, which makes all tokens in every call, grows much as
+# E-CAR does: what separates these two is a factor (fewer steps, and cheaper ones), not an exponent (notebook 9).
+
+# %%
+measured = lab.result("complexity-cpu")
+rows = []
+for name in ("E-CAR", "DiT", "token by token", "token by token, no KV cache"):
+    fit = [measured["fits"][name][column]["largest_three"] for column in ("gflop", "seconds")]
+    rows.append((name, measured["theory"][name][0], *(f"{value:.2f}" for value in fit)))
+table(["exponent of n, largest three sizes", "theory", "FLOPs", "seconds"], rows)
+share = attention_flops(1, sum(tokens), config.width) / block_flops(1, sum(tokens), config.width)
+print(f"attention's share of a block's FLOPs in the shipped model's finest stage: {share:.0%}")
+
+# %% [markdown]
+# Token by token (cached) grows least here: its head's steps, linear in n, are most of its FLOPs.
+
+# %%
+quiz(
+    "What is the time complexity of generating n tokens sequentially using standard self-attention, and why?",
+    {
+        "O(n²): attention compares all pairs": "That is one call over n tokens. Sequential generation makes n calls, "
+        "and without a cache each compares all pairs so far.",
+        "O(n³): n calls, and call k compares k² pairs": "The sum of k² for k = 1 to n is about n³/3. With a KV "
+        "cache call k compares k pairs, and the sum is about n²/2.",
+        "O(n log n): the calls get longer only slowly": "They get longer in proportion to k, and what happens in "
+        "them to its square.",
+        "O(n³), with a KV cache too": "The cache leaves one query a call, so k pairs: O(n²).",
+    },
+    right="O(n³): n calls, and call k compares k² pairs",
+)
+
+# %% [markdown]
+# ## When stages do not help
+#
+# The first mechanism has a break condition: "If attention computation cannot be effectively parallelized within
+# stages".
+#
+# > **Predict.** One call of the block with 64 tokens has some 70 times the FLOPs of a call with one token. How
+# > many times longer does it take?
+
+# %%
+together = lab.pick((1, 4, 16, 64, 256, 1024), (1, 16, 64))
+
+
+def call(count):
+    """One call of the block with so many tokens."""
+    x = torch.ones(1, count, width, device=lab.device)
+    return block(x, modulation, angles(32, 32)[:count])
+
+
+took = [
+    min(seconds_of(lambda count=count: call(count), lab.device) for _ in range(lab.pick(30, 10)))
+    for count in together
+]
+times = [value / took[0] for value in took]
+work = [block_flops(count, count, width) / block_flops(1, 1, width) for count in together]
+
+# %%
+figure, (axis,) = new_figure(width=5.4, height=3.2)
+line(axis, "FLOPs", together, work, 1)
+line(axis, "seconds", together, times, 0)
+logarithmic(axis, "x", "y", xlabel="tokens in one call", ylabel="times a call with one token")
+axis.legend(fontsize=8)
+at = together.index(64)
+show(
+    figure,
+    f"Figure 2.4. One call, relative to a call with one token. 64 tokens take {times[at]:.1f} times as long for {work[at]:.0f} times the FLOPs; made one by one they would take 64 times as long.",
+    "Two lines over the number of tokens in a call, both axes logarithmic. The line of FLOPs rises steadily; the line of seconds stays near 1 at first and lies far below it all the way.",
+)
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# A call has a price of its own: Python, launching kernels, reading the weights. Up to some number of tokens that is
+# most of it, so more tokens come almost for free. This is what stages live on. It is also why they do not speed
+# up what is small already. Where the tokens of a stage had to be made one by one, the number of calls would be n
+# again, and the gain gone.
+# </details>
+#
+# ## Who may look at whom
+#
+# While sampling, later stages do not exist yet. In training they do: one pass over
+# `[class | Up2(e_0) | ... | Up2(e_{S-2})]` gives all token maps, and a mask hides from each stage what it will not have
+# when sampling.
+#
+# ### Exercise 2.3: block-causal mask
+#
+# Tokens of all stages stand in one row, coarsest first. Row i, column j is True where token i may look at j: j's
+# stage is i's own or an earlier one.
+#
+# <details><summary>Hint</summary>
+# Write down each token's stage with torch.repeat_interleave; then compare all with all, as stage[:, None] against
+# stage[None, :].
+# </details>
+
+
+# %% tags=["exercise"]
+def block_causal_mask(tokens_per_stage):
+    """(N, N) bool over all tokens: True where the row may look at the column."""
+    # SOLUTION 2.3
+    numbers = torch.arange(len(tokens_per_stage))
+    stage = torch.repeat_interleave(numbers, torch.tensor(tokens_per_stage))
+    return stage[:, None] >= stage[None, :]
+    # END
+
+
+# %%
+block_causal_mask = check.block_causal_mask(block_causal_mask)
+mask = block_causal_mask(tokens).to(lab.device)
+assert torch.equal(mask, kit_mask(tuple(tokens), lab.device))
+causal = torch.ones_like(mask).tril()
+show(
+    explore.mask_pictures({"token by token": causal, "stage by stage": mask}, tokens),
+    f"Figure 2.5. Coloured: open, in the hue of the row's stage. Left {causal.float().mean():.0%} of all pairs, right {mask.float().mean():.0%}: each stage sees itself whole and all that lies left of it.",
+    "Two square masks of 84 by 84. In the left one the open part is a lower triangle, in the right one a staircase of three steps, of 4, 16 and 64 rows.",
+)
+
+# %% [markdown]
+# ## What a stage reads
+#
+# A language model reads token i - 1 where it writes token i. Here the input at the place of a token is what the
+# stage before left *at that place*: its end state, upsampled by two and cut into patches. So input and output of
+# stage s lie on the very same grid. Stage 0 has nothing to read: all its tokens start as the class.
+
+# %%
+end_states, labels = list(starts[-1].history), starts[-1].class_labels  # e_0 and e_1 of the ship
+token_map = starts[1].token_map
+assert patchify(upsample(end_states[0]), config.patch_size).shape[1] == token_map.shape[1]
+show(
+    explore.same_grid(end_states[0], token_map, LatentColours.of(pipe.tokenizer)),
+    "Figure 2.6. The end state of stage 0, the same as input of stage 1, and stage 1's output M₁ (length of each token's vector). Whole lines: the tokens of stage 1. Dotted: latent pixels; those of a patch are copies of one pixel of e₀.",
+    "Three squares cut by the same white lines into 4 by 4. The first shows the end state of stage 0 as 16 coloured pixels, the second the same picture after upsampling, the third the token map as 16 shades.",
+)
+
+# %% [markdown]
+# End states are still noisy, on purpose: notebook 4 says why.
+#
+# ## Where a token lies
+#
+# A token of stage 0 covers a quarter of the image, one of stage 2 a sixty-fourth. To relate them, give every token
+# the coordinates of its centre in the image, from 0 to 1.
+#
+# ### Exercise 2.4: where a token lies
+#
+# Write the centres of a side × side grid as rows (y, x), row by row.
+#
+# <details><summary>Hint</summary>
+# Along one axis the centres are (i + 1/2) / side. torch.cartesian_prod makes all pairs, the first one slowest.
+# </details>
+
+
+# %% tags=["exercise"]
+def token_coordinates(side):
+    """Centres of a side x side grid in [0, 1]²: (N, 2) as (y, x), row by row."""
+    # SOLUTION 2.4
+    centres = (torch.arange(side) + 0.5) / side
+    return torch.cartesian_prod(centres, centres)
+    # END
+
+
+# %%
+token_coordinates = check.token_coordinates(token_coordinates)
+torch.testing.assert_close(token_coordinates(8), kit_coordinates(8), check_dtype=False)
+fine = token_coordinates(4).view(2, 2, 2, 2, 2)  # two rows of two rows, two columns of two columns
+torch.testing.assert_close(
+    fine.mean(dim=(1, 3)).flatten(0, 1), token_coordinates(2), check_dtype=False
+)
+
+# %%
+show(
+    explore.token_places([token_coordinates(side) for side in sides]),
+    "Figure 2.7. The tokens of all stages in one image. A coarse token lies in the middle of the four finer ones that it covers, which is what the assertion above says.",
+    "A unit square with three grids of points, of 2, 4 and 8 points a side. Each point of a coarser grid is in the middle of four points of the next finer one.",
+)
+
+# %% [markdown]
+# ## Rotary positions
+#
+# Attention itself knows no places. Rotary positions turn pairs of channels of query and key by angles
+# proportional to y and x. With $R_p$ the turn at place p, a logit is $(R_p q)^\top (R_r k) = q^\top R_{r-p}\,k$: it
+# depends on the *difference* of the places only, and on nothing else of them. Because coordinates are shared, that
+# holds across stages too.
+
+# %%
+head_dim = 64
+content = F.layer_norm(torch.randn(head_dim, generator=lab.generator(5)), (head_dim,))
+
+
+def turned(side):
+    """The same content at every place of a grid, turned as its place demands: (N, d)."""
+    table = rotary_table((side,), head_dim, 8, torch.device("cpu"))
+    return rotate(content.repeat(1, side**2, 1, 1), table)[0, :, 0]
+
+
+def logits(query_side, key_side):
+    """q·k / sqrt(d) of all places of two grids: (N, M)."""
+    return turned(query_side) @ turned(key_side).T / head_dim**0.5
+
+
+same = logits(8, 8).view(8, 8, 8, 8)  # query's row and column, key's row and column
+torch.testing.assert_close(same[2, 2, 4, 5], same[3, 1, 5, 4], atol=1e-4, rtol=1e-4)
+torch.testing.assert_close(same[:-1, :, :-1], same[1:, :, 1:], atol=1e-4, rtol=1e-4)
+
+# %%
+across = logits(8, 4).view(8, 8, 4, 4)
+assert across[5, 5].argmax() == run.token_at(1, 5, 5)
+low, high = kit_coordinates(8).view(8, 8, 2)[[2, 5], [2, 5], 0].tolist()
+cases = {
+    "query up left, keys 8×8": (same[2, 2], low, low),
+    "query down right, keys 8×8": (same[5, 5], high, high),
+    "the same, keys 4×4": (across[5, 5], high, high),
+}
+show(
+    explore.logit_maps(cases),
+    "Figure 2.8. Logits of a query (cross) with keys of the same content everywhere; yellow is large. Move the query, and the pattern moves along. On the coarser grid it peaks at the token that covers the query.",
+    "Three heat maps. In the first two the same bright spot surrounds the cross, which lies up left in one and down right in the other. The third, on a 4 by 4 grid, is brightest in the cell that holds the cross.",
+)
+
+# %% [markdown]
+# Relations alone are not enough: in stage 0 all tokens start alike, and only relations to one another would keep
+# them so. Therefore a fixed sine-cosine embedding of the coordinates is added to the input as well.
+#
+# ## Build the transformer
+#
+# First attention. Query and key go through LayerNorm over their channels (QK-norm): their length is then
+# $\sqrt d$, so no logit exceeds $\sqrt d$, however large the weights grow in training.
+
+
+# %%
+class MyAttention(nn.Module):
+    """Multi-head attention with QK-norm and rotary positions: x (B, N, D) -> (B, N, D)."""
+
+    def __init__(self, width, num_heads):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x, rotary, mask=None, cache=None, layer=0):
+        split = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, h, d)
+        query_key, value = split[:, :, :2], split[:, :, 2]
+        query_key = F.layer_norm(query_key, query_key.shape[-1:], eps=1e-6)
+        query, key = rotate(query_key, rotary).unbind(2)
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # (B, h, N, d)
+        if cache is not None:  # earlier tokens' keys and values, and these
+            key, value = cache.extend(layer, key, value)
+        attended = attend(query, key, value, mask)  # softmax(q kᵀ / sqrt(d)) v
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+
+# %%
+theirs = Attention(64, 4).to(lab.device)
+mine = MyAttention(64, 4).to(lab.device)
+mine.load_state_dict(theirs.state_dict())
+x = torch.randn(2, 84, 64, generator=lab.generator(6)).to(lab.device)
+turns = rotary_table(sides, 16, sides[-1], lab.device)
+torch.testing.assert_close(mine(x, turns, mask), theirs(x, turns, mask))
+
+query, key, _ = theirs.project(1000 * x, turns)
+largest = (query @ key.transpose(-1, -2)).abs().max().item() / 16**0.5
+print(f"inputs 1000 times too large, largest logit {largest:.2f}, sqrt(d) = {16**0.5:.0f}")
+
+# %% [markdown]
+# Then the block. The class acts by adaLN-zero: a linear map of its embedding gives shift, scale and gate for attention and
+# for the MLP, and that map starts at zero.
+#
+# > **Predict.** What does a fresh block do to its input?
+
+
+# %%
+class MyBlock(nn.Module):
+    """x += gate1 * attention(modulate(x)); x += gate2 * mlp(modulate(x))."""
+
+    def __init__(self, width, num_heads):
+        super().__init__()
+        self.attention = MyAttention(width, num_heads)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), SquaredReLU(), nn.Linear(4 * width, width)
+        )
+        self.modulation = zero_init(nn.Linear(width, 6 * width))
+
+    def forward(self, x, modulation, rotary, mask=None, cache=None, layer=0):
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)  # each (B, D)
+        normed = modulate(x, shift1, scale1)  # LayerNorm(x) * (1 + scale) + shift
+        x = x + gate1[:, None] * self.attention(normed, rotary, mask, cache, layer)
+        return x + gate2[:, None] * self.mlp(modulate(x, shift2, scale2))
+
+
+# %%
+mine, theirs = (kind(64, 4).to(lab.device) for kind in (MyBlock, Block))
+condition = torch.randn(2, 64, generator=lab.generator(7)).to(lab.device)
+change = mine(x, mine.modulation(condition), turns) - x
+print("a fresh block changes its input by", change.abs().max().item())
+
+mine.load_state_dict(open_gates(theirs).state_dict())
+with_gates_open = mine(x, mine.modulation(condition), turns, mask)
+torch.testing.assert_close(with_gates_open, theirs(x, theirs.modulation(condition), turns, mask))
+print("with its gates open by", f"{(with_gates_open - x).abs().max().item():.2g}")
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# Nothing: both gates are zero, so the block is the identity. A deep stack then starts as a shallow one, and each block
+# joins in as far as training opens its gates. The price: a fresh model's output says nothing about a mistake in it,
+# so tests here open the gates first.
+# </details>
+#
+# ## A cache of keys and values
+#
+# In the next call, earlier tokens are needed only as keys and values. So keep those.
+#
+# ### Exercise 2.5: append
+#
+# `kept` is None before the first call, then the pair (keys, values) of all earlier tokens, each (B, h, N, d). Return
+# the pair for all tokens so far.
+#
+# <details><summary>Hint</summary>
+# torch.cat along the tokens' dimension, for keys and for values; the earlier ones come first.
+# </details>
+
+
+# %% tags=["exercise"]
+def append(kept, key, value):
+    """Keys and values of all tokens so far: two tensors (B, h, N, d)."""
+    # SOLUTION 2.5
+    if kept is None:
+        return key, value
+    return torch.cat((kept[0], key), dim=2), torch.cat((kept[1], value), dim=2)
+    # END
+
+
+# %%
+append = check.append(append)
+
+
+class MyCache:
+    """One pair (keys, values) a layer."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def extend(self, layer, key, value):
+        self.kept[layer] = append(self.kept.get(layer), key, value)
+        return self.kept[layer]
+
+
+lots = torch.randn(3, 2, 4, 5, 16, generator=lab.generator(8))  # three calls with five tokens each
+mine, theirs = MyCache(), KVCache(num_layers=1, capacity=15)
+for lot in lots:
+    found, wanted = mine.extend(0, lot, -lot), theirs.extend(0, lot, -lot)
+torch.testing.assert_close(found, wanted)
+
+# %% [markdown]
+# The kit's `KVCache` sets its memory aside once instead of copying; what it returns is the same.
+#
+# Now the whole. One method embeds a stage, one runs the blocks; training calls them once with the mask, sampling once a
+# stage with the cache.
+
+
+# %%
+class MyTransformer(nn.Module):
+    """[class | Up2(e_0) | ... | Up2(e_{S-2})] -> [M_0 | M_1 | ... | M_{S-1}]."""
+
+    def __init__(self, sides, config):
+        super().__init__()
+        self.sides, self.patch_size, self.heads = sides, config.patch_size, config.num_heads
+        width, layers = config.width, config.transformer_layers
+        self.patch_embedding = nn.Linear(config.latent_channels * config.patch_size**2, width)
+        self.stage_embedding = nn.Embedding(len(sides), width)
+        self.class_embedding = nn.Embedding(config.num_classes + 1, width)  # the last: no class
+        self.blocks = nn.ModuleList(MyBlock(width, self.heads) for _ in range(layers))
+        self.final_modulation = zero_init(nn.Linear(width, 2 * width))
+
+    def embed(self, stage, previous_end, labels):
+        of_stage = self.stage_embedding.weight[stage]
+        tokens = position_embedding(self.sides[stage], len(of_stage)).to(of_stage) + of_stage
+        if stage == 0:
+            return tokens + self.class_embedding(labels)[:, None]
+        return tokens + self.patch_embedding(patchify(upsample(previous_end), self.patch_size))
+
+    def run(self, x, labels, sides, mask=None, cache=None):
+        rotary = rotary_table(sides, x.shape[-1] // self.heads, self.sides[-1], x.device)
+        condition = F.silu(self.class_embedding(labels))  # (B, D)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, block.modulation(condition), rotary, mask, cache, layer)
+        shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
+        return modulate(x, shift, scale)
+
+    def forward(self, end_states, labels, mask):  # training: all stages at once
+        tokens = [self.embed(s, end, labels) for s, end in enumerate((None, *end_states))]
+        maps = self.run(torch.cat(tokens, dim=1), labels, self.sides, mask)
+        return maps.split([side**2 for side in self.sides], dim=1)
+
+    def step(self, stage, previous_end, labels, cache):  # sampling: one stage
+        x = self.embed(stage, previous_end, labels)
+        return self.run(x, labels, (self.sides[stage],), cache=cache)
+
+
+# %% [markdown]
+# ## Cached equals full
+#
+# With the shipped weights the maps of one masked call equal the kit's. And then the claim that all rests on: sampling
+# stage by stage with the cache gives the very same maps. Otherwise the model would be trained for something else than
+# it is used for.
+
+# %%
+kit = pipe.model.transformer
+transformer = MyTransformer(sides, config).to(lab.device).eval().requires_grad_(False)
+transformer.load_state_dict(kit.state_dict())
+masked = transformer(end_states, labels, mask)
+with torch.no_grad():
+    torch.testing.assert_close(list(masked), kit(end_states, labels), atol=1e-5, rtol=1e-5)
+
+cache = MyCache()
+stepped = [transformer.step(s, end, labels, cache) for s, end in enumerate((None, *end_states))]
+gaps = [(a - b).abs().max().item() for a, b in zip(stepped, masked, strict=True)]
+assert max(gaps) < 1e-5
+print("cached against masked, largest difference per stage:", *(f"{gap:.1e}" for gap in gaps))
+
+# %% [markdown]
+# > **Predict.** Token by token the cache saved a whole power of n. How much of the transformer's work can it save stage
+# > by stage: a quarter, a half, nearly all?
+
+# %%
+compared = compare_cache(kit, end_states, labels, repeats=lab.pick(60, 5))
+assert compared.difference < 1e-5
+rows = [
+    (
+        s,
+        it.tokens,
+        it.reused,
+        f"{it.uncached_seconds / it.cached_seconds:.1f}",
+        f"{it.difference:.0e}",
+    )
+    for s, it in enumerate(compared.stages)
+]
+table(["stage", "tokens", "in the cache", "time without / with", "largest difference"], rows)
+again = sum(it.tokens + it.recomputed for it in compared.stages) / sum(tokens)
+without, with_it = (
+    sum(getattr(it, f"{kind}_seconds") for it in compared.stages) for kind in ("uncached", "cached")
+)
+print(
+    f"whole run without cache: {again:.2f} times the tokens, {without / with_it:.2f} times the time"
+)
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# Each stage has four times the tokens of the one before, so all earlier ones together are at most a third of it. Without a
+# cache each stage computes those again on top of its own tokens: at most 4/3 of the tokens in all, so the cache saves at
+# most a quarter. Time differs because here the arm without cache makes six calls instead of three; one masked call a
+# stage would need three. The cache does not change the order of growth here.
+# </details>
+#
+# ## Break it: causality
+#
+# > **Predict.** Change e₁, which stage 2 reads. Which token maps move? And which would move if the mask let everybody see
+# > everybody?
+
+# %%
+noise = torch.randn(end_states[1].shape, generator=lab.generator(9)).to(lab.device)
+changed = [end_states[0], end_states[1] + noise]
+moved = {}
+for name, allowed in (("block-causal mask", mask), ("no mask", None)):
+    runs = (transformer(ends, labels, allowed) for ends in (changed, end_states))
+    moved[name] = [
+        (after - before).square().mean().sqrt().item() for after, before in zip(*runs, strict=True)
+    ]
+assert max(moved["block-causal mask"][:2]) < 1e-6 < min(moved["no mask"])
+
+# %%
+show(
+    explore.changes(moved),
+    "Figure 2.9. How far the token maps move when e₁ is changed. With the mask only M₂ does. Without it earlier maps read the future, which they cannot have while sampling.",
+    "Two bar charts of three bars. With the block-causal mask the bars of M0 and M1 are zero, that of M2 is not. Without a mask all three bars are above zero.",
+)
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# All three: without a mask M₀ and M₁ read e₁, which comes after them. Trained so, coarse stages would use what finer ones
+# hold. While sampling the finer ones are not there, and the coarse maps would be others than those of training.
+# </details>
+#
+# ## Look around
+#
+# Choose a query and see where it looks: stage, layer, head, and its place on the finest grid.
+
+# %%
+explore.attention(pipe)
+
+# %% [markdown]
+# > **Predict, run, explain.** Look at the four heads of layer 1 at one place, then move the place. Which heads follow it?
+# > Then go to stage 0: what is there to look at?
+
+# %%
+rows = []
+for head in range(config.num_heads):
+    looks = [run.maps(run.row(2, 1, head, token)) for token in range(tokens[2])]
+    ahead = [look[2].argmax().item() for look in looks]
+    moves = Counter((b // 8 - a // 8, b % 8 - a % 8) for a, b in enumerate(ahead))
+    (move, count), *_ = moves.most_common(1)
+    own = sum(look[2].sum().item() for look in looks) / len(looks)
+    rows.append((head, f"{run.covered(2, 1, head):.0%}", f"{own:.0%}", f"{move}, {count} times"))
+table(
+    [
+        "head of layer 1",
+        "queries of stage 2 whose favourite in stage 1 covers them",
+        "attention to their own stage",
+        "commonest step to the favourite there, (down, right)",
+    ],
+    rows,
+)
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# Head 0 of layer 1 follows the place into stage 1, for all 64 queries: it looks up the coarse token that covers it. The
+# other heads look mostly at a neighbour in their own stage, each in one direction for most queries: the
+# difference of places at work. Stage 0 has only its own four tokens, with the class in them.
+# </details>
+
+# %%
+quiz(
+    "Why may a token look at all tokens of its own stage, even those behind it?",
+    {
+        "They are made in the same call": "All inputs of the stage are known before the call: they come from the stage before. "
+        "Nothing that is yet to be made is looked at.",
+        "It is an approximation that works": "Nothing is approximated: the factor of the chain rule is the whole stage.",
+        "Because rotary positions hide the order": "Positions say where tokens lie; who may be looked at is the mask's business.",
+    },
+    right="They are made in the same call",
+)
+
+# %% [markdown]
+# ## Recap
+# - Token by token without a cache costs O(n³) in attention; a KV cache or stages bring it to O(n²). At common sizes the
+#   linear part, projections and MLP, hides much of it.
+# - Stages save calls that wait for one another: S instead of n. That is time more than FLOPs, and only where a call with
+#   many tokens is cheap.
+# - One masked pass over all stages, as in training, equals stage-by-stage sampling with a cache.
+# - Shared coordinates and rotary positions let a token find the coarse one that covers it.
+#
+# **What breaks if…** the mask is token-causal? Write `causal` for `mask` where `masked` is made: the maps no longer agree,
+# since while sampling a stage sees itself whole. And if coordinates are not normalised, a fine token's place means
+# another place in the coarse stage.
+#
+# **On**: notebook 3 builds what the token map conditions, the flow. The tab *Inspect* of `make demo` shows attention,
+# mask and cache live. In the kit: `ecar_lab/transformer.py`, `layers.py`, `caching.py`, `cost.py`.

@@ -1,0 +1,915 @@
+# %% [markdown]
+# # 5. The model
+#
+# Token map + flow head + schedule = E-CAR. In this notebook you put the parts of notebooks 2 to 4 together,
+# write the training loss and the sampling loop, and find that they equal the kit's number for number.
+#
+# **After it you can**
+# - build the flow head and say what it is told, when, and how often that is paid for;
+# - write the loss of all stages in one cell, and the sampling loop in one more;
+# - show what the token map is good for, by spoiling it;
+# - account for every FLOP of an image;
+# - prove in a short training that a model, its loss and its sampler belong together.
+#
+# **Before it**: notebook 2 (the transformer), 3 (flow matching) and 4 (windows and transitions).
+#
+# {{time}}
+#
+# The paper ([arXiv 2412.14170](https://arxiv.org/abs/2412.14170)) has these parts: a token map per stage, a flow model
+# that goes part of the way, transitions. How they are wired here is *our reading*; all sizes are this kit's own.
+
+# %%
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ecar_lab import ECAR, trace
+from ecar_lab.cost import head_setup_flops, total_flops, transformer_flops, velocity_flops
+from ecar_lab.data import open_dataset
+from ecar_lab.experiments import stage_errors
+from ecar_lab.experiments.figures import bars
+from ecar_lab.feature_net import to_unit_range
+from ecar_lab.flow import FlowHead, endpoints, transition
+from ecar_lab.generator import LossOutput, mean_per_bin
+from ecar_lab.layers import (
+    Blocks,
+    TimeEmbedding,
+    modulate,
+    patchify,
+    rotary_table,
+    unpatchify,
+    zero_init,
+)
+from ecar_lab.metrics import count_flops, frechet_distance
+from ecar_lab.schedule import StageSchedule
+from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching.check import model as check
+from ecar_lab.teaching.explore import model as explore
+from ecar_lab.transformer import MultistageTransformer
+from ecar_lab.viz import enlarge, image_grid, latent_to_rgb, to_pil
+
+lab = setup(5)
+
+# %% [markdown]
+# ## The result first
+#
+# The whole model is three attributes: `model.schedule` (numbers), `model.transformer` and `model.head` (weights).
+
+# %%
+pipe = lab.pipeline("cifar10")
+model, schedule = pipe.model, pipe.model.schedule
+names = ["automobile", "horse", "ship", "truck"]
+events = list(pipe.trace(names, generator=lab.generator(2)))
+images = pipe.decode(events[-1].latent) * 2 - 1
+show(
+    image_grid(images, 4, scale=4, labels=names),
+    "Figure 5.1. Four images that the three made together; of twelve seeds the best, by eye.",
+    "Four small generated images in a row: an automobile, a horse, a ship and a truck.",
+)
+
+
+# %% [markdown]
+# > **Predict.** The head has more weights than the transformer. And while the transformer runs once a stage, the head
+# > runs once a step: 8, 6 and 6 times. Which share of an image's FLOPs is the transformer's: a quarter, a tenth, less?
+
+
+# %%
+def count(module):
+    """Number of weights."""
+    return sum(weight.numel() for weight in module.parameters())
+
+
+last, flops = schedule.num_stages - 1, model.flops()
+calls = {"transformer": 1, "head": model.inference_steps()[last]}
+per_call = {
+    "transformer": transformer_flops(model.config, last),
+    "head": velocity_flops(model.config, last),
+}
+table(
+    ["part", "weights", "GFLOP a call, finest stage", "calls there", "GFLOP of an image, guided"],
+    [
+        [
+            *(part, f"{count(getattr(model, part)) / 1e6:.2f} M", f"{per_call[part] / 1e9:.3f}"),
+            *(calls[part], f"{sum(flops[part]) / 1e9:.2f}"),
+        ]
+        for part in calls
+    ],
+)
+
+# %%
+figure, axes = new_figure(2, width=4.2, height=1.7)
+weights = [count(getattr(model, part)) for part in calls]
+costs = [sum(flops[part]) for part in calls]
+for axis, values, title in zip(
+    axes, (weights, costs), ("weights", "FLOPs of an image"), strict=True
+):
+    bars(axis, list(calls), [100 * value / sum(values) for value in values])
+    axis.set(xlabel=f"% of {title}", xlim=(0, 115))
+shares = f"{weights[0] / sum(weights):.0%} of the weights, {costs[0] / sum(costs):.0%} of the FLOPs"
+show(
+    figure,
+    f"Figure 5.2. The transformer: {shares}. What is paid at every step costs most.",
+    f"Two pairs of bars, transformer and head. The transformer has {shares}; the head all the rest.",
+)
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# A block costs about the same per call in both. The transformer pays it once a stage, the head at every step, and
+# guidance doubles both where it is on. So a block moved from head to transformer makes the image cheaper. Whether it
+# stays as good is another question, and not measured here.
+# </details>
+#
+# ## The flow head
+#
+# The head is told five things. The **state** `x_tau` and the stage's **token map** are one vector per token, and are
+# added. Local time **tau**, **stage** and **class** are one vector per image, and set shift, scale and gate of every
+# block (adaLN-zero).
+#
+# Windows of neighbouring stages overlap in t on purpose (notebook 4), so t does not tell the stage, and tau is 0.5 once
+# in each. The kit gives every stage a *slice* of [0, 1] of its own, as long as its window in proportion, with gaps.
+
+# %%
+figure, axes = new_figure(2, width=4.4, height=1.9)
+for stage in range(schedule.num_stages):
+    for axis, (low, high) in zip(
+        axes, (schedule.window(stage), schedule.time_slice(stage)), strict=True
+    ):
+        axis.barh(f"stage {stage}", high - low, left=low, color=hue(stage))
+        axis.text(
+            (low + high) / 2,
+            stage,
+            f"{low:.2f} to {high:.2f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+        )
+for axis, label in zip(axes, ("flow time t", "conditioning time"), strict=True):
+    axis.set(xlabel=label, xlim=(0, 1))
+    axis.invert_yaxis()
+axes[0].axvline(0.6, color="#1B1F24", linestyle=":")
+show(
+    figure,
+    "Figure 5.3. Left: windows. At t = 0.6 (dotted) two stages are at work. Right: slices. No number belongs to two.",
+    "Three bars per panel. Left, the windows of neighbouring stages overlap; a dotted line at 0.6 crosses those of "
+    "stages 1 and 2. Right, the slices follow one another with small gaps.",
+)
+
+# %% [markdown]
+# The head also gets an embedding of the stage, so slices are not its only clue. What each contributes was not
+# measured here.
+#
+# ### Exercise 5.1: conditioning time
+#
+# Place a local time in its stage's slice.
+#
+# <details><summary>Hint</summary>
+# schedule.time_slice(stage) gives (low, high). Local time 0 belongs to low, local time 1 to high.
+# </details>
+
+
+# %% tags=["exercise"]
+def conditioning_time(schedule, stage, local_time):
+    """Local time 0..1 (a tensor) -> the time that the head is told, in the stage's slice."""
+    # SOLUTION 5.1
+    low, high = schedule.time_slice(stage)
+    return low + local_time * (high - low)
+    # END
+
+
+# %%
+conditioning_time = check.conditioning_time(conditioning_time)
+some_times = torch.linspace(0, 1, 5)
+for stage in range(schedule.num_stages):
+    found = conditioning_time(schedule, stage, some_times)
+    torch.testing.assert_close(found, schedule.conditioning_time(stage, some_times))
+
+
+# %% [markdown]
+# Now the head, of the kit's blocks. Three methods, because they are called unequally often: `read` once a
+# stage, `modulations` once a stage for all steps, `forward` at every step. Attention is full inside the stage; a
+# token never needs those of other stages, since the token map brings what is to be known of them.
+
+
+# %%
+class MyFlowHead(nn.Module):
+    """The velocity at one moment of one stage; the same weights serve all stages."""
+
+    def __init__(self, schedule, sides, token_dim, patch_size, num_classes, width, layers, heads):
+        super().__init__()
+        self.schedule, self.token_sides, self.patch_size = schedule, sides, patch_size
+        self.head_dim = width // heads
+        self.patch_embedding = nn.Linear(token_dim, width)
+        self.map_embedding = nn.Linear(width, width, bias=False)
+        self.time_embedding = TimeEmbedding(width)
+        self.stage_embedding = nn.Embedding(schedule.num_stages, width)
+        self.class_embedding = nn.Embedding(num_classes + 1, width)  # the last one: no class
+        self.blocks = Blocks(layers, width, heads)
+        self.final_modulation = zero_init(nn.Linear(width, 2 * width))
+        self.out = zero_init(nn.Linear(width, token_dim))
+        for embedding in (self.stage_embedding, self.class_embedding):
+            nn.init.normal_(embedding.weight, std=0.02)
+
+    def modulations(self, stage, local_time, class_labels):
+        """local_time (B,) or (K, 1), labels (B,) -> shifts, scales and gates: (..., B, 6D), (..., B, 2D)."""
+        time = conditioning_time(self.schedule, stage, local_time)
+        embedded = self.time_embedding(time.flatten()).unflatten(0, time.shape)
+        embedded = embedded + self.stage_embedding.weight[stage]
+        condition = F.silu(embedded + self.class_embedding(class_labels))
+        layers = [*(block.modulation for block in self.blocks), self.final_modulation]
+        return [layer(condition) for layer in layers]
+
+    def read(self, token_map):
+        """M_s (B, N_s, D) -> what is added to every token of the state."""
+        return self.map_embedding(token_map)
+
+    def forward(self, stage, state, read_map, modulations):
+        """x_tau (B, C, r, r) -> velocity (B, C, r, r)."""
+        sides = self.token_sides
+        rotary = rotary_table((sides[stage],), self.head_dim, sides[-1], state.device)
+        x = self.patch_embedding(patchify(state, self.patch_size)) + read_map
+        for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
+            x = block(x, modulation, rotary)
+        shift, scale = modulations[-1].chunk(2, dim=-1)
+        return unpatchify(self.out(modulate(x, shift, scale)), self.patch_size)
+
+
+# %% [markdown]
+# The names of its layers are the kit's, so the shipped weights fit in. Does it give the same velocity?
+
+
+# %%
+def flow_head(config):
+    """A MyFlowHead of the sizes of an ECAR's configuration."""
+    stages = StageSchedule(
+        config.latent_size, config.num_stages, config.window_ends, config.coupling
+    )
+    sides = [side // config.patch_size for side in stages.resolutions]
+    token_dim = config.latent_channels * config.patch_size**2
+    sizes = (config.num_classes, config.width, config.head_layers, config.num_heads)
+    return MyFlowHead(stages, sides, token_dim, config.patch_size, *sizes)
+
+
+# %%
+def velocity_of(head: FlowHead | MyFlowHead, event, local_time):
+    """The head's velocity at an event's state."""
+    times = torch.full((len(event.latent),), local_time, device=event.latent.device)
+    modulations = head.modulations(event.stage, times, event.class_labels)
+    return head(event.stage, event.latent, head.read(event.token_map), modulations)
+
+
+my_head = flow_head(model.config).to(lab.device)
+my_head.load_state_dict(model.head.state_dict())
+starts_of_stages = [event for event in events if event.step == 0]
+with torch.no_grad():
+    for event in starts_of_stages:
+        found, right = (velocity_of(head, event, 0.0) for head in (my_head, model.head))
+        torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
+print("MyFlowHead equals ecar_lab.flow.FlowHead in every stage")
+
+# %% [markdown]
+# > **Predict.** `zero_init` sets the last layer and all modulations of a *new* head to zero. What velocity does it
+# > give, and what is the loss of a new model: 0, 1, or what else?
+
+# %%
+digits = lab.pipeline("digits")
+pictures, labels = open_dataset("digits", split="train").arrays()
+pictures, labels = (part[: lab.pick(720, 240)].to(lab.device) for part in (pictures, labels))
+with torch.no_grad():
+    latent = digits.tokenizer.encode(to_unit_range(pictures)).float()
+
+torch.manual_seed(lab.seed)
+fresh = ECAR.from_preset("digits").to(lab.device)
+draw = fresh.draw(len(latent), lab.generator()).to(lab.device)
+starts, ends = endpoints(fresh.schedule, latent, draw.noise)
+standing_still = [(end - start).square().mean() for start, end in zip(starts, ends, strict=True)]
+with torch.no_grad():
+    new_loss = fresh.loss(latent, labels, draw)
+torch.testing.assert_close(new_loss.per_stage, torch.stack(standing_still))
+print("loss of a new model, by stage:", *(f"{loss:.3f}" for loss in new_loss.per_stage))
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# The velocity is zero everywhere, so the loss is the mean square of what it should have been, E|end - start|². It
+# differs by stage: stage 0 goes from noise to half-way only, so its velocity is b · (data - noise) with b = 0.5.
+# Losses of different stages are not comparable as they stand; compare each with its own value here. A new model
+# that starts anywhere else has a fault in its wiring.
+# </details>
+#
+# ## What the token map is for
+#
+# The transformer writes a vector per token. Its three main directions as colours, for the last stage. Next to them the
+# same maps less their mean over the four images, which is what all of them have in common.
+
+# %%
+first_maps = [next(pipe.trace(["ship"], generator=lab.generator(n))).token_map for n in (1, 2)]
+assert torch.equal(*first_maps)  # stage 0: two seeds, one map
+maps = events[-1].token_map.cpu()
+side = round(maps.shape[1] ** 0.5)
+columns = []
+own_part = maps - maps.mean(dim=0)
+common = 1 - own_part.square().mean() / (maps - maps.mean(dim=(0, 1))).square().mean()
+for shown in (maps, own_part):
+    token_images = shown.movedim(1, -1).unflatten(-1, (side, side))
+    columns.append(to_pil(latent_to_rgb(token_images)))
+columns.append(to_pil(images))
+tiles = [enlarge(column[row], 112) for row in range(len(names)) for column in columns]
+what = ["token map", "less the mean", "image"]
+show(
+    image_grid(tiles, len(what), labels=[f"{name}: {word}" for name in names for word in what]),
+    "Figure 5.4. Token maps of the last stage, 8×8 tokens. Left: they look alike; "
+    f"{common:.0%} of their variance is the same in all four (25% by chance), and tells where a token is. Middle: what is left differs "
+    "from image to image, but is not a picture that an eye could read.",
+    "Four rows: token map, token map less the mean, image. The maps of all four images have the same pattern of "
+    "colours, changing with position; with the mean taken out each has a mottled pattern of its own.",
+)
+
+# %% [markdown]
+# In stage 0, where there is no history, the map follows from the class alone, whatever the seed. It could be stored.
+# What does the head get out of the map? Spoil it and look at the loss. We use real digits, the shipped digits
+# model and its loss at `draw`, and change nothing but the map. The head is still told the true class.
+#
+# > **Predict.** Which is worst: the map of another image of the same class, one made for another class, or the
+# > right map with every token moved on by one?
+
+
+# %%
+def loss_with(token_maps):
+    """Velocity error per stage of the digits model when its head reads these maps."""
+    head, errors = digits.model.head, []
+    for stage, token_map in enumerate(token_maps):
+        tau = draw.local_time[:, stage]
+        state = starts[stage].lerp(ends[stage], tau[:, None, None, None])
+        modulations = head.modulations(stage, tau, labels)
+        velocity = head(stage, state, head.read(token_map), modulations)
+        errors.append((velocity - (ends[stage] - starts[stage])).square().mean().item())
+    return errors
+
+
+# %%
+twin = torch.arange(len(labels), device=lab.device)  # another image of the same class
+for digit in range(10):
+    members = (labels == digit).nonzero().flatten()
+    twin[members] = members.roll(1)
+with torch.no_grad():
+    maps = digits.model.transformer(ends[:-1], labels)
+    spoiled = {
+        "its own map": maps,
+        "another image's, same class": [m[twin] for m in maps],
+        "made for another class": digits.model.transformer(ends[:-1], (labels + 1) % 10),
+        "mean of all images' maps": [m.mean(dim=0, keepdim=True).expand_as(m) for m in maps],
+        "its own, shifted by one token": [m.roll(1, dims=1) for m in maps],
+        "all zeros": [torch.zeros_like(m) for m in maps],
+    }
+    found = {name: loss_with(given) for name, given in spoiled.items()}
+
+# %%
+figure, axes = new_figure(2, width=4.6, height=2.4)
+for stage, axis in enumerate(axes):
+    bars(axis, list(found), [loss[stage] for loss in found.values()], color=hue(stage))
+    axis.axvline(standing_still[stage].item(), color="#1B1F24", linestyle=":")
+    axis.set_title(f"stage {stage}", fontsize=10, loc="left")
+    axis.set_xlabel("velocity error")
+    for number in axis.texts:
+        number.set_bbox(dict(facecolor="white", edgecolor="none", pad=0.5))
+axes[1].tick_params(labelleft=False)
+show(
+    figure,
+    "Figure 5.5. Loss with a spoiled token map. Dotted: the error of standing still (velocity zero). In stage 0 "
+    "images of one class share their map, so swapping it within the class changes nothing.",
+    "; ".join(
+        f"{name}: {loss[0]:.3f} in stage 0, {loss[1]:.3f} in stage 1"
+        for name, loss in found.items()
+    ),
+)
+torch.testing.assert_close(
+    found["another image's, same class"][0], found["its own map"][0], rtol=1e-4, atol=1e-6
+)
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# Of the three, the shift is worst by far; in stage 1 worse than not moving at all. The map tells each token where it
+# is: the head has relative positions only (rotary). A map of the wrong class costs less, because state and class still
+# say what is wanted; so does the mean of all maps, which knows nothing of the image. "All zeros" is something the head
+# never met.
+# </details>
+#
+# ## The loss in one cell
+#
+# First: what the head learns from. Stage s goes along a straight line from its own start to its own end. The target is
+# not `data - noise`: that is the velocity of the whole way, and no stage goes it.
+#
+# ### Exercise 5.2: state and target
+#
+# <details><summary>Hint</summary>
+# At local time 0 the state is the start, at 1 the end. There is one local time per image: give it the shape
+# (B, 1, 1, 1). The velocity of a straight line is the same everywhere along it.
+# </details>
+
+
+# %% tags=["exercise"]
+def state_and_target(start, end, local_time):
+    """start, end (B, C, r, r) of one stage, local_time (B,) -> state and velocity to learn."""
+    # SOLUTION 5.2
+    tau = local_time[:, None, None, None]
+    return (1 - tau) * start + tau * end, end - start
+    # END
+
+
+# %%
+state_and_target = check.state_and_target(state_and_target)
+state, target = state_and_target(starts[1], ends[1], draw.local_time[:, 1])
+tau = draw.local_time[:, 1, None, None, None]
+# The state and its target lead to both ends.
+torch.testing.assert_close(state - tau * target, starts[1], atol=1e-5, rtol=1e-5)
+torch.testing.assert_close(state + (1 - tau) * target, ends[1], atol=1e-5, rtol=1e-5)
+
+# %% [markdown]
+# Second: for guidance the model must also know what to do without a class. A part of the images loses its class
+# in training, transformer and head alike.
+#
+# ### Exercise 5.3: class dropout
+#
+# `class_drop` holds one uniform number per image, drawn with the rest of the step. Drop where it is below the rate.
+#
+# <details><summary>Hint</summary>
+# torch.where(condition, where true, where false) decides element by element.
+# </details>
+
+
+# %% tags=["exercise"]
+def drop_classes(class_labels, class_drop, rate, null_class):
+    """Labels (B,) with a share ``rate`` of them replaced by ``null_class``."""
+    # SOLUTION 5.3
+    return torch.where(class_drop < rate, null_class, class_labels)
+    # END
+
+
+# %%
+drop_classes = check.drop_classes(drop_classes)
+dropped = drop_classes(labels, draw.class_drop, 0.1, fresh.null_class)
+kept = dropped != fresh.null_class
+assert torch.equal(kept, draw.class_drop >= 0.1)
+assert torch.equal(dropped[kept], labels[kept])
+print(f"{(~kept).sum()} of {len(labels)} images lose their class")
+
+# %% [markdown]
+# Third: how stages are weighed. The finest one has 64 tokens, the coarsest 4 (on CIFAR-10): without weights the
+# finest would drown the others. In this kit each stage counts the same: mean within the stage, then mean of the stages.
+#
+# ### Exercise 5.4: the loss of all stages
+#
+# <details><summary>Hint</summary>
+# One mean per stage, stacked to a tensor of S numbers, and their mean.
+# </details>
+
+
+# %% tags=["exercise"]
+def multistage_loss(errors):
+    """errors: velocity - target of each stage, (B, C, r_s, r_s) -> one number, with gradient."""
+    # SOLUTION 5.4
+    return torch.stack([error.square().mean() for error in errors]).mean()
+    # END
+
+
+# %%
+multistage_loss = check.multistage_loss(multistage_loss)
+still = multistage_loss([start - end for start, end in zip(starts, ends, strict=True)])
+torch.testing.assert_close(still, new_loss.loss)
+
+# %% [markdown]
+# Now the model. **Teacher forcing**: in training the transformer reads the *true* end states of earlier stages, made
+# from the image, so all stages are trained in one pass, under the block-causal mask of notebook 2. The random
+# numbers of a step come from outside as a `TrainingDraw`: the same draw, the same loss.
+
+
+# %%
+class MyECAR(nn.Module):
+    """Schedule + transformer + flow head, of the sizes of an ECAR's configuration."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.head = flow_head(config)
+        self.schedule, self.null_class = self.head.schedule, config.num_classes
+        self.latent_channels = config.latent_channels
+        self.transformer = MultistageTransformer(
+            token_sides=self.head.token_sides,
+            latent_channels=config.latent_channels,
+            patch_size=config.patch_size,
+            num_classes=config.num_classes,
+            width=config.width,
+            num_layers=config.transformer_layers,
+            num_heads=config.num_heads,
+        )
+
+    def loss(self, latent, class_labels, draw, class_dropout=0.0):
+        """Clean latents (B, C, R, R), labels (B,) -> loss, and its parts per stage and time."""
+        labels = drop_classes(class_labels, draw.class_drop, class_dropout, self.null_class)
+        starts, ends = endpoints(self.schedule, latent, draw.noise)
+        token_maps = self.transformer(ends[:-1], labels)  # all stages, one masked call
+        errors, bins = [], []
+        for stage, token_map in enumerate(token_maps):
+            local_time = draw.local_time[:, stage]
+            state, target = state_and_target(starts[stage], ends[stage], local_time)
+            modulations = self.head.modulations(stage, local_time, labels)
+            velocity = self.head(stage, state, self.head.read(token_map), modulations)
+            errors.append(velocity - target)
+            error = errors[-1].detach().square().mean(dim=(1, 2, 3))  # one number per image
+            bins.append(mean_per_bin(error, local_time))
+        per_stage = torch.stack([error.detach().square().mean() for error in errors])
+        return LossOutput(multistage_loss(errors), per_stage, torch.stack(bins))
+
+
+# %% [markdown]
+# With the shipped weights and the same draw it has to give the kit's loss: in all, per stage, per bin of tau.
+
+# %%
+my_digits = MyECAR(digits.model.config).to(lab.device)
+my_digits.load_state_dict(digits.model.state_dict())
+with torch.no_grad():
+    my_loss = my_digits.loss(latent, labels, draw, class_dropout=0.1)
+    kit_loss = digits.model.loss(latent, labels, draw, class_dropout=0.1)
+torch.testing.assert_close(my_loss.loss, kit_loss.loss)
+torch.testing.assert_close(my_loss.per_stage, kit_loss.per_stage)
+torch.testing.assert_close(my_loss.per_bin, kit_loss.per_bin, equal_nan=True)
+parts = zip(my_loss.per_stage.tolist(), standing_still, strict=True)
+print("per stage, and as a share of standing still:", *(f"{a:.3f} ({a / b:.0%})" for a, b in parts))
+
+# %%
+figure, (axis,) = new_figure(width=6, height=2.8)
+centres = (torch.arange(my_loss.per_bin.shape[1]) + 0.5) / my_loss.per_bin.shape[1]
+for stage, bin_losses in enumerate(my_loss.per_bin.cpu()):
+    share = bin_losses / standing_still[stage].cpu()
+    axis.plot(centres, share, marker="os"[stage], color=hue(stage), label=f"stage {stage}")
+axis.set(xlabel="local time", ylabel="error / error of standing still", ylim=(0, None))
+axis.legend(frameon=False)
+show(
+    figure,
+    "Figure 5.6. Where on its way each stage of the digits model errs, by local time. Part of it no training "
+    "removes: many images fit one state, and the best answer is the mean of their velocities.",
+    "Two lines over local time, one a stage. Shares per bin: "
+    + "; ".join(
+        f"stage {s}: " + ", ".join(f"{v:.2f}" for v in (row / standing_still[s]).tolist())
+        for s, row in enumerate(my_loss.per_bin)
+    ),
+)
+
+# %% [markdown]
+# ## Sampling, written out
+#
+# Sampling has no image to take end states from: each stage's own end is the history of the next. Before the loop,
+# guidance: `v = v_none + g (v_class - v_none)`, on every channel. A scale of 1 is the velocity with class, and
+# should not pay for another.
+#
+# ### Exercise 5.5: guided velocity
+#
+# `run_head(1)` gives the velocity (B, C, r, r) with class; `run_head(2)` gives (2B, C, r, r), the half with class
+# first, the half without behind it.
+#
+# <details><summary>Hint</summary>
+# tensor.chunk(2) cuts the batch in two. Ask first whether the scale is 1.
+# </details>
+
+
+# %% tags=["exercise"]
+def guided_velocity(run_head, scale):
+    """The velocity under guidance; runs one half where one is enough."""
+    # SOLUTION 5.5
+    if scale == 1:
+        return run_head(1)
+    with_class, without = run_head(2).chunk(2)
+    return without + scale * (with_class - without)
+    # END
+
+
+# %%
+guided_velocity = check.guided_velocity(guided_velocity)
+pair = torch.randn(2, 4, 8, 8, generator=lab.generator())
+assert torch.equal(guided_velocity(lambda halves: pair[:halves], 1.0), pair[:1])
+torch.testing.assert_close(
+    guided_velocity(lambda halves: pair[:halves], 2.5), 2.5 * pair[:1] - 1.5 * pair[1:]
+)
+
+
+# %% [markdown]
+# > **Predict.** Guidance only in the *last* stage: which calls double, of the transformer and of the head?
+#
+# The loop, once a stage: transformer (with cache), token map read, start of the stage, Euler steps, hand-over.
+
+
+# %%
+def run_at(head, stage, latent, read_map, modulations, halves):
+    """The head on one half of the batch or on two."""
+    rows = halves * len(latent)
+    at_rows = [part[:rows] for part in modulations]
+    return head(stage, latent.repeat(halves, 1, 1, 1), read_map[:rows], at_rows)
+
+
+# %%
+@torch.no_grad()
+def my_trace(model, class_labels, steps, guidance, generator):
+    """Yields (stage, step, latent) of a MyECAR: the start of every stage, and each step."""
+    batch, device = len(class_labels), class_labels.device
+    both = torch.cat((class_labels, torch.full_like(class_labels, model.null_class)))
+    cache, history = model.transformer.new_cache(), []
+    for stage, side in enumerate(model.schedule.resolutions):
+        # The half without class is needed up to the last stage with guidance, for its keys and values.
+        halves = 1 + any(scale != 1 for scale in guidance[stage:])
+        cache.keep(halves * batch)
+        previous = history[-1].repeat(halves, 1, 1, 1) if stage else None
+        token_map, _ = model.transformer.step(stage, previous, both[: halves * batch], cache)
+
+        rows = (1 + (guidance[stage] != 1)) * batch  # the head: only where this stage is guided
+        read_map = model.head.read(token_map[:rows])
+        times = torch.linspace(0, 1, steps[stage] + 1, dtype=torch.float64).tolist()
+        local_times = torch.tensor(times[:-1], device=device)[:, None]
+        modulations = model.head.modulations(stage, local_times, both[:rows])
+
+        shape = (batch, model.latent_channels, side, side)
+        noise = torch.randn(shape, generator=generator).to(device)
+        latent = transition(model.schedule, stage, history[-1], noise) if stage else noise
+        yield stage, 0, latent
+        for step in range(steps[stage]):
+            at_time = [part[step] for part in modulations]
+            run_head = partial(run_at, model.head, stage, latent, read_map, at_time)
+            velocity = guided_velocity(run_head, guidance[stage])
+            latent = latent + (times[step + 1] - times[step]) * velocity
+            yield stage, step + 1, latent
+        history.append(latent)
+
+
+# %% [markdown]
+# The kit's `trace()` does this too, beside clean estimates, costs and interventions. Same seed, same image, bit for
+# bit? Every event of two models, one with guidance and one without:
+
+# %%
+my_cifar = MyECAR(model.config).to(lab.device)
+my_cifar.load_state_dict(model.state_dict())
+for mine, kit, wanted in (
+    (my_cifar, model, ["ship", "cat"]),
+    (my_digits, digits.model, ["3", "8"]),
+):
+    ids, settings = kit.class_ids(wanted), (kit.inference_steps(), kit.guidance())
+    my_events = list(my_trace(mine, ids, *settings, lab.generator(3)))
+    kit_events = list(trace(kit, wanted, generator=lab.generator(3)))
+    for (stage, step, mine_latent), event in zip(my_events, kit_events, strict=True):
+        assert (stage, step) == (event.stage, event.step)
+        torch.testing.assert_close(mine_latent, event.latent, atol=1e-6, rtol=0)
+    same = all(torch.equal(a[2], b.latent) for a, b in zip(my_events, kit_events, strict=True))
+    print(f"{len(my_events)} events equal, {'bit for bit' if same else 'to 1e-6'}")
+
+from_pipeline = pipe(["ship", "cat"], generator=lab.generator(3), output_type="latent").images
+ids = model.class_ids(["ship", "cat"])
+*_, (_, _, final) = my_trace(
+    my_cifar, ids, model.inference_steps(), model.guidance(), lab.generator(3)
+)
+torch.testing.assert_close(final, from_pipeline, atol=1e-6, rtol=0)
+
+# %% [markdown]
+# What guidance costs, by where it is on. PyTorch's counter sees that `my_trace` pays for no half it does not need.
+
+# %%
+rows = []
+for guidance in ([1, 1, 1], [2.5, 1, 1], [1, 1, 2.5], [1, 2.5, 2.5], [2.5, 2.5, 2.5]):
+    stage_flops = model.flops(guidance_scale=guidance)
+    cells = [f"{sum(stage_flops[part]) / 1e9:.2f}" for part in ("transformer", "head")]
+    rows.append([" / ".join(map(str, guidance)), *cells])
+last_only = [1, 1, 2.5]
+run = partial(my_trace, my_cifar, ids[:1], model.inference_steps(), last_only, lab.generator(3))
+right = count_flops(lambda: list(pipe.trace(["ship"], guidance_scale=last_only)))
+assert count_flops(lambda: list(run())) == right
+table(["guidance by stage", "GFLOP, transformer", "GFLOP, head"], rows)
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# The head doubles in the last stage only. The transformer doubles in all stages up to it: the half without class
+# has keys and values of its own, from the first stage on. Guidance in the first stage alone is cheap for both:
+# after it the cache forgets the second half.
+# </details>
+#
+# ## Two ways through the transformer
+#
+# Training calls it once, masked; sampling stage by stage, with a cache. On the history of the last run above both
+# must give the same token maps.
+
+# %%
+stage_ends = [event for event in kit_events if event.is_stage_end]
+history = [event.latent for event in stage_ends[:-1]]
+with torch.no_grad():
+    masked = digits.model.transformer(history, stage_ends[0].class_labels)
+for token_map, event in zip(masked, stage_ends, strict=True):
+    torch.testing.assert_close(token_map, event.token_map, atol=1e-5, rtol=1e-5)
+print("masked equals cached:", *(tuple(token_map.shape) for token_map in masked))
+
+# %% [markdown]
+# What differs is the history itself. Training reads true end states, sampling the model's own: if these are unlike,
+# the fine stages meet what they never saw (*exposure bias*). Are they unlike? Compare the two as distributions, by
+# Frechet distance over all numbers of an end state. As a floor: two true sets of the same images, other noise.
+
+
+# %%
+def own_ends(labels, generator):
+    """End states of stage 0 as the digits model makes them."""
+    for event in trace(digits.model, labels.tolist(), generator=generator):
+        if event.is_stage_end:
+            return event.latent
+
+
+other_draw = digits.model.draw(len(latent), lab.generator(7)).to(lab.device)
+other_ends = endpoints(digits.model.schedule, latent, other_draw.noise)[1]
+candidates = {
+    "the model's own end states": own_ends(labels, lab.generator(8)),
+    "true end states, other noise": other_ends[0],
+    "pure noise": starts[0],
+}
+true = ends[0].flatten(1).cpu()
+apart = {name: frechet_distance(part.flatten(1).cpu(), true) for name, part in candidates.items()}
+table(
+    ["stage 0 of the digits model", "Frechet distance to true end states"],
+    [(name, f"{distance:.3f}") for name, distance in apart.items()],
+)
+
+# %% [markdown]
+# Where the first row is about as small as the second, no gap can be seen with so many images. On the CIFAR-10 model the
+# kit measured the same by its outcome: real end states take the place of the first k stages' own, and the images come
+# nearer to real ones or not (`ecar experiment stage-errors`).
+
+# %%
+result = lab.result("stage-errors-cpu")
+rows = [row for row in result["rows"] if set(row["guidance_scale"]) == {1.0}]
+unguided = [row["frechet"] for row in rows]
+falls = ", ".join(f"{value:.2f}" for value in unguided)
+show(
+    stage_errors.draw(result),
+    f"Figure 5.7. Distance to real images with 0 to 3 stages real: without guidance {falls} "
+    f"({rows[0]['images']:,} images each; lower is better; not FID).",
+    f"Two falling lines over 0 to 3 real stages. Without guidance {falls}; with guidance it lies lower, "
+    "but for the last point, and falls in the same places.",
+)
+
+# %% [markdown]
+# So sampling on the model's own stage 0 costs next to nothing. Stage 1 costs more, and the last stage by itself most.
+# (A step from k to k + 1 holds that stage's own error and what later stages make of it; the two are not told apart.)
+#
+# *Our reading* of why the coarse history does little harm: end states of early stages are noisy in training too. Of
+# stage 0 on CIFAR-10, which ends at t = 0.4, noise makes 0.6, and small errors drown in it.
+#
+# ## Where every FLOP goes
+#
+# The whole bill of one image, stage by stage.
+
+# %%
+guidance, steps, config = model.guidance(), model.inference_steps(), model.config
+bill = model.flops()
+rows = []
+for stage, side in enumerate(schedule.resolutions):
+    tokens = model.transformer.tokens_per_stage[: stage + 1]
+    shapes = [
+        f"{config.latent_channels}×{side}×{side}",
+        f"{tokens[-1]}×{config.width}",
+        sum(tokens),
+    ]
+    once = f"{bill['transformer'][stage] / 1e9:.3f}"
+    a_step = f"{velocity_flops(config, stage) / 1e9:.3f}"
+    halves = 1 + (guidance[stage] != 1)
+    setup_cost = f"{head_setup_flops(config, stage, steps[stage]) * halves / 1e9:.3f}"
+    rows.append([stage, *shapes, once, setup_cost, a_step, f"{steps[stage]} × {halves}"])
+    rows[-1].append(f"{bill['head'][stage] / 1e9:.3f}")
+header = ["stage", "latent", "token map", "tokens it sees", "GFLOP, transformer"]
+header.append("GFLOP, head's set-up")
+table([*header, "GFLOP, head once", "steps × halves", "GFLOP, head"], rows)
+
+for scale in (1.0, guidance):
+    run = partial(pipe.trace, ["ship"], guidance_scale=scale, generator=lab.generator(3))
+    counted = count_flops(lambda run=run: list(run()))
+    formula = total_flops(model.flops(guidance_scale=scale))
+    print(f"guidance {scale}: counter {counted:,}, formula {formula:,}")
+    assert counted == formula if scale == 1.0 else abs(formula / counted - 1) < 1e-3
+
+# %% [markdown]
+# The transformer runs both halves in every stage here; the head where guidance is on.
+#
+# The formulas (`ecar_lab/cost.py`) count matrix products and attention, 2 FLOPs per multiply-add, without the decoder.
+# Without guidance PyTorch's counter finds the same to the last FLOP. With guidance the formula is a trifle too high: it
+# counts the embedding of times for both halves, while one serves both.
+#
+# ## Proof: learn ten images by heart
+#
+# Before a long training, check that model, loss and sampler belong together: train on ten digits, one per class. If
+# all is well the loss falls in every stage, and sampling class k gives back image k.
+#
+# > **Predict.** On real data the loss stays well above zero (Figure 5.6). How low can it go here?
+
+# %%
+few = torch.stack([(labels == digit).nonzero()[0, 0] for digit in range(10)])
+batch = few.repeat(4)  # each image with four draws
+torch.manual_seed(lab.seed)
+small = ECAR.from_preset("digits", width=64, head_layers=3)  # for its sizes and its draw()
+student = MyECAR(small.config).to(lab.device)
+num_steps = lab.pick(240, 40)
+optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.99))
+rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=num_steps, pct_start=0.1)
+generator, curve = lab.generator(), []
+for _ in range(num_steps):
+    step_draw = small.draw(len(batch), generator).to(lab.device)
+    out = student.loss(latent[batch], labels[batch], step_draw)
+    optimizer.zero_grad()
+    out.loss.backward()
+    nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+    optimizer.step()
+    rate.step()
+    curve.append(out.per_stage.cpu())
+print(f"{count(student):,} weights, {num_steps} steps of {len(batch)} flows a stage")
+
+# %%
+figure, (axis,) = new_figure(width=6, height=2.8)
+curve = torch.stack(curve)
+for stage, (losses, line) in enumerate(zip(curve.T, ("-", "--"), strict=True)):
+    axis.semilogy(losses, line, color=hue(stage), label=f"stage {stage}")
+axis.set(xlabel="step", ylabel="velocity error")
+axis.legend(frameon=False)
+before_after = enumerate(zip(curve[0].tolist(), curve[-5:].mean(0).tolist(), strict=True))
+fall = ", ".join(f"stage {stage} from {a:.2f} to {b:.4f}" for stage, (a, b) in before_after)
+show(
+    figure,
+    f"Figure 5.8. Ten images learned by heart: {fall} (mean of the last 5 steps).",
+    f"Two falling lines on a logarithmic axis, one a stage: {fall}.",
+)
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# Towards zero. The class says which image it is, and image and state together say which noise it was: nothing is
+# left to guess. On real data many images share a class, so the best answer is a mean, and an error stays.
+# </details>
+
+# %%
+*_, (_, _, recalled) = my_trace(student, labels[few], [8, 8], [1, 1], lab.generator(1))
+difference = (recalled - latent[few]).square().mean().item()
+others = (latent[few] - latent[few].roll(1, dims=0)).square().mean().item()
+said = f"{difference:.3f} after {num_steps} steps; two different originals differ by {others:.2f}"
+show(
+    image_grid(digits.decode(torch.cat((latent[few], recalled))) * 2 - 1, 10, scale=8),
+    "Figure 5.9. Top: the ten images. Bottom: what my_trace makes of noise and the class. Mean squared difference of "
+    f"the latents: {said}.",
+    f"Two rows of ten digits of 8×8 pixels, originals above, samples below. Mean squared difference: {said}.",
+)
+
+# %% [markdown]
+# This proves the wiring, not the model: learning by heart is the opposite of what training is for. Notebook 6 trains.
+#
+# ## Look around
+#
+# One image of the model's own, noised as in training. Choose stage, local time, and the class that head and
+# transformer are told.
+
+# %%
+explore.velocity(pipe)
+
+# %% [markdown]
+# Try: local time 0 in each stage, then 1. Tell the head one class and the transformer another: whom does the clean
+# estimate follow? Tell both another class, early in the last stage and late.
+#
+# <details><summary>Explain</summary>
+# At local time 0 the estimate is a guess, coarse in stage 0. At 1 it is the state itself in the last stage, which ends at
+# t = 1; the others end noisy, so theirs is still a guess. Told two classes, the estimate follows the transformer's
+# from stage 1 on; in stage 0 it lies in between. In the last stage another class changes a little at the start and next
+# to nothing at the end: history and state say what is in the picture.
+# </details>
+
+# %%
+quiz(
+    "The head goes from step to step within a stage. What happens to the token map meanwhile?",
+    {
+        "It is made anew from the state": "The transformer sees end states only.",
+        "Nothing: it was made and read once": "So the stage pays for the transformer once, however "
+        "many steps the head takes.",
+        "It is made anew for the new time": "Time enters through the head's modulations only.",
+    },
+    right="Nothing: it was made and read once",
+)
+
+# %%
+quiz(
+    "A new model's first loss is far from E|end - start|² in one stage. What do you look at first?",
+    {
+        "The learning rate": "No step has been made yet.",
+        "The wiring: its output layer, or the target of that stage": "A new head gives zero, so the "
+        "loss is known before training. Something gives another output or another target.",
+        "The data": "It enters start and end alike; the equality holds for any data.",
+    },
+    right="The wiring: its output layer, or the target of that stage",
+)
+
+# %% [markdown]
+# ## Recap
+# - E-CAR is a schedule, a transformer (once a stage) and a flow head (once a step). The head's steps are the bill.
+# - The head is told state and map token by token; time in the stage's own slice, stage and class by adaLN.
+# - The loss: straight lines from each stage's start to its end, true history, every stage counting the same.
+# - Sampling replaces the true history by the model's own.
+#
+# **What breaks if…** the head is told the bare tau? The half without class is forgotten early? The transition's noise is
+# left out (`pipe.trace(["ship"], renoise=False)`)? Change one line and see which assert notices.
+#
+# **On**: notebook 6 trains the model; the page of `make demo` shows the same stream live, its tab *Inspect* the token
+# maps; in the kit read `ecar_lab/model.py`, then `ecar_lab/trace.py`.

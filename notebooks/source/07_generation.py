@@ -1,0 +1,937 @@
+# %% [markdown]
+# # 7. Generation
+#
+# A trained model leaves many choices: steps, guidance, noise, and what to change on the way. You turn each knob,
+# look, measure, and pay for it.
+#
+# **After it you can**
+# - predict the FLOPs of a plan, and say where a step is worth its price;
+# - write guided velocity, and say what guidance buys in which stage;
+# - fork a run after any stage, and measure what that stage has decided;
+# - switch classes, edit latents, walk between noises;
+# - keep an image as a recipe that brings it back.
+#
+# **Before it**: notebooks 3 to 5 (flow, stages, the model).
+#
+# {{time}}
+#
+# Stages and partial denoising are the [paper's](https://arxiv.org/abs/2412.14170); guidance per stage, forks and edits
+# are our reading; all numbers are measured on the shipped model.
+
+# %%
+import copy
+import hashlib
+import json
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+
+from ecar_lab import LatentEdit, trace
+from ecar_lab.cost import total_flops
+from ecar_lab.experiments.figures import line, logarithmic
+from ecar_lab.feature_net import load_features
+from ecar_lab.flow import pyramid, upsample
+from ecar_lab.interventions import stage_noise
+from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching.check import generation as check
+from ecar_lab.teaching.explore import generation as explore
+from ecar_lab.viz import contact_sheet, image_grid, save_gif, strip_frames
+
+lab = setup(7)
+
+# %% [markdown]
+# ## The result first
+#
+# Every class the model knows, one row a seed.
+
+# %%
+pipe = lab.pipeline("cifar10")
+model, names = pipe.model, pipe.class_names
+rows = lab.pick(3, 2)
+generators = [lab.generator(seed) for seed in range(rows) for _ in names]
+out = pipe(names * rows, generator=generators, dtype=lab.dtype)
+show(
+    image_grid(out.images, 10, scale=3, labels=names * rows),
+    "Figure 7.1. One seed a row. With the same seed, classes share colours and layout.",
+    f"Generated images, ten classes wide, {rows} seeds high. Cars, trucks and most ships and horses can be made out; cats, dogs and some birds are blurs.",
+)
+
+# %% [markdown]
+# How good is that? `ecar evaluate` made 5,000 images and asked the kit's own classifier, the *judge* of this
+# notebook. Its Frechet distance is on that net's features and is not FID.
+
+# %%
+card = lab.result("evaluate-cifar10")
+made, real = card["metrics"], card["reference_points"]["real train images"]
+shares = card["class_accuracy"]["per_class"]
+metrics = [
+    f"{name}[features-cifar10]" for name in ("frechet_distance", "precision_k3", "recall_k3")
+]
+table(
+    ["", "generated", "real"],
+    [(key.split("[")[0], f"{made[key]:.2f}", f"{real[key]:.2f}") for key in metrics]
+    + [(f"{name} named right", *(f"{x:.0%}" for x in shares[name].values())) for name in names],
+)
+
+# %% [markdown]
+# Read it with care. The judge names generated cats right more often than real ones: guidance makes images that are
+# *typical*, and a classifier likes those. Recall is the share of real images that have a generated one near them; it
+# is low, and guidance costs some of it. By eye, many of those cats are blurs.
+#
+# Helpers for what follows. Each image gets a generator of its own.
+
+# %%
+judge = load_features("features-cifar10").to(lab.device)
+
+
+def run(labels, seeds, **options):
+    """All events of a batch; image i has the noise of seeds[i]."""
+    generators = [lab.generator(seed) for seed in seeds]
+    return list(pipe.trace(labels, generator=generators, dtype=lab.dtype, **options))
+
+
+def at(events, stage, step=None):
+    """The event after a step of a stage; None: where the stage ends."""
+    return [e for e in events if e.stage == stage and step in (None, e.step)][-1]
+
+
+def images(latent):
+    """(B, 3, H, W) in [-1, 1]."""
+    return 2 * pipe.decode(latent) - 1
+
+
+def gallery(groups, columns, per_row=4):
+    """{label: latent} as one picture: the images of each group, its label below."""
+    tiles = [image_grid(images(latent), per_row, scale=3) for latent in groups.values()]
+    return image_grid(tiles, columns, labels=list(groups))
+
+
+@torch.no_grad()
+def named(latent):
+    """The classes that the judge names, (B,) ids."""
+    return judge(images(latent)).logits.argmax(dim=1)
+
+
+# %% [markdown]
+# ## Same seed, same image
+#
+# The pipeline reads the stream of `trace`, so both give the same latent, bit for bit.
+
+# %%
+alone = list(pipe.trace("ship", generator=lab.generator(3)))
+latent = pipe("ship", generator=lab.generator(3), output_type="latent").images
+assert torch.equal(alone[-1].latent, latent)
+
+# %% [markdown]
+# > **Predict.** Now the ship is the first image of a batch of four. The batch has *one* generator, seeded as
+# > before. In which stages does the ship differ from the one above? And with one generator per image?
+
+# %%
+batch = ["ship", "horse", "cat", "truck"]
+shared = list(pipe.trace(batch, generator=lab.generator(3)))
+own = list(pipe.trace(batch, generator=[lab.generator(seed) for seed in (3, 4, 5, 6)]))
+gaps = [
+    [
+        (at(events, s).latent[:1] - at(alone, s).latent).abs().max().item()
+        for events in (shared, own)
+    ]
+    for s in range(3)
+]
+table(
+    ["stage", "one generator", "one each"], [(s, *map("{:.2g}".format, gaps[s])) for s in range(3)]
+)
+assert max(each for _, each in gaps) < 1e-4
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# One generator draws stage 0 for all four images, the ship's numbers first: they are the old ones. When stage 1
+# asks for noise, the other three images have taken numbers that were the ship's, so from there on it is another
+# ship. With a generator per image nobody takes anybody's numbers; what is left is rounding. Use a list of
+# generators whenever an image should survive a change of the batch.
+# </details>
+#
+# ## Steps per stage
+#
+# First the price. `model.flops` gives the FLOPs of one image without the decoder; from one step and from two
+# steps a stage we read off what a call of the transformer, a reading of the token map, and a flow step cost.
+
+# %%
+one, two = model.flops(1, 1.0), model.flops(2, 1.0)
+call = one["transformer"]
+step = [b - a for a, b in zip(one["head"], two["head"], strict=True)]
+read = [a - s for a, s in zip(one["head"], step, strict=True)]
+table(
+    ["stage", "transformer call", "reading the token map", "one flow step"],
+    [(s, *(f"{costs[s] / 1e6:,.1f}" for costs in (call, read, step))) for s in range(3)],
+)
+print("in millions of FLOPs")
+
+# %% [markdown]
+# ### Exercise 7.1: FLOPs of a plan
+#
+# What does one image cost? Per stage: one transformer call, one reading of the token map, and the steps.
+# Where the guidance of a stage is not 1, the head does everything twice, with and without the class. The
+# transformer runs twice up to the *last* such stage, because the half without class needs its own keys and
+# values of all earlier stages.
+#
+# <details><summary>Hint</summary>
+# `any(scale != 1 for scale in guidance[s:])` says whether this stage or a later one is guided.
+# </details>
+
+
+# %% tags=["exercise"]
+def plan_flops(steps, guidance, call, read, step):
+    """FLOPs of one image; every argument has one number a stage."""
+    # SOLUTION 7.1
+    total = 0
+    for s in range(len(steps)):
+        both = 2 if any(scale != 1 for scale in guidance[s:]) else 1
+        halves = 2 if guidance[s] != 1 else 1
+        total += both * call[s] + halves * (read[s] + steps[s] * step[s])
+    return total
+    # END
+
+
+# %%
+plan_flops = check.plan_flops(plan_flops)
+for steps, guidance in [((8, 6, 6), (1, 2.5, 2.5)), ((4, 2, 2), (1, 1, 1)), ((1, 2, 3), (3, 2, 1))]:
+    flops = plan_flops(steps, guidance, call, read, step)
+    assert flops == total_flops(model.flops(steps, guidance))
+    print(f"steps {steps}, guidance {guidance}: {flops / 1e9:.2f} GFLOP")
+
+# %% [markdown]
+# Now the same noise with more and more steps. All runs below keep the model's own guidance.
+
+# %%
+counts = (1, 2, 4, 8, 16)
+some = lab.pick(names, ["automobile", "horse", "ship"])
+seeds = range(len(some))
+euler = {n: run(some, seeds, num_inference_steps=n)[-1].latent for n in counts}
+chosen = [some.index("automobile"), some.index("horse")]
+gflop = {n: total_flops(model.flops(n)) / 1e9 for n in counts}
+show(
+    gallery({f"{n}+{n}+{n}: {gflop[n]:.1f} GFLOP": euler[n][chosen] for n in counts}, 5, 1),
+    "Figure 7.2. 1 to 16 steps a stage. One step is a blur. From four on the picture stays and gains in detail.",
+    "An automobile and a horse with 1, 2, 4, 8 and 16 steps per stage, from a blur to a sharp small picture.",
+)
+
+# %% [markdown]
+# ### Euler or Heun?
+#
+# Heun looks twice at every step: it goes ahead with Euler, looks there, and takes the mean of both
+# velocities. So compare at equal FLOPs, not at equal steps.
+#
+# > **Predict.** At which FLOPs does Heun win: few, many, or everywhere?
+
+# %%
+best = run(some, seeds, num_inference_steps=16, solver="heun")[-1].latent
+
+
+def off(latent):
+    """Distance (root mean square) from Heun with 16 steps a stage, which stands for the exact flow."""
+    return (latent - best).square().mean().sqrt().item()
+
+
+heun = {n: run(some, seeds, num_inference_steps=n, solver="heun")[-1].latent for n in counts[:4]}
+curves = {
+    "Euler": ([gflop[n] for n in counts], [off(euler[n]) for n in counts]),
+    "Heun": (
+        [total_flops(model.flops(n, None, "heun")) / 1e9 for n in heun],
+        [*map(off, heun.values())],
+    ),
+}
+
+# %%
+figure, (axis,) = new_figure(width=6, height=3)
+for index, (name, (x, y)) in enumerate(curves.items()):
+    line(axis, name, x, y, index)
+logarithmic(axis, "x", "y", xlabel="GFLOP per image", ylabel="distance from Heun, 16 steps")
+axis.legend(frameon=False)
+show(
+    figure,
+    f"Figure 7.3. The solver's error, mean of {len(some)} images. Heun gains nothing at few FLOPs and much at many. The reference is a Heun run, which flatters Heun's last point a little.",
+    "Two falling lines over GFLOP, logarithmic: Euler and Heun start close together, Heun ends lower.",
+)
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# Halving the step divides Euler's error by about two and Heun's by about four, once steps are small enough.
+# At one or two steps a stage they are not: the second look is then spent on a point that is far off. This is the
+# error of the *solver*; the model's own error stays however many steps you take.
+# </details>
+#
+# ### Where does a step buy most?
+#
+# From 4+4+4, double the steps of one stage at a time.
+
+# %%
+found = []
+for plan in ((8, 4, 4), (4, 8, 4), (4, 4, 8)):
+    closer = off(euler[4]) - off(run(some, seeds, num_inference_steps=plan)[-1].latent)
+    extra = total_flops(model.flops(plan)) / 1e9 - gflop[4]
+    found.append((plan, f"{extra:.2f}", f"{closer:+.3f}", f"{closer / extra:+.3f}"))
+table(["steps", "extra GFLOP", "closer to Heun, 16 steps", "closer per GFLOP"], found)
+print(f"4 + 4 + 4 is {off(euler[4]):.3f} away from it")
+
+# %% [markdown]
+# That was the distance to a finely solved flow, of a few images. What counts is how good many images are:
+# `ecar experiment steps-and-guidance` measured it with 500 images a row, guidance 2.5 in every stage.
+
+# %%
+trials = lab.result("steps-and-guidance-cpu")["rows"]
+
+
+def score(row):
+    """Cells of a table for one way of sampling."""
+    shares = (f"{row[key]:.0%}" for key in ("named_right", "recall"))
+    return f"{row['gflop']:.2f}", f"{row['frechet']:.2f}", *shares
+
+
+columns = ["GFLOP", "Frechet distance", "named right", "recall"]
+stepped = sorted((r for r in trials if r["kind"] in ("steps", "Heun")), key=lambda r: r["gflop"])
+table(
+    ["steps", "solver", *columns],
+    [(" + ".join(map(str, r["num_inference_steps"])), r["solver"], *score(r)) for r in stepped],
+)
+
+# %%
+by_plan = {(r["solver"], *r["num_inference_steps"]): r for r in stepped}
+heun_row, euler_row = by_plan["heun", 4, 4, 4], by_plan["euler", 12, 12, 12]
+part = heun_row["gflop"] / euler_row["gflop"]
+print(f"Heun, 4 + 4 + 4: {heun_row['frechet']:.2f}, at {part:.0%} of the cost of", end=" ")
+print(f"Euler, 12 + 12 + 12: {euler_row['frechet']:.2f}")
+
+# %% [markdown]
+# More steps in stage 0 buy nothing here. Per GFLOP stage 1 buys most, stage 2 less, though its steps bring the run
+# closest. The larger table agrees roughly. Even plans hold their own: 6 + 6 + 6 is cheaper than 2 + 4 + 8 and no
+# worse, and with all their steps in stage 0, 8 + 4 + 2 and 16 + 8 + 4 gain nothing over even plans of about their
+# cost. Heun with few steps keeps up with Euler with many, for less (last line).
+#
+# ## Guidance per stage
+#
+# At every step the head may be asked twice, with the class and without it, and the difference exaggerated:
+#
+# $$v = v_{\text{none}} + g_s \, (v_{\text{class}} - v_{\text{none}})$$
+#
+# ### Exercise 7.2: guided velocity
+#
+# `scales` holds one $g_s$ per stage. Every channel is guided.
+#
+# <details><summary>Hint</summary>
+# At g = 1 the result is the velocity with class, at g = 0 the one without.
+# </details>
+
+
+# %% tags=["exercise"]
+def guided(with_class, without, scales, stage):
+    """The velocity of a stage, (B, C, r_s, r_s)."""
+    # SOLUTION 7.2
+    return without + scales[stage] * (with_class - without)
+    # END
+
+
+# %%
+guided = check.guided(guided)
+
+# %% [markdown]
+# With it we write one whole step of stage 1 ourselves, from its start state, and compare with the trace. No
+# cache here: the transformer reads the end state of stage 0 under its mask.
+
+
+# %%
+@torch.no_grad()
+def first_step(start):
+    """The latent after the first Euler step of a stage, from the event that opens it."""
+    labels = torch.cat((start.class_labels, torch.full_like(start.class_labels, model.null_class)))
+    ends = [end.repeat(2, 1, 1, 1) for end in start.history]
+    token_map = model.transformer(ends, labels, start.stage + 1)[start.stage]
+    time = torch.zeros(len(labels), device=lab.device)
+    modulations = model.head.modulations(start.stage, time, labels)
+    both = start.latent.repeat(2, 1, 1, 1)
+    velocity = model.head(start.stage, both, model.head.read(token_map), modulations)
+    with_class, without = velocity.chunk(2)
+    return (
+        start.latent + guided(with_class, without, model.guidance(), start.stage) / start.num_steps
+    )
+
+
+torch.testing.assert_close(
+    first_step(at(alone, 1, 0)), at(alone, 1, 1).latent, atol=1e-4, rtol=1e-4
+)
+
+# %% [markdown]
+# > **Predict.** Without running it: by what factor do head and transformer grow from 1.0 to 1.0001, and from
+# > 1 / 1 / 1 to 1 / 1 / 2.5?
+
+# %%
+assert sum(event.flops for event in alone) == total_flops(model.flops())
+prices = []
+for scales in (1.0, 1.0001, (2.5, 1.0, 1.0), (1.0, 1.0, 2.5), (1.0, 2.5, 2.5)):
+    parts = model.flops(None, scales)
+    both = [*map(sum, parts.values())]
+    prices.append((scales, *(f"{flops / 1e9:.2f}" for flops in (*both, sum(both)))))
+table(["guidance", *(f"{name}, GFLOP" for name in parts), "together"], prices)
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# At exactly 1.0 the half without class has weight 0 and is never computed. Any other number pays for it in
+# full: head and transformer double. Guided in the finest stage only, the transformer doubles all the same, in all
+# stages; the head doubles in stage 2, where most of its cost is. Guidance in the coarsest stage costs nearly nothing,
+# so cost is not why it is off there.
+# </details>
+#
+# Six plans for the same four seeds:
+
+# %%
+patterns = [(1, 1, 1), (2.5, 1, 1), (1, 1, 2.5), (1, 2.5, 2.5), (2.5, 2.5, 2.5), (6, 6, 6)]
+four = ["automobile", "deer", "horse", "ship"]
+plans = {
+    " / ".join(map(str, scales)): run(four, range(4), guidance_scale=scales)[-1].latent
+    for scales in patterns
+}
+show(
+    gallery(plans, 2),
+    "Figure 7.4. Guidance of the three stages, coarsest first. Without any the objects are vague; 6 burns colours and "
+    "contrast. The coarsest stage's alone changes little.",
+    "Six groups of the same four images under six guidance plans, from vague shapes at 1 to glaring colours at 6.",
+)
+
+# %% [markdown]
+# > **Predict.** The shipped model has guidance 1 / 2.5 / 2.5. Does guidance in stage 0 help or harm?
+
+# %%
+by_guidance = [r for r in trials if r["kind"].startswith("guidance")]
+table(
+    ["guidance", *columns],
+    [(" / ".join(f"{g:g}" for g in r["guidance_scale"]), *score(r)) for r in by_guidance],
+)
+
+# %%
+scored, rows = {tuple(r["guidance_scale"]): r for r in by_guidance}, []
+for where, g in (("alone", 1.0), ("beside stages 1 and 2", 2.5)):
+    pair = scored[1.0, g, g], scored[2.5, g, g]
+    distances, recalls = (f"{r['frechet']:.2f}" for r in pair), (f"{r['recall']:.0%}" for r in pair)
+    rows.append((where, *distances, *recalls))
+table(["guidance in stage 0", "distance without", "with", "recall without", "with"], rows)
+errors = lab.result("stage-errors-cpu")["rows"]
+plain = [r["frechet"] for r in errors if set(r["guidance_scale"]) == {1.0}]
+falls = [f"{before - after:.2f}" for before, after in pairwise(plain)]
+print("the distance falls by", *falls, "when stages 0, 1, 2 are taken from real images")
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# Guidance trades variety (recall) for typical images (named right): look down the rows of equal guidance. It pays
+# where the model makes mistakes, and the last line says where: hardly any of the distance is made in stage 0. Beside
+# guidance in the later stages, stage 0's adds nothing: the distance is no better and recall is a few points lower,
+# which 500 images barely resolve. Alone it even helps a little. So the reason to leave it off is weak: there is little
+# to mend. (Differences of a tenth or two in distance are noise here.)
+# </details>
+#
+# Turn all knobs at once:
+
+# %%
+explore.knobs(pipe, "horse")
+
+# %% [markdown]
+# ## Forks: what each stage decides
+#
+# All chance of a run is its noise: one tensor a stage. Keep the noise of the stages up to `kept`, take other
+# noise for the later ones, and you have a *fork*: the same run up to there, another one afterwards.
+#
+# ### Exercise 7.3: the noise of a fork
+#
+# `base` and `fresh` hold one noise per stage. Return the dict that `trace(noise=...)` takes: stages up to and
+# with `kept` from `base`, the others from `fresh`. With `kept = -1` nothing is kept.
+#
+# <details><summary>Hint</summary>
+# A dict comprehension over `range(len(base))`.
+# </details>
+
+
+# %% tags=["exercise"]
+def fork_noise(base, fresh, kept):
+    """{stage: noise}."""
+    # SOLUTION 7.3
+    return {s: base[s] if s <= kept else fresh[s] for s in range(len(base))}
+    # END
+
+
+# %% [markdown]
+# The kit can also start from a saved event, `start_from`, and so spare the kept stages' steps. Both must
+# give the same image.
+
+# %%
+fork_noise = check.fork_noise(fork_noise)
+first, other = stage_noise(model, 3), stage_noise(model, 4)
+whole_run = list(pipe.trace("ship", noise=fork_noise(first, other, 0)))
+shortcut = list(pipe.trace("ship", start_from=at(alone, 0), noise=dict(enumerate(other))))
+assert torch.equal(at(whole_run, 0).latent, at(alone, 0).latent)
+torch.testing.assert_close(shortcut[-1].latent, whole_run[-1].latent, atol=1e-4, rtol=1e-4)
+
+# %% [markdown]
+# > **Predict.** Four forks that share stage 0, and four that share stages 0 and 1. Which of the two groups shows
+# > the same object in the same place?
+
+
+# %%
+def forks(labels, kept, count):
+    """Finished latents, (labels, count, C, R, R): seed 0 up to ``kept``, then other seeds."""
+    base = stage_noise(model, 0)
+    each = [fork_noise(base, stage_noise(model, 1 + n), kept) for n in range(count)] * len(labels)
+    noise = {s: torch.cat([one[s] for one in each]) for s in range(3)}
+    repeated = [label for label in labels for _ in range(count)]
+    events = list(pipe.trace(repeated, noise=noise, dtype=lab.dtype))
+    return events[-1].latent.unflatten(0, (len(labels), count))
+
+
+keeping = {-1: "nothing kept", 0: "stage 0 kept", 1: "stages 0 and 1 kept"}
+forked = lab.pick(names, ["automobile", "horse"])
+members = {kept: forks(forked, kept, 4) for kept in keeping}
+
+# %%
+chosen = [forked.index("automobile"), forked.index("horse")]
+show(
+    gallery({keeping[kept]: members[kept][chosen].flatten(0, 1) for kept in (0, 1)}, 2),
+    "Figure 7.6. Forks of an automobile and of a horse. After stage 0 colours and pose are still open; after stage 1 "
+    "they are fixed, and stage 2 draws the detail.",
+    "Two groups of two rows of four images. With stage 0 kept the four differ in colour and pose; with stages "
+    "0 and 1 kept they are alike but for details.",
+)
+
+# %% [markdown]
+# In numbers: cut each finished latent into bands, what 4×4 pixels can show, what 8×8 add, what 16×16 add.
+# How much of a band's variance between runs is still open after each stage?
+
+
+# %%
+def bands(latent):
+    """D_0, and what each finer level adds to the one before."""
+    levels = pyramid(latent, 3)
+    return [
+        levels[0],
+        *(fine - upsample(coarse) for coarse, fine in pairwise(levels)),
+    ]
+
+
+def open_variance(latent):
+    """Variance between the forks of a class, one number per band."""
+    parts = bands(latent.flatten(0, 1))
+    return torch.tensor([p.unflatten(0, latent.shape[:2]).var(dim=1).mean().item() for p in parts])
+
+
+variance = {kept: open_variance(members[kept]) for kept in keeping}
+still_open = {kept: variance[kept] / variance[-1] for kept in (0, 1)}
+base_named = named(run(forked, [0] * len(forked))[-1].latent)[:, None]
+report = []
+for kept, latent in members.items():
+    apart = (2 * latent.var(dim=1).mean()).sqrt().item()  # two draws differ by twice the variance
+    as_base = (
+        (named(latent.flatten(0, 1)).unflatten(0, latent.shape[:2]) == base_named).float().mean()
+    )
+    report.append((keeping[kept], f"{apart:.2f}", f"{as_base:.0%}"))
+table(["", "two forks are apart (root mean square)", "named like the run of seed 0"], report)
+
+# %%
+figure, (axis,) = new_figure(width=6, height=2.8)
+for kept, shares in still_open.items():
+    places = [band + 0.38 * (kept - 0.5) for band in range(3)]
+    drawn = axis.bar(places, shares, 0.36, color=hue(kept), label=f"after stage {kept}")
+    axis.bar_label(drawn, [f"{share:.0%}" for share in shares], fontsize=8)
+axis.set_xticks(range(3), ["4×4", "8×8 adds", "16×16 adds"])
+axis.set(ylabel="variance still open")
+axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+after = {kept: ", ".join(f"{share:.0%}" for share in shares) for kept, shares in still_open.items()}
+show(
+    figure,
+    f"Figure 7.7. Of the variance between {len(members[0])} × 4 runs, what is left open, by band. Stage 0 settles part of the coarsest band and little else; stage 1 most of what is left.",
+    f"Three pairs of bars. Still open after stage 0: {after[0]}. After stage 1: {after[1]}.",
+)
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# Stage 0 works on the coarsest pixels, yet it leaves much of even them open: its window ends at t = 0.4, where the
+# latent is still more noise than picture, and the noise added at the transition drowns part of that. Stage 1
+# ends at 0.7 and settles the layout. That is what partial denoising means: a stage does not finish its
+# resolution, later ones go on with it. (Our windows; with others the shares would move.) The judge names
+# most forks like the run of seed 0, whatever is kept: every stage hears the class.
+# </details>
+#
+# Each stage's noise can also come from a seed of its own. Below, one stage at a time takes another seed:
+
+# %%
+explore.seeds(pipe, "automobile")
+
+# %% [markdown]
+# ## Change the class on the way
+#
+# `class_labels_from={s: label}`: from stage s on another class is asked for. Transformer and head both hear of it.
+
+# %%
+pairs = [("automobile", "frog"), ("horse", "ship"), ("ship", "truck"), ("airplane", "deer")]
+tries = lab.pick(12, 2)
+before = [first for first, _ in pairs for _ in range(tries)]
+later = [second for _, second in pairs for _ in range(tries)]
+seeds = list(range(tries)) * len(pairs)
+switched = {
+    f"from stage {stage}": run(before, seeds, class_labels_from={stage: later})[-1].latent
+    for stage in (0, 1, 2)
+}
+switched["never"] = run(before, seeds)[-1].latent
+
+# %%
+picks = [index * tries for index in range(len(pairs))]
+show(
+    gallery({when: latent[picks] for when, latent in switched.items()}, 2),
+    "Figure 7.9. Automobile → frog, horse → ship, ship → truck, airplane → deer. From stage 1 on the second class "
+    "wins; from stage 2 on it can only repaint what is there.",
+    "Four groups of four images: the second class from stage 0, 1, 2 or never. Switched at stage 1 the second "
+    "object appears; at stage 2 the first one's outline stays.",
+)
+found = []
+for when, latent in switched.items():
+    hits = [named(latent) == model.class_ids(wanted) for wanted in (before, later)]
+    first, second = (hit.float().mean().item() for hit in hits)
+    found.append((when, f"{first:.0%}", f"{second:.0%}", f"{1 - first - second:.0%}"))
+table(["second class", "named as the first", "as the second", "as neither"], found)
+
+# %% [markdown]
+# Stage 1 is where the object is decided, as in the forks. Switched at stage 2, some images are named as neither
+# class: the judge is asked about something that looks like none.
+
+# %%
+quiz(
+    "You have a horse you like and want eight variants with other details, as cheaply as can be. What do you do?",
+    {
+        "Eight new seeds": "Those are eight other horses, at the full price.",
+        "Fork after stage 0": "Much of the picture is still open then: eight other horses again.",
+        "Fork after stage 1": "Layout and colours stay; only the steps of stage 2 are computed, though those are "
+        "most of the cost.",
+    },
+    right="Fork after stage 1",
+)
+
+# %% [markdown]
+# ## Edit the latent
+#
+# `LatentEdit(stage, mask, replacement)` replaces a region at a stage's end (or after any `step`): by zeros, by
+# noise as strong as that moment has, or by a tensor such as another run's latent.
+#
+# ### Exercise 7.4: a mask
+#
+# The left half of the latent of a stage, as a bool tensor that is True where the latent is to be replaced.
+#
+# <details><summary>Hint</summary>
+# `torch.zeros(side, side, dtype=torch.bool)`, with the side of that stage; columns are the last index.
+# </details>
+
+
+# %% tags=["exercise"]
+def left_half(resolutions, stage):
+    """(r_s, r_s) bool."""
+    # SOLUTION 7.4
+    side = resolutions[stage]
+    mask = torch.zeros(side, side, dtype=torch.bool)
+    mask[:, : side // 2] = True
+    return mask
+    # END
+
+
+# %%
+left_half = check.left_half(left_half)
+assert torch.equal(left_half(model.sides, 1)[0], torch.arange(8) < 4)
+ships, autos = (lab.pick(12, 2) * [name] for name in ("ship", "automobile"))
+each = [stage_noise(model, seed) for seed in range(len(ships))]
+fixed = {s: torch.cat([noise[s] for noise in each]) for s in range(3)}
+run_a, run_b = run(ships, range(len(ships))), run(autos, range(50, 50 + len(autos)))
+edited, kinds = {}, ("zero", "noise", "paste")
+for stage in range(3):
+    mask = left_half(model.sides, stage)
+    for kind in kinds:
+        new = at(run_b, stage).latent if kind == "paste" else kind
+        options = {"edits": [LatentEdit(stage, mask, new)], "noise": fixed}
+        edited[kind, stage] = run(ships, range(len(ships)), **options)[-1].latent
+
+# %% [markdown]
+# > **Predict.** The left half of an automobile is pasted into a ship at the end of stage 0, 1 or 2. Where do you
+# > see the seam?
+
+# %%
+flat = run(ships, range(len(ships)), renoise=False)[-1].latent
+shown = {"A: ship": run_a[-1].latent, "B: automobile": run_b[-1].latent, "A, no re-noise": flat}
+shown |= {f"{kind}, stage {stage}": latent for (kind, stage), latent in edited.items()}
+show(
+    gallery({label: latent[:1] for label, latent in shown.items()}, 3, 1),
+    "Figure 7.10. Top: two runs, and A without re-noising, which has lost its detail. Below, a row a stage: A's left "
+    "half zeroed, made noise, or taken from B, at that stage's end.",
+    "Three columns: zero, noise, paste; a row a stage. Edits at the end of stage 0 leave little trace; after stage 1 "
+    "the seam is soft; after stage 2 a hard edge cuts the image in two.",
+)
+
+
+# %%
+def seam(latent):
+    """How much neighbours differ across the middle column, against everywhere else; 1 = no seam."""
+    jumps = images(latent).diff(dim=-1).abs().mean(dim=(0, 1, 2))
+    middle = len(jumps) // 2
+    return (jumps[middle] / torch.cat((jumps[:middle], jumps[middle + 1 :])).mean()).item()
+
+
+table(
+    ["seam at the middle", "stage 0", "stage 1", "stage 2"],
+    [(kind, *(f"{seam(edited[kind, s]):.2f}" for s in range(3))) for kind in kinds],
+)
+plain, coarse = run_a[-1].latent, bands(flat)[-1]
+print(f"seam without edits: {seam(plain):.2f} (A), {seam(run_b[-1].latent):.2f} (B)")
+print(f"finest detail: {bands(plain)[-1].std():.2f}, without re-noising {coarse.std():.2f}")
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# Stage 0 decides little, so an edit there leaves little. After stage 1 there is much of either picture to see; stage
+# 2 softens the seam and does not remove it. After stage 2 only the decoder comes, and the cut stays. "Noise" there
+# equals "zero": at t = 1 a latent without signal holds no noise. Without re-noising the detail is gone: notebook 4.
+# </details>
+#
+# `fixed` gives every stage its noise by hand. Why? An edit with "noise" draws from the generator, and all later
+# stages would get other numbers than in run A.
+#
+# ## From one image to another
+#
+# Mix the noises of two images half and half. Does that give an image between the two?
+
+# %%
+a, b = stage_noise(model, 3), stage_noise(model, 20)
+middle = (a[2] + b[2]) / 2
+print(f"standard deviation: {a[2].std():.2f}, {b[2].std():.2f}, half and half {middle.std():.2f}")
+print(f"cosine of the angle: {F.cosine_similarity(a[2].flatten(), b[2].flatten(), dim=0):.2f}")
+
+# %% [markdown]
+# White noises of many dimensions are nearly equally long and at right angles. The middle of the straight line is
+# shorter by $\sqrt{1/2}$: noise weaker than the model ever saw it at the start of a stage. Walk along the arc
+# instead, with the angle $\omega$ between both:
+#
+# $$\text{slerp}(u) = \frac{\sin((1-u)\,\omega)\,a + \sin(u\,\omega)\,b}{\sin \omega}, \qquad
+# \cos \omega = \frac{a \cdot b}{|a| |b|}$$
+#
+# ### Exercise 7.5: slerp
+#
+# One angle for the whole tensor.
+#
+# <details><summary>Hint</summary>
+# `F.cosine_similarity(first.flatten(), second.flatten(), dim=0).acos()`.
+# </details>
+
+
+# %% tags=["exercise"]
+def slerp(first, second, share):
+    """The noise at ``share`` of the arc, 0 = first, 1 = second."""
+    # SOLUTION 7.5
+    angle = F.cosine_similarity(first.flatten(), second.flatten(), dim=0).acos()
+    start, end = torch.sin((1 - share) * angle), torch.sin(share * angle)
+    return (start * first + end * second) / torch.sin(angle)
+    # END
+
+
+# %%
+slerp = check.slerp(slerp)
+torch.testing.assert_close(slerp(a[2], b[2], 1.0), b[2], atol=1e-4, rtol=1e-4)
+shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def walk(way):
+    """Latents along the way between a and b in all stages, and the noise's standard deviation."""
+    noise = {s: torch.cat([way(a[s], b[s], share) for share in shares]) for s in range(3)}
+    events = list(pipe.trace(["automobile"] * len(shares), noise=noise, dtype=lab.dtype))
+    return events[-1].latent, "std " + ", ".join(f"{one.std():.2f}" for one in noise[2])
+
+
+on_line, on_arc = walk(torch.lerp), walk(slerp)
+
+# %% [markdown]
+# Classes can be mixed, too: a class is one row in each of two embedding tables, of transformer and head. In a
+# copy of the model we overwrite one class's rows by a mix of two others' and draw with it.
+
+# %%
+first, second = names.index("automobile"), names.index("horse")
+mixer, tries = copy.deepcopy(model), lab.pick(24, 4)
+
+
+@torch.no_grad()
+def mixed(share):
+    """Latents of a class that is (1 - share) automobile and share horse, put in the place of class 0."""
+    for table_, source in zip(mixer.class_embeddings, model.class_embeddings, strict=True):
+        table_.weight[0] = torch.lerp(source.weight[first], source.weight[second], share)
+    generators = [lab.generator(seed) for seed in range(tries)]
+    return list(trace(mixer, [0] * tries, generator=generators, dtype=lab.dtype))[-1].latent
+
+
+blends = {share: mixed(share) for share in shares}
+
+# %%
+rows = {f"straight line: {on_line[1]}": on_line[0], f"arc: {on_arc[1]}": on_arc[0]}
+rows["classes, 0% to 100% horse"] = torch.cat([latent[:1] for latent in blends.values()])
+show(
+    gallery(rows, 1, len(shares)),
+    "Figure 7.11. Between two noises on the straight line and on the arc: with too little noise the middle goes smooth. "
+    "Bottom: between two classes, with the same noise.",
+    "Three rows of five images. Top: the middle image is smooth, with little detail. Middle row: every image is an "
+    "automobile with detail. Bottom: from an automobile to a horse.",
+)
+found = []
+for share, latent in blends.items():
+    votes = named(latent).tolist()
+    counted = [votes.count(label) / tries for label in (first, second)]
+    found.append((f"{share:.0%}", *(f"{x:.0%}" for x in (*counted, 1 - sum(counted)))))
+table(["share of horse", "named automobile", "named horse", "named something else"], found)
+
+# %% [markdown]
+# Is the middle anything? On either side the nearer class wins. In the middle the judge mostly sees something else.
+# Nobody has taught the model what lies there: it was trained on ten points of this space and on nothing
+# between them. (Learning a *new* class: `few-shot` in `docs/results.md`.)
+#
+# ## Keep it: recipes, GIFs, callbacks
+#
+# An image is its settings. Written down with the checkpoint and a hash of the pixels, they bring it back, and
+# prove it. The page of `make demo` writes the same kind of recipe in its *Runs* tab.
+
+
+# %%
+def bake(recipe):
+    """The image of a recipe."""
+    settings = ("class_labels", "num_inference_steps", "guidance_scale", "solver")
+    generator = lab.generator(recipe["seed"])
+    return pipe(**{key: recipe[key] for key in settings}, generator=generator).images[0]
+
+
+def fingerprint(image):
+    return hashlib.sha256(image.tobytes()).hexdigest()
+
+
+recipe = {"checkpoint": "cifar10", "class_labels": "ship", "seed": 3, "num_inference_steps": [8, 6, 6],
+          "guidance_scale": [1.0, 2.5, 2.5], "solver": "euler", "torch": torch.__version__}  # fmt: skip
+recipe["sha256"] = fingerprint(bake(recipe))
+lab.workspace.mkdir(parents=True, exist_ok=True)
+(lab.workspace / "ship.json").write_text(json.dumps(recipe, indent=1))
+again = json.loads((lab.workspace / "ship.json").read_text())
+assert fingerprint(bake(again)) == again["sha256"]
+save_gif(strip_frames(alone, pipe.tokenizer, side=96, first=0), lab.workspace / "ship.gif")
+contact_sheet(alone, pipe.tokenizer, title="ship, seed 3", first=0).save(lab.workspace / "ship.png")
+for file in sorted(lab.workspace.glob("ship.*")):
+    print(f"{file.name}: {file.stat().st_size / 1024:.1f} KiB")
+
+# %% [markdown]
+# Byte for byte holds on one machine with one version. Another processor or number of threads may round
+# differently; then the image is the same to the eye and the hash is not.
+#
+# `callback_on_step_end(pipe, i, t, {"latents": ...})` is called after every flow step, as in diffusers. What it
+# returns as `latents` goes on; setting `pipe._interrupt` stops the run. `output_type` is `pil`, `np`, `pt` (images in
+# [0, 1]) or `latent`.
+
+# %%
+seen = []
+
+
+def watch(pipe, index, t, tensors):
+    seen.append(f"{index}: {tensors['latents'].std():.2f}")
+    pipe._interrupt = index + 1 == sum(model.inference_steps()[:2])  # two stages are enough
+    return tensors
+
+
+stopped = pipe(
+    "ship", generator=lab.generator(3), callback_on_step_end=watch, output_type="pt"
+).images
+print("step: std of the latent", *seen, sep="  ")
+print("stopped after stage 1:", tuple(stopped.shape))
+
+# %% [markdown]
+# Another program can ask the page for all this. With `make demo` running:
+#
+# ```python
+# from gradio_client import Client
+#
+# app = Client("http://127.0.0.1:7860")
+# path, record = app.predict("ship", seed=3, steps=[8, 6, 6], guidance=2.0, api_name="/generate")
+# for event in app.submit("ship", seed=3, api_name="/trace"):  # one per step, in order
+#     print(event["stage"], event["step"], event["velocity"], event["image"])
+# images, recipes = app.predict("ship", stage=1, variants=4, api_name="/fork")
+# again, record = app.predict(recipe=recipes[0], api_name="/generate")
+# ```
+#
+# Its `/fork` counts stages from 0, as we do.
+#
+# ## The bill
+#
+# Every knob once more, with one image, all in one run: FLOPs as the stream counts them, and seconds against the
+# model's own plan.
+
+# %%
+edit = LatentEdit(0, left_half(model.sides, 0), "noise")
+knobs = {
+    "the model's own plan": {},
+    "steps 4 + 2 + 2": {"num_inference_steps": [4, 2, 2]},
+    "steps 16 + 16 + 16": {"num_inference_steps": 16},
+    "Heun, 4 + 4 + 4": {"num_inference_steps": 4, "solver": "heun"},
+    "no guidance": {"guidance_scale": 1.0},
+    "guidance in all stages": {"guidance_scale": 2.5},
+    "guidance in stage 2 only": {"guidance_scale": [1.0, 1.0, 2.5]},
+    "fork after stage 0": {"start_from": at(alone, 0)},
+    "fork after stage 1": {"start_from": at(alone, 1)},
+    "other class from stage 1": {"class_labels_from": {1: "truck"}},
+    "an edit": {"edits": [edit]},
+    "own noise in every stage": {"noise": dict(enumerate(other))},
+    "no re-noise": {"renoise": False},
+}
+
+
+def bill(options):
+    """GFLOP of one image, and the seconds of the fastest of a few runs."""
+    runs = [
+        list(pipe.trace("ship", generator=lab.generator(3), **options))
+        for _ in range(lab.pick(5, 1))
+    ]
+    seconds = min(sum(event.seconds for event in events) for events in runs)
+    return sum(event.flops for event in runs[0]) / 1e9, seconds
+
+
+bill({})  # to warm up
+bills = {name: bill(options) for name, options in knobs.items()}
+usual = bills["the model's own plan"]
+table(
+    ["knob", "GFLOP", "of the usual", "seconds, of the usual"],
+    [
+        (name, f"{g:.2f}", f"{g / usual[0]:.2f}", f"{s / usual[1]:.2f}")
+        for name, (g, s) in bills.items()
+    ],
+)
+print(f"the usual: {usual[0]:.2f} GFLOP, {1000 * usual[1]:.0f} ms")
+
+# %% [markdown]
+# Steps and guidance are what you pay for. Forks save what they keep. Everything else, classes, edits and noises, is
+# free. Seconds follow FLOPs only roughly: a call on 4 tokens costs more than its FLOPs (notebook 9).
+
+# %%
+quiz(
+    "Which plan costs most?",
+    {
+        "Guidance 1.0001 in stage 2 only": "Stage 2's head runs twice, and the transformer twice in all stages.",
+        "Guidance 4 in stage 0 only": "Both halves run in stage 0 alone, and that has the fewest tokens.",
+        "Guidance 0 in stage 1 only": "The scale is not 1, so both halves run up to stage 1. But most tokens are "
+        "in stage 2.",
+    },
+    right="Guidance 1.0001 in stage 2 only",
+)
+
+# %% [markdown]
+# ## Recap
+# - Steps: useless in stage 0 beyond a few, best value in stage 1, costly but needed in stage 2. Heun pays from a few
+#   steps a stage on.
+# - Guidance trades variety for typical images; it pays in the stages that make mistakes. At 1.0 it is free.
+# - Stage 1 decides the picture: forks, class switches and edits all say so. Stage 2 draws detail.
+# - All chance is one noise tensor a stage: keep it, swap it, or walk along the arc between two.
+# - A list of generators keeps each image apart from its batch; a recipe brings it back.
+#
+# **What breaks if…** you give `LatentEdit` a mask of the full size at stage 0? Start from the last event of a run?
+# Name a class that is not there? Try it and read the sentences.
+#
+# **On**: notebook 8 puts the paper's claims to the test; the *Intervene* tab of `make demo` has forks, switches and
+# edits by mouse; `ecar_lab/interventions.py` and `ecar_lab/trace.py` are the code behind them.

@@ -1,0 +1,104 @@
+import torch
+
+
+def costs(pairs, factor=4):
+    """n, width, kv_cache -> factor * width * the pairs of every call."""
+    return lambda n, width, kv_cache: factor * width * pairs(n, kv_cache)
+
+
+def whole_range(n):
+    return range(1, n + 1)
+
+
+def stages(sides):
+    return torch.repeat_interleave(torch.arange(len(sides)), torch.tensor(sides))
+
+
+def compared(how):
+    return lambda sides: how(stages(sides)[:, None], stages(sides)[None])
+
+
+def grid(axis):
+    def coordinates(side):
+        places = axis(torch.arange(side).float(), side)
+        return torch.cartesian_prod(places, places)
+
+    return coordinates
+
+
+def joined(dim):
+    def append(kept, key, value):
+        if kept is None:
+            return key, value
+        return torch.cat((kept[0], key), dim), torch.cat((kept[1], value), dim)
+
+    return append
+
+
+def keys_only(kept, key, value):
+    return (key, value) if kept is None else (torch.cat((kept[0], key), 2), value)
+
+
+def in_front(kept, key, value):
+    return joined(2)((key, value), *kept) if kept else (key, value)
+
+
+WRONG = {
+    "sequential_flops": [
+        (costs(lambda n, _: sum(k * k for k in whole_range(n))), "cache makes no difference"),
+        (costs(lambda n, _: sum(whole_range(n))), "only the newest token asks"),
+        (costs(lambda n, cached: n if cached else n * n), "counts the last call only"),
+        (costs(lambda n, cached: n * n if cached else n**3), "as much as the last one"),
+        (
+            costs(lambda n, cached: sum(k if cached else k * k for k in range(n))),
+            "stops one short",
+        ),
+        (
+            costs(lambda n, cached: sum(k if cached else k * k for k in whole_range(n)), 2),
+            "it is half",
+        ),
+    ],
+    "stage_flops": [
+        (lambda tokens, d: sum(4 * n * n * d for n in tokens), "looks at itself only"),
+        (
+            lambda tokens, d: sum(4 * n * sum(tokens[:s]) * d for s, n in enumerate(tokens)),
+            "at earlier stages only",
+        ),
+        (lambda tokens, d: 4 * sum(tokens) ** 2 * d, "everybody looks at everybody"),
+        (
+            lambda tokens, d: sum(4 * sum(tokens[: s + 1]) ** 2 * d for s in range(len(tokens))),
+            "computes earlier stages again",
+        ),
+        (lambda tokens, d: 4 * d * sum(whole_range(sum(tokens))), "token by token"),
+        (
+            lambda tokens, d: sum(2 * n * sum(tokens[: s + 1]) * d for s, n in enumerate(tokens)),
+            "it is half",
+        ),
+    ],
+    "block_causal_mask": [
+        (lambda sides: torch.ones(sum(sides), sum(sides)).tril().bool(), "token-causal"),
+        (compared(torch.le), "transposed"),
+        (compared(torch.gt), "strictly earlier"),
+        (compared(torch.eq), "its own stage only: let"),
+        (lambda sides: torch.ones(sum(sides), sum(sides)).bool(), "everybody sees everybody"),
+        (compared(torch.lt), "inverted"),
+        (lambda sides: compared(torch.ge)(sides).float(), "is torch.float32: return bool"),
+    ],
+    "token_coordinates": [
+        (grid(lambda i, side: i / side), "upper left corners"),
+        (lambda side: grid(lambda i, n: (i + 0.5) / n)(side).flip(1), "x comes first"),
+        (grid(lambda i, side: i + 0.5), "not normalised: divide"),
+        (grid(lambda i, side: i), "corners' numbers"),
+        (grid(lambda i, side: i / (side - 1)), "on the border"),
+    ],
+    "append": [
+        (lambda kept, key, value: (key, value), "earlier keys are overwritten"),
+        (keys_only, "earlier values are overwritten"),
+        (lambda kept, key, value: kept or (key, value), "new keys are lost"),
+        (joined(0), "along the images (dim 0)"),
+        (joined(1), "along the heads (dim 1)"),
+        (joined(3), "along the channels (dim 3)"),
+        (in_front, "before the earlier ones"),
+        (lambda kept, key, value: key, "return two things"),
+    ],
+}

@@ -1,0 +1,91 @@
+"""Typical mistakes in the exercises of notebook 7."""
+
+import torch
+import torch.nn.functional as F
+
+
+def halves(guidance):
+    return [1 + (scale != 1) for scale in guidance]
+
+
+def cost(steps, guidance, call, read, step, doubled=True, calls=None, reads=1):
+    """A plan's cost with something left out or counted too often."""
+    total = 0
+    for s, count in enumerate(steps):
+        twice = halves(guidance)[s] if doubled else 1
+        late = 1 + any(scale != 1 for scale in guidance[s:]) if doubled else 1
+        often = late if calls is None else calls(twice, count)
+        total += often * call[s] + twice * (reads * read[s] + count * step[s])
+    return total
+
+
+def arc(first, second, share, angle, divide=True):
+    value = torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * second
+    return value / torch.sin(angle) if divide else value
+
+
+def angle(a, b):
+    return F.cosine_similarity(a.flatten(), b.flatten(), dim=0).acos()
+
+
+def half(resolutions, stage, left=True, rows=False):
+    mask = torch.zeros(resolutions[stage], resolutions[stage], dtype=torch.bool)
+    middle = resolutions[stage] // 2
+    mask[:, :middle] = True
+    mask = mask if left else ~mask
+    return mask.T if rows else mask
+
+
+WRONG = {
+    "plan_flops": [
+        (lambda *plan: cost(*plan, doubled=False), "knows nothing of guidance"),
+        (lambda *plan: cost(*plan, calls=lambda twice, n: twice * n), "at every flow step"),
+        (lambda *plan: cost(*plan, reads=0), "reads the token map once"),
+        (lambda *plan: cost(*plan, calls=lambda twice, n: twice), "in guided stages only"),
+        (lambda *plan: cost(*plan, calls=lambda twice, n: 1), "doubles the head alone"),
+    ],
+    "guided": [
+        (lambda w, n, g, s: w + g[s] * (n - w), "swapped"),
+        (lambda w, n, g, s: w + g[s] * (w - n), "already overshoot"),
+        (lambda w, n, g, s: n + g[0] * (w - n), "scale of stage 0 in stage 1"),
+        (lambda w, n, g, s: g[s] * (w - n), "difference alone"),
+        (
+            lambda w, n, g, s: torch.cat(((n + g[s] * (w - n))[:, :3], w[:, 3:]), 1),
+            "three of the four channels",
+        ),
+    ],
+    "fork_noise": [
+        (
+            lambda base, new, kept: {s: base[s] if s < kept else new[s] for s in range(4)},
+            "a stage too few",
+        ),
+        (
+            lambda base, new, kept: {s: base[s] if s <= kept + 1 else new[s] for s in range(4)},
+            "a stage too many",
+        ),
+        (
+            lambda base, new, kept: {s: new[s] if s <= kept else base[s] for s in range(4)},
+            "wrong way round",
+        ),
+        (lambda base, new, kept: {s: base[s] for s in range(kept + 1)}, "leaves out the later"),
+        (lambda base, new, kept: base[: kept + 1] + new[kept + 1 :], "return a dict"),
+        (lambda base, new, kept: {s: s <= kept for s in range(4)}, "the values are noises"),
+    ],
+    "left_half": [
+        (lambda sides, s: half(sides, s, left=False), "True on the right"),
+        (lambda sides, s: half(sides, -1), "full size"),
+        (lambda sides, s: half(sides, s, rows=True), "upper half"),
+        (lambda sides, s: half(sides, s).float(), "asks for torch.bool"),
+        (lambda sides, s: half(sides, s)[: sides[s] // 2, : sides[s] // 2], "as small as the half"),
+        (
+            lambda sides, s: half(sides, s).roll(1, dims=1),
+            "4 places are True and should not be, 4 are missing",
+        ),
+    ],
+    "slerp": [
+        (lambda a, b, share: torch.lerp(a, b, share), "straight line"),
+        (lambda a, b, share: arc(b, a, share, angle(a, b)), "ends are swapped"),
+        (lambda a, b, share: arc(a, b, share, (a * b).sum().acos()), "bare product"),
+        (lambda a, b, share: arc(a, b, share, angle(a, b), divide=False), "sine of the angle"),
+    ],
+}
