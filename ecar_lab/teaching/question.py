@@ -11,7 +11,14 @@ from IPython.display import Markdown, display
 from ecar_lab.errors import EcarError
 from ecar_lab.teaching.session import is_static
 
-GOOD, BAD = "#00734D", "#A34700"  # dark enough on white and told apart without their colour
+# Backgrounds of white words, so that they can be read on a light page and on a dark one.
+GOOD, BAD, NEUTRAL = "#00734D", "#A34700", "#59626E"
+
+
+def badge(words: str, colour: str) -> str:
+    """Words on a coloured ground, as HTML."""
+    look = f"background:{colour};color:white;padding:1px 7px;border-radius:4px"
+    return f'<b style="{look}">{html.escape(words)}</b>'
 
 
 def quiz(question: str, options: Mapping[str, str], right: str) -> widgets.VBox | None:
@@ -55,4 +62,4 @@ def verdict(chosen: str | None, options: Mapping[str, str], right: str) -> str:
     if chosen is None:
         return ""
     colour, word = (GOOD, "✔ Right.") if chosen == right else (BAD, "✘ Not quite.")
-    return f'<b style="color:{colour}">{word}</b> {options[chosen]}'
+    return f"{badge(word, colour)} {options[chosen]}"

@@ -20,7 +20,7 @@ import torch
 from IPython.display import HTML, display
 from torch import Tensor
 
-from ecar_lab.teaching.question import BAD, GOOD
+from ecar_lab.teaching.question import BAD, GOOD, NEUTRAL, badge
 from ecar_lab.teaching.session import is_strict
 
 
@@ -81,11 +81,11 @@ def _say(name: str, verdict: Verdict) -> None:
     mark, colour = {
         "right": ("✔", GOOD),
         "wrong": ("✘", BAD),
-        "missing": ("○", "#59626E"),
+        "missing": ("○", NEUTRAL),
     }[verdict.state]
     rest = "" if verdict.state == "right" else " — the notebook goes on with the kit's version"
     sentence = html.escape(verdict.sentence)
-    display(HTML(f'<b style="color:{colour}">{mark} exercise {name}</b>: {sentence}{rest}'))
+    display(HTML(f"{badge(f'{mark} exercise {name}', colour)} {sentence}{rest}"))
 
 
 def expect_tensor(value: Any, shape: tuple[int, ...], what: str = "the result") -> Tensor:

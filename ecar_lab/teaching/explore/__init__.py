@@ -20,7 +20,7 @@ from ecar_lab.teaching.figures import Drawable, picture, png, show
 from ecar_lab.teaching.session import is_static
 from ecar_lab.viz import image_grid
 
-WIDE = {"style": {"description_width": "150px"}, "layout": {"width": "430px"}}
+WIDE = {"style": {"description_width": "220px"}, "layout": {"width": "500px"}}
 
 
 def whole(name: str, low: int, high: int, value: int, step: int = 1) -> widgets.IntSlider:
