@@ -15,6 +15,8 @@ from apps.parts import (
     QUEUE,
     RunControls,
     banner,
+    let_stop,
+    run_buttons,
     script,
     show_banner,
     tell,
@@ -118,13 +120,11 @@ class Compare:
             **PRIVATE,
             **QUEUE,
         )
-        ready: dict[str, Any] = {"outputs": [self.go, self.stop], "js": tell("stop", LANES)}
-        self.stop.click(self._buttons, cancels=[made], queue=False, **ready, **PRIVATE)
-        made.failure(self._buttons, queue=False, **ready, **PRIVATE)
+        let_stop(made, self.go, self.stop, LANES)
 
     def run(self, request: gr.Request, *values: Any) -> Iterator[dict]:
         """One click on Compare."""
-        yield {self.banner: "", **self._buttons(running=True)}
+        yield {self.banner: "", **run_buttons(self.go, self.stop, running=True)}
         visitor = visitor_of(request)
         try:
             *own, dit_steps, dit_guidance = values
@@ -147,13 +147,7 @@ class Compare:
         except EcarError as error:
             gr.Warning(str(error))
             yield {self.banner: banner(str(error)), self.lanes: {"status": "Nothing was compared."}}
-        yield self._buttons()
-
-    def _buttons(self, running: bool = False) -> dict:
-        return {
-            self.go: gr.update(interactive=not running),
-            self.stop: gr.update(interactive=running),
-        }
+        yield run_buttons(self.go, self.stop)
 
     def _update(self, moment: Moment) -> dict:
         if moment.view is None:

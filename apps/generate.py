@@ -12,7 +12,9 @@ from apps.parts import (
     QUEUE,
     RunControls,
     banner,
+    let_stop,
     player,
+    run_buttons,
     show_banner,
     tell,
     visitor,
@@ -75,9 +77,7 @@ class Generate:
             **PRIVATE,
             **QUEUE,
         )
-        ready: dict[str, Any] = {"outputs": [self.go, self.stop], "js": tell("stop", PLAYER)}
-        self.stop.click(self._buttons, cancels=[made], queue=False, **ready, **PRIVATE)
-        made.failure(self._buttons, queue=False, **ready, **PRIVATE)
+        let_stop(made, self.go, self.stop, PLAYER)
         # After a sentence in place of an image, too, the player waits no longer.
         made.then(None, js=tell("stop", PLAYER), **PRIVATE)
 
@@ -90,7 +90,7 @@ class Generate:
 
     def run(self, request: gr.Request, *values: Any) -> Iterator[dict]:
         """One click on Generate."""
-        yield {self.banner: "", **self._buttons(running=True)}
+        yield {self.banner: "", **run_buttons(self.go, self.stop, running=True)}
         try:
             settings = self.controls.settings(*values)
             first: dict[Any, Any] = {self.controls.seed: settings.seed}
@@ -100,13 +100,7 @@ class Generate:
         except EcarError as error:
             gr.Warning(str(error))
             yield {self.banner: banner(str(error))}
-        yield self._buttons()
-
-    def _buttons(self, running: bool = False) -> dict:
-        return {
-            self.go: gr.update(interactive=not running),
-            self.stop: gr.update(interactive=running),
-        }
+        yield run_buttons(self.go, self.stop)
 
     def _update(self, progress: Progress) -> dict:
         update: dict[Any, Any] = {self.player: progress.view, self.costs: cost_table(progress)}

@@ -167,6 +167,24 @@ def tell(event: str, elem_id: str) -> str:
     )
 
 
+def run_buttons(go: gr.Button, stop: gr.Button, running: bool = False) -> dict[Any, Any]:
+    """Updates of the button that starts a run and of the one that stops it."""
+    return {go: gr.update(interactive=not running), stop: gr.update(interactive=running)}
+
+
+def let_stop(made: Any, go: gr.Button, stop: gr.Button, elem_id: str) -> None:
+    """Lets ``stop`` end the runs of ``made``, the event of ``go``; ``elem_id`` is their player.
+
+    Gradio ends a stopped run as a failed one, a moment after the click. Only then is ``go`` back:
+    pressed earlier, it would be taken for a second press of the run that is still ending.
+    """
+    stopped = tell("stop", elem_id)
+    stop.click(None, cancels=[made], queue=False, js=stopped, **PRIVATE)
+    made.failure(
+        lambda: run_buttons(go, stop), outputs=[go, stop], queue=False, js=stopped, **PRIVATE
+    )
+
+
 def show_banner(sentence: str | None, elem_id: str = "banner") -> gr.HTML:
     """The place for a sentence that nobody may overlook."""
     return gr.HTML(

@@ -232,9 +232,8 @@ def told_when_memory_is_full() -> Generator[None]:
         yield
     except RuntimeError as error:
         # A GPU has an error of its own for that; the CPU's allocator says it in words only.
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(
-            error
-        ):
+        full = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+        if not full:
             raise
         raise EcarError(
             "the device ran out of memory: close other programs, or start with --device cpu"

@@ -156,11 +156,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--timeout", type=float, default=1800, help="seconds for one notebook")
     chosen = parser.parse_args()
-    chosen_sources = [s for s in build.sources() if s.stem[:2] in (chosen.numbers or s.stem[:2])]
+    wanted = [s for s in build.sources() if not chosen.numbers or s.stem[:2] in chosen.numbers]
     with tempfile.TemporaryDirectory() as folder_name, chromium() as browser:
         folder = Path(folder_name)
         with jupyterlab(folder, chosen.profile, chosen.dark) as address:
-            for source in chosen_sources:
+            for source in wanted:
                 copy_notebook(source, folder)
                 page = browser.new_page(viewport={"width": chosen.width, "height": 1000})
                 open_notebook(page, address, f"{source.stem}.ipynb")

@@ -26,6 +26,7 @@ import torch
 import ecar_lab
 from ecar_lab.errors import EcarError
 from ecar_lab.runtime import checkpoints_root, data_root, pick_device, pick_dtype
+from ecar_lab.tables import find_datasets
 from ecar_lab.teaching.figures import show
 from ecar_lab.teaching.place import describe, place
 
@@ -96,7 +97,11 @@ class Session:
         Raises:
             EcarError: there is none of that name.
         """
-        return json.loads(result_file(name, ".json").read_text("utf-8"))
+        path = RESULTS / f"{name}.json"
+        if not path.is_file():
+            there = ", ".join(sorted(file.stem for file in RESULTS.glob("*.json"))) or "none"
+            raise EcarError(f"there is no result {name!r} in data/results: use one of {there}")
+        return json.loads(path.read_text("utf-8"))
 
     @functools.cached_property
     def workspace(self) -> Path:
@@ -111,7 +116,7 @@ class Session:
     def has_data(self, name: str) -> bool:
         """Whether the real data set ``name`` is here (a folder of that name in $ECAR_DATA)."""
         root = data_root()
-        return root is not None and any((root / name).glob("*"))
+        return root is not None and name in find_datasets(root)
 
 
 @functools.lru_cache(maxsize=4)
@@ -124,20 +129,6 @@ def _pipeline(name: str, device: torch.device) -> ECARPipeline:
     pipe = ECARPipeline.from_pretrained(name).to(device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def result_file(name: str, suffix: str) -> Path:
-    """A file of ``data/results``.
-
-    Raises:
-        EcarError: there is none; the sentence says which there are.
-    """
-    folder = RESULTS
-    path = folder / f"{name}{suffix}"
-    if not path.is_file():
-        there = ", ".join(sorted(file.stem for file in folder.glob(f"*{suffix}"))) or "none"
-        raise EcarError(f"there is no result {name!r} in data/results: use one of {there}")
-    return path
 
 
 def setup(number: int, seed: int = 0) -> Session:

@@ -88,14 +88,35 @@ def _say(name: str, verdict: Verdict) -> None:
     display(HTML(f"{badge(f'{mark} exercise {name}', colour)} {sentence}{rest}"))
 
 
+def expect_something(value: Any, what: str = "the result") -> None:
+    """Refuses None, which a function without return gives.
+
+    Raises:
+        Wrong: it is None.
+    """
+    if value is None:
+        raise Wrong(f"{what} is None: is a return missing?")
+
+
+def expect_pair(value: Any, what: str) -> tuple[Any, Any]:
+    """The value, if it is a pair; ``what`` goes on after "return two".
+
+    Raises:
+        Wrong: it is something else.
+    """
+    expect_something(value)
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise Wrong(f"return two {what}")
+    return value[0], value[1]
+
+
 def expect_tensor(value: Any, shape: tuple[int, ...], what: str = "the result") -> Tensor:
     """The value, if it is a tensor of this shape without NaN.
 
     Raises:
         Wrong: it is something else.
     """
-    if value is None:
-        raise Wrong(f"{what} is None: is a return missing?")
+    expect_something(value, what)
     if not isinstance(value, Tensor):
         raise Wrong(f"{what} is a {type(value).__name__}: return a tensor {shape}")
     if tuple(value.shape) != tuple(shape):
@@ -122,8 +143,7 @@ def expect_close(
         Wrong: with the diagnosis of the mistake that gives exactly this value, or with the size of
             the difference where none does.
     """
-    if value is None:
-        raise Wrong(f"{what} is None: is a return missing?")
+    expect_something(value, what)
     target = torch.as_tensor(expected)
     if target.ndim == 0 and not isinstance(value, Tensor):
         if not isinstance(value, numbers.Real):  # NumPy's too

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ecar_lab.cost import attention_flops
 from ecar_lab.layers import token_coordinates as kit_coordinates
-from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_tensor
+from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_pair, expect_tensor
 from ecar_lab.transformer import block_causal_mask as kit_mask
 
 Kept = tuple[Tensor, Tensor]
@@ -169,10 +169,7 @@ def append(attempt: Callable[[Kept | None, Tensor, Tensor], Kept]) -> None:
 
 
 def _pair(result: object) -> Kept:
-    if result is None:
-        raise Wrong("the result is None: is a return missing?")
-    if not isinstance(result, tuple | list) or len(result) != 2:
-        raise Wrong("return two things: all keys and all values")
+    result = expect_pair(result, "things: all keys and all values")
     return result[0], result[1]
 
 

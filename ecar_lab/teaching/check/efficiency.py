@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from ecar_lab.cost import MLP_RATIO, attention_flops
 from ecar_lab.cost import block_flops as kit_block_flops
-from ecar_lab.teaching.check import Wrong, exercise, expect_close
+from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_something
 
 
 @exercise("9.1 FLOPs of a block", kit_block_flops)
@@ -114,8 +114,7 @@ def steps_for_budget(attempt: Callable[[float, float, float], int]) -> None:
         asked = f"steps_for_budget({budget}, {fixed}, {per_step})"
         found = attempt(budget, fixed, per_step)
         right = _steps_for_budget(budget, fixed, per_step)
-        if found is None:
-            raise Wrong(f"{asked} is None: is a return missing?")
+        expect_something(found, asked)
         if found == right:
             if not isinstance(found, numbers.Integral):
                 raise Wrong(f"{asked} is {found!r}: a number of steps is an int")

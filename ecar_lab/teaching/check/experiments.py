@@ -15,7 +15,7 @@ from torch import Tensor
 from ecar_lab.experiments.growth import exponents
 from ecar_lab.experiments.steps_and_guidance import front, mark_front
 from ecar_lab.metrics import frechet_distance
-from ecar_lab.teaching.check import Wrong, exercise, expect_close
+from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_something
 
 Point = tuple[float, float]
 
@@ -151,8 +151,7 @@ def pareto(attempt: Callable[[Sequence[Point]], Sequence[Point]]) -> None:
     points = [(8.0, 2.0), (1.0, 9.0), (3.0, 5.0), (2.0, 9.0), (5.0, 6.0), (4.0, 5.0), (9.0, 2.5)]
     right = _pareto(points)
     found = attempt(points)
-    if found is None:
-        raise Wrong("the front is None: is a return missing?")
+    expect_something(found, "the front")
     found = [(float(cost), float(value)) for cost, value in found]
     if found == right:
         return
@@ -196,8 +195,7 @@ def matched_steps(attempt: Callable[[Callable[[int], float], float], int]) -> No
     counts = range(1, 1001)
     for budget in (16.5, 15.8, 101.2):
         found, right = attempt(flops, budget), _matched_steps(flops, budget)
-        if found is None:
-            raise Wrong("the number of steps is None: is a return missing?")
+        expect_something(found, "the number of steps")
         if found == right:
             if not isinstance(found, numbers.Integral):  # NumPy's too
                 raise Wrong(f"{found!r} steps: steps are whole, return an int")

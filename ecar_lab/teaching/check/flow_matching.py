@@ -10,26 +10,13 @@ from torch import Tensor
 
 from ecar_lab import flow
 from ecar_lab.flow import Velocity
-from ecar_lab.teaching.check import Wrong, exercise, expect_close
+from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_pair
 
 TIMES = [0.0, 0.1, 0.35, 1.0]  # uneven, so that a step's length is neither 1 / K nor a time
 
 
 def _draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _two(value: Any, what: str) -> tuple[Any, Any]:
-    """The value, if it is a pair.
-
-    Raises:
-        Wrong: it is something else.
-    """
-    if value is None:
-        raise Wrong("the result is None: is a return missing?")
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise Wrong(f"return two things: {what}")
-    return value[0], value[1]
 
 
 def _training_pair(noise: Tensor, data: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,7 +29,9 @@ def training_pair(attempt: Callable[[Tensor, Tensor, Tensor], Any]) -> None:
     noise, data = _draw(6, 2), _draw(6, 2, seed=1)
     t = torch.tensor([[0.1], [0.2], [0.4], [0.6], [0.7], [0.9]])
     right_state, right_target = _training_pair(noise, data, t)
-    state, target = _two(attempt(noise, data, t), "the state x_t and the target velocity")
+    state, target = expect_pair(
+        attempt(noise, data, t), "things: the state x_t and the target velocity"
+    )
     expect_close(
         state,
         right_state,
@@ -91,7 +80,7 @@ def _velocity(state: Tensor, index: int) -> Tensor:
 
 
 Step = Callable[[Velocity, Tensor, Sequence[float], int], Any]
-NEW_STATE_AND_VELOCITY = "the new state and the velocity that led there"
+NEW_STATE_AND_VELOCITY = "things: the new state and the velocity that led there"
 WAY = "that is the way, velocity times the length of the step: return the velocity"
 
 
@@ -101,7 +90,7 @@ def euler_step(attempt: Step) -> None:
     state, step = _draw(5, 2), 1
     now, then = TIMES[step], TIMES[step + 1]
     right, slope = flow.euler_step(_velocity, state, TIMES, step)
-    found, used = _two(attempt(_velocity, state, TIMES, step), NEW_STATE_AND_VELOCITY)
+    found, used = expect_pair(attempt(_velocity, state, TIMES, step), NEW_STATE_AND_VELOCITY)
     expect_close(
         found,
         right,
@@ -141,7 +130,7 @@ def heun_step(attempt: Step) -> None:
     first = _velocity(state, step)
     ahead = state + length * first
     second = _velocity(ahead, step + 1)
-    found, used = _two(attempt(_velocity, state, TIMES, step), NEW_STATE_AND_VELOCITY)
+    found, used = expect_pair(attempt(_velocity, state, TIMES, step), NEW_STATE_AND_VELOCITY)
     expect_close(
         found,
         right,

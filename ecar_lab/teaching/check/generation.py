@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_tensor
+from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_something, expect_tensor
 
 Costs = Sequence[int]
 
@@ -129,8 +129,7 @@ def fork_noise(attempt: Callable[..., Mapping[int, Tensor]]) -> None:
     fresh = [noise + 100 for noise in base]
     for kept in (1, 0, -1, stages - 1):
         found = attempt(base, fresh, kept)
-        if found is None:
-            raise Wrong("the result is None: is a return missing?")
+        expect_something(found)
         if not isinstance(found, Mapping):
             raise Wrong(f"the result is a {type(found).__name__}: return a dict {{stage: noise}}")
         if set(found) - set(range(stages)):

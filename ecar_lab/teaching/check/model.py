@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ecar_lab.schedule import StageSchedule
-from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_tensor
+from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_pair, expect_tensor
 
 
 def _conditioning_time(schedule: StageSchedule, stage: int, local_time: Tensor) -> Tensor:
@@ -59,10 +59,7 @@ def state_and_target(
     state, target = _state_and_target(start, end, local_time)
     tau = local_time[:, None, None, None]
     found = attempt(start, end, local_time)
-    if found is None:
-        raise Wrong("the result is None: is a return missing?")
-    if not isinstance(found, tuple | list) or len(found) != 2:
-        raise Wrong("return two tensors: state, target")
+    found = expect_pair(found, "tensors: state, target")
     expect_close(
         found[0],
         state,

@@ -6,7 +6,7 @@ import numbers
 from collections.abc import Callable, Sequence
 
 from ecar_lab.schedule import StageSchedule
-from ecar_lab.teaching.check import Wrong, exercise, expect_close
+from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_something
 from ecar_lab.trace import TraceEvent
 
 
@@ -20,8 +20,7 @@ def resolutions(attempt: Callable[[int, int], Sequence[int]]) -> None:
     for latent_size, num_stages in ((16, 3), (32, 4), (8, 1)):
         found, right = attempt(latent_size, num_stages), _resolutions(latent_size, num_stages)
         asked = f"resolutions({latent_size}, {num_stages})"
-        if found is None:
-            raise Wrong(f"{asked} is None: is a return missing?")
+        expect_something(found, asked)
         found = list(found)
         if found == right:
             if any(not isinstance(side, numbers.Integral) for side in found):
@@ -45,8 +44,7 @@ def num_tokens(attempt: Callable[[Sequence[int], int], Sequence[int]]) -> None:
     """``num_tokens(sides, patch_size) -> tokens`` of every stage."""
     for sides, patch in (([4, 8, 16], 2), ([3, 6], 1), ([6, 12], 3)):
         found, right = attempt(sides, patch), _num_tokens(sides, patch)
-        if found is None:
-            raise Wrong("the result is None: is a return missing?")
+        expect_something(found)
         found = [float(count) for count in found]
         if found == right:
             continue
@@ -78,8 +76,7 @@ def flops_per_stage(
     ends = [event.flops for event in events if event.is_stage_end]
     starts = [event.flops for event in events if event.step == 0]
     found = attempt(events)
-    if found is None:
-        raise Wrong("the result is None: is a return missing?")
+    expect_something(found)
     found = torch.tensor([float(count) for count in found]) / 1e6
     expect_close(
         found,

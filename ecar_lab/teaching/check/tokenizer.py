@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ecar_lab.autoencoder import nearest_pairs
-from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_tensor
+from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_something, expect_tensor
 
 
 def _draw(*shape: int, seed: int = 0) -> Tensor:
@@ -29,8 +29,7 @@ def compression(attempt: Callable[[int, int, int], Any]) -> None:
         positions, ratio = _compression(size, factor, channels)
         found = attempt(size, factor, channels)
         asked = f"compression({size}, {factor}, {channels})"
-        if found is None:
-            raise Wrong(f"{asked} is None: is a return missing?")
+        expect_something(found, asked)
         if not isinstance(found, tuple | list) or len(found) != 2:
             raise Wrong("return two numbers: the latent's positions, and the ratio")
         expect_close(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from ecar_lab.errors import EcarError
 from ecar_lab.experiments import figures
 from ecar_lab.experiments.steps_and_guidance import front, mark_front
-from ecar_lab.teaching.explore import choice, explorer, flag
+from ecar_lab.teaching.explore import WIDE, choice, explorer, flag
 from ecar_lab.teaching.session import Session
 
 # What is on an axis -> its name among the measures of a point.
@@ -199,7 +199,7 @@ def results(lab: Session):
 
     marked = widgets.SelectMultiple(
         options=list(lines), value=usual, rows=10, description="lines (Ctrl, Shift)",
-        style={"description_width": "150px"}, layout={"width": "560px"},
+        style=WIDE["style"], layout={"width": "630px"},
     )  # fmt: skip
     return explorer(
         draw,
