@@ -21,10 +21,12 @@ def attention_flops(tokens: int, context: int, width: int) -> int:
     return 4 * tokens * context * width
 
 
-def block_flops(tokens: int, context: int, width: int) -> int:
-    """One block: qkv, output and MLP ``2 N (4 + 2 * 4) D²``, and attention."""
+def block_flops(tokens: int, context: int, width: int, local_mixing: bool = False) -> int:
+    """One block: qkv, output and MLP ``2 N (4 + 2 * 4) D²``, attention, and the depthwise 3x3
+    convolution ``2 N 9 D`` if there is one."""
     linear = 2 * tokens * (4 + 2 * MLP_RATIO) * width**2
-    return linear + attention_flops(tokens, context, width)
+    mixing = 2 * tokens * 9 * width if local_mixing else 0
+    return linear + attention_flops(tokens, context, width) + mixing
 
 
 def modulation_flops(layers: int, width: int) -> int:
@@ -56,7 +58,8 @@ def transformer_flops(config: Any, stage: int) -> int:
     token_dim = config.latent_channels * config.patch_size**2
     reads_history = stage > 0 and config.history == "end_states"
     embedding = 2 * tokens[stage] * token_dim * config.width if reads_history else 0
-    block = block_flops(tokens[stage], contexts(config, stage)[0], config.width)
+    mixing = config.get("local_mixing", False)
+    block = block_flops(tokens[stage], contexts(config, stage)[0], config.width, mixing)
     layers = config.transformer_layers
     return embedding + layers * block + modulation_flops(layers, config.width)
 
@@ -76,7 +79,8 @@ def velocity_flops(config: Any, stage: int) -> int:
     token_dim = config.latent_channels * config.patch_size**2
     in_and_out = 4 * tokens * token_dim * width
     context = contexts(config, stage)[1]
-    return in_and_out + config.head_layers * block_flops(tokens, context, width)
+    mixing = config.get("local_mixing", False)
+    return in_and_out + config.head_layers * block_flops(tokens, context, width, mixing)
 
 
 def sampling_flops(

@@ -207,6 +207,7 @@ class FlowHead(nn.Module):
         num_layers: int,
         num_heads: int,
         attention_window: int | None = None,
+        local_mixing: bool = False,
     ):
         super().__init__()
         self.schedule = schedule
@@ -220,7 +221,7 @@ class FlowHead(nn.Module):
         self.time_embedding = TimeEmbedding(width)
         self.stage_embedding = nn.Embedding(schedule.num_stages, width)
         self.class_embedding = nn.Embedding(num_classes + 1, width)
-        self.blocks = Blocks(num_layers, width, num_heads)
+        self.blocks = Blocks(num_layers, width, num_heads, local_mixing)
         self.final_modulation = zero_init(nn.Linear(width, 2 * width))
         self.out = zero_init(nn.Linear(width, token_dim))
         nn.init.normal_(self.stage_embedding.weight, std=0.02)
@@ -268,6 +269,6 @@ class FlowHead(nn.Module):
         for layer, (block, modulation) in enumerate(
             zip(self.blocks, modulations[:-1], strict=True)
         ):
-            x = block(x, modulation, rotary, layer=layer, windows=windows)
+            x = block(x, modulation, rotary, layer=layer, windows=windows, sides=sides)
         shift, scale = modulations[-1].chunk(2, dim=-1)
         return unpatchify(self.out(modulate(x, shift, scale)), self.patch_size).float()

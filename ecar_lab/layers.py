@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -182,37 +182,72 @@ class SquaredReLU(nn.Module):
         return F.relu(x).square()
 
 
+class LocalMixing(nn.Module):
+    """What a token takes over from its eight neighbours: a depthwise 3x3 convolution over the map
+    of its stage, ``x + conv(x)``. It starts at zero, so a new one is the identity."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        nn.init.zeros_(self.conv.weight)
+
+    def forward(self, x: Tensor, sides: Sequence[int]) -> Tensor:
+        """x (B, N, D), the tokens of square maps of these sides one after the other; the same."""
+        mixed = []
+        for tokens, side in zip(
+            x.split([side * side for side in sides], dim=1), sides, strict=True
+        ):
+            image = rearrange(tokens, "b (h w) d -> b d h w", h=side)  # channels-last: no copy
+            mixed.append(rearrange(self.conv(image), "b d h w -> b (h w) d"))
+        return x + (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1))
+
+
 class Block(nn.Module):
     """Pre-norm transformer block whose norms and gates are set by a condition (adaLN-zero).
 
-    ``x += gate1 * attention(modulate(x)); x += gate2 * mlp(modulate(x))``. The linear map that
+    ``x += gate1 * attention(modulate(x)); x += gate2 * mlp(mix(modulate(x)))``. The linear map that
     makes shift, scale and gate from the condition starts at zero, so a new block is the identity.
+    mix is :class:`LocalMixing` where it is wanted, else nothing.
     """
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: float = 4.0):
+    def __init__(
+        self, width: int, num_heads: int, mlp_ratio: float = 4.0, local_mixing: bool = False
+    ):
         super().__init__()
         hidden = int(width * mlp_ratio)
         self.attention = Attention(width, num_heads)
+        self.mix = LocalMixing(width) if local_mixing else None
         self.mlp = nn.Sequential(nn.Linear(width, hidden), SquaredReLU(), nn.Linear(hidden, width))
         self.modulation = zero_init(nn.Linear(width, 6 * width))
 
     def forward(
-        self, x: Tensor, modulation: Tensor, rotary, mask=None, cache=None, layer=0, windows=None
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        rotary,
+        mask=None,
+        cache=None,
+        layer=0,
+        windows=None,
+        sides: Sequence[int] = (),
     ) -> Tensor:
-        """x (B, N, D); modulation (B, 6D) = ``self.modulation(silu(condition))``."""
+        """x (B, N, D), maps of these sides; modulation (B, 6D) = ``self.modulation(silu(c))``."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
         normed = modulate(x, shift1, scale1)
         attended = self.attention(normed, rotary, mask, cache, layer, windows)
         x = torch.addcmul(x, gate1[:, None].to(x.dtype), attended.to(x.dtype))
-        hidden = self.mlp(modulate(x, shift2, scale2))
+        normed = modulate(x, shift2, scale2)
+        hidden = self.mlp(normed if self.mix is None else self.mix(normed, sides))
         return torch.addcmul(x, gate2[:, None].to(x.dtype), hidden.to(x.dtype))
 
 
 class Blocks(nn.ModuleList):
     """``num_layers`` blocks, one on top of the other."""
 
-    def __init__(self, num_layers: int, width: int, num_heads: int):
-        super().__init__(Block(width, num_heads) for _ in range(num_layers))
+    def __init__(self, num_layers: int, width: int, num_heads: int, local_mixing: bool = False):
+        super().__init__(
+            Block(width, num_heads, local_mixing=local_mixing) for _ in range(num_layers)
+        )
 
     def __iter__(self) -> Iterator[Block]:
         return cast("Iterator[Block]", super().__iter__())

@@ -37,6 +37,8 @@ class ECAR(LatentGenerator):
         attention_window: tokens per side of the windows that attention keeps to in stages larger
             than one window, in transformer and head; see :class:`MultistageTransformer`. None:
             full attention.
+        local_mixing: a depthwise 3x3 convolution over each stage's tokens before every MLP, in
+            transformer and head.
         num_inference_steps: default steps per stage. guidance_scale: default guidance.
 
     All sizes are our own choices; the paper's are not public.
@@ -65,6 +67,7 @@ class ECAR(LatentGenerator):
         num_inference_steps: int | Sequence[int] = 8,
         guidance_scale: float | Sequence[float] = 1.0,
         attention_window: int | None = None,
+        local_mixing: bool = False,
     ):
         super().__init__()
         factor = patch_size * stage_ratio ** (num_stages - 1)
@@ -89,6 +92,7 @@ class ECAR(LatentGenerator):
             width=width,
             num_heads=num_heads,
             attention_window=attention_window,
+            local_mixing=local_mixing,
         )
         self.transformer = MultistageTransformer(
             **shared, num_layers=transformer_layers, history=history

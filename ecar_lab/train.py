@@ -35,6 +35,7 @@ from ecar_lab.train_loop import Trainer
 from ecar_lab.train_task import Task
 from ecar_lab.train_tokenizer import train_tokenizer
 from ecar_lab.viz import image_grid
+from ecar_lab.warm_start import tokenizer_of, warm_start
 
 __all__ = [
     "ModelTrainConfig",
@@ -70,6 +71,8 @@ def train_model(cfg: ModelTrainConfig) -> Path:
     )
     initial_seed(cfg)
     model = new_model(cfg, tokenizer, data.info)
+    if cfg.init_from:
+        warm_start(model, cfg.init_from)
     task = ModelTask(cfg, model, tokenizer, data, accelerator)
     return Trainer(cfg, task, accelerator, started).run()
 
@@ -100,7 +103,8 @@ def new_model(cfg: ModelTrainConfig, tokenizer: Tokenizer, info: DatasetInfo) ->
 
 
 def find_tokenizer(cfg: ModelTrainConfig) -> str:
-    """The tokenizer asked for, else the preset's, else the one trained or shipped for it.
+    """The tokenizer asked for, else that of the checkpoint to begin with, else the preset's, else
+    the one trained or shipped for it.
 
     Raises:
         EcarError: the preset wants a trained tokenizer and there is none.
@@ -108,6 +112,8 @@ def find_tokenizer(cfg: ModelTrainConfig) -> str:
     kinds = get_preset(cfg.preset).tokenizer
     if cfg.tokenizer:
         return cfg.tokenizer
+    if cfg.init_from:
+        return str(tokenizer_of(cfg.init_from))
     if "name" in kinds:
         return kinds["name"]
     own = Path(f"runs/{cfg.preset}-tokenizer/final")

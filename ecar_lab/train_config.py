@@ -17,7 +17,7 @@ from ecar_lab.presets import get_preset
 FREE_ON_RESUME = {
     *("data", "output", "resume", "steps", "max_minutes", "save_every", "keep", "log_every"),
     *("sample_every", "sample_steps", "sample_guidance", "test_limit", "cache_latents"),
-    *("device", "compile", "divergence_factor"),
+    *("device", "compile", "divergence_factor", "init_from"),
     *("batch_size", "grad_accum"),  # their product with the processes has to stay
 }
 
@@ -211,6 +211,9 @@ class ModelTrainConfig(TrainConfig):
     mar-masked, or code-ar (mar over the codes of a vq tokenizer)."""
     tokenizer: str = ""
     """Tokenizer folder or name; empty takes the one that the preset names or trained."""
+    init_from: str = ""
+    """Checkpoint whose weights the model begins with, a name or a folder: to train it further, or
+    on images of your own, with other classes too. Its tokenizer comes along."""
     class_dropout: float = 0.1
     """Share of the samples that are trained without their class, for guidance."""
     leave_out: list[str | int] = field(default_factory=list)

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from ecar_lab import runtime, train_state
 from ecar_lab.feeds import Batch, Prefetcher
-from ecar_lab.launch import StopSignal, compile_objective, share_of
+from ecar_lab.launch import StopSignal, compile_objective, share_of, without_compiling
 from ecar_lab.metrics import count_flops, matmul_rate
 from ecar_lab.optim import Plan, build_optimizers, lr_factor
 from ecar_lab.train_config import TrainConfig
@@ -284,7 +284,8 @@ class Trainer:
         self.ema.copy_to(self.parameters)
         self.task.model.eval()
         try:
-            yield
+            with without_compiling():
+                yield
         finally:
             self.ema.restore(self.parameters)
             self.task.model.train()

@@ -123,6 +123,7 @@ class MultistageTransformer(nn.Module):
         num_heads: int,
         history: str = "end_states",
         attention_window: int | None = None,
+        local_mixing: bool = False,
     ):
         super().__init__()
         self.token_sides = tuple(token_sides)
@@ -138,7 +139,7 @@ class MultistageTransformer(nn.Module):
         self.patch_embedding = nn.Linear(latent_channels * patch_size**2, width)
         self.stage_embedding = nn.Embedding(len(self.token_sides), width)
         self.class_embedding = nn.Embedding(num_classes + 1, width)  # the last one: no class
-        self.blocks = Blocks(num_layers, width, num_heads)
+        self.blocks = Blocks(num_layers, width, num_heads, local_mixing)
         self.final_modulation = zero_init(nn.Linear(width, 2 * width))
         nn.init.normal_(self.stage_embedding.weight, std=0.02)
         nn.init.normal_(self.class_embedding.weight, std=0.02)
@@ -212,7 +213,7 @@ class MultistageTransformer(nn.Module):
         windows = windows_among(sides, self.attention_window)
         condition = F.silu(self.class_embedding(class_labels))  # (B, D)
         for layer, block in enumerate(self.blocks):
-            x = block(x, block.modulation(condition), rotary, mask, cache, layer, windows)
+            x = block(x, block.modulation(condition), rotary, mask, cache, layer, windows, sides)
         shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
         return modulate(x, shift, scale)
 
@@ -225,7 +226,7 @@ class MultistageTransformer(nn.Module):
         windows = windows_among(sides, self.attention_window)
         blocks = list(self.blocks)
         for index, block in enumerate(blocks[:layer]):
-            x = block(x, block.modulation(condition), rotary, None, cache, index, windows)
+            x = block(x, block.modulation(condition), rotary, None, cache, index, windows, sides)
         block = blocks[layer]
         shift, scale = block.modulation(condition).chunk(6, dim=-1)[:2]
         query, key, value = block.attention.project(modulate(x, shift, scale), rotary)
