@@ -33,6 +33,7 @@ class Verb(NamedTuple):
 VERBS = {
     "train tokenizer": Verb("train a tokenizer: images to latents and back", "train.tokenizer"),
     "train model": Verb("train the generator on the latents of a tokenizer", "train.model"),
+    "train turbo": Verb("teach a few-step head with a trained generator", "train.turbo"),
     "train features": Verb("train the classifier that evaluation measures with", "train.features"),
     "sample": Verb("make images with a checkpoint", "sample.run"),
     "evaluate": Verb("measure a checkpoint against a data set", "evaluate.run"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from einops import reduce, repeat
 from torch import Tensor, nn
@@ -185,6 +186,12 @@ def num_times(steps: int, solver: str) -> int:
     return steps if solver == "euler" else steps + 1
 
 
+# Steps over a stage that a few-step head takes, K = 1, 2 or 4 spans of d = 1 / K; and the guidance
+# that it is trained with.
+FEW_STEPS = (1, 2, 4)
+GUIDANCE_RANGE = (1.0, 3.5)
+
+
 class FlowHead(nn.Module):
     """The small flow model: attention among the tokens of one stage, adaLN-zero conditioning.
 
@@ -193,6 +200,10 @@ class FlowHead(nn.Module):
     The condition is time (in the stage's own slice, see ``StageSchedule.conditioning_time``) +
     stage + class; the token map is added to the embedded latent, token by token. Both are ready
     before the first step: :meth:`modulations` for all steps in one call, :meth:`read` once a stage.
+
+    A ``few_step`` head is a guided flow map: its condition has two more parts, a span d and a
+    guidance w, and it gives the mean velocity of the flow guided by w over [tau, tau + d], in one
+    pass. With d = 0 that is the guided velocity itself. Both parts start at zero.
     """
 
     def __init__(
@@ -208,6 +219,7 @@ class FlowHead(nn.Module):
         num_heads: int,
         attention_window: int | None = None,
         local_mixing: bool = False,
+        few_step: bool = False,
     ):
         super().__init__()
         self.schedule = schedule
@@ -221,24 +233,48 @@ class FlowHead(nn.Module):
         self.time_embedding = TimeEmbedding(width)
         self.stage_embedding = nn.Embedding(schedule.num_stages, width)
         self.class_embedding = nn.Embedding(num_classes + 1, width)
+        self.few_step = few_step
+        if few_step:
+            self.span_embedding = TimeEmbedding(width, octaves=4)
+            self.guidance_embedding = TimeEmbedding(width, octaves=4)
+            zero_init(self.span_embedding.mlp[-1])
+            zero_init(self.guidance_embedding.mlp[-1])
         self.blocks = Blocks(num_layers, width, num_heads, local_mixing)
         self.final_modulation = zero_init(nn.Linear(width, 2 * width))
         self.out = zero_init(nn.Linear(width, token_dim))
         nn.init.normal_(self.stage_embedding.weight, std=0.02)
         nn.init.normal_(self.class_embedding.weight, std=0.02)
 
-    def modulations(self, stage: int, local_time: Tensor, class_labels: Tensor) -> list[Tensor]:
+    def modulations(
+        self,
+        stage: int,
+        local_time: Tensor,
+        class_labels: Tensor,
+        span: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> list[Tensor]:
         """Shifts, scales and gates for every block and the output.
 
         Args:
             local_time: (B,) one time an image (training), or (K, 1): all K times of a solver.
             class_labels: (B,).
+            span, guidance: of a few-step head, shaped like the time; None: 0, the velocity, and 1,
+                no guidance.
         Returns:
             one tensor per block (..., B, 6D) and a last one (..., B, 2D), where ... is K or
             nothing.
         """
         time = self.schedule.conditioning_time(stage, local_time)
         embedded = self.time_embedding(time.flatten()).unflatten(0, time.shape)
+        if self.few_step:
+            span = torch.zeros_like(local_time) if span is None else span
+            guidance = torch.ones_like(local_time) if guidance is None else guidance
+            place = guidance.log() / math.log(GUIDANCE_RANGE[1])
+            for embedding, value in (
+                (self.span_embedding, span),
+                (self.guidance_embedding, place),
+            ):
+                embedded = embedded + embedding(value.flatten()).unflatten(0, value.shape)
         condition = embedded + self.stage_embedding.weight[stage]
         condition = F.silu(condition + self.class_embedding(class_labels))
         return [layer(condition) for layer in self._modulation_layers()]

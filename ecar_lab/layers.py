@@ -254,17 +254,21 @@ class Blocks(nn.ModuleList):
 
 
 class TimeEmbedding(nn.Module):
-    """Time in [0, 1] -> (B, D): sines and cosines of 1 to ~1000 radians, then a two-layer MLP."""
+    """Time in [0, 1] -> (B, D): sines and cosines of 1 to 2^octaves radians, then a two-layer MLP.
 
-    def __init__(self, width: int):
+    By default up to ~1000 radians; a number that matters less finely needs fewer octaves.
+    """
+
+    def __init__(self, width: int, octaves: float = 10):
         super().__init__()
+        self.octaves = octaves
         self.mlp = nn.Sequential(
             nn.Linear(2 * TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
         )
 
     def forward(self, time: Tensor) -> Tensor:
         """time (B,) float32 -> (B, D)."""
-        octaves = torch.linspace(0, 10, TIME_FREQUENCIES, device=time.device)
+        octaves = torch.linspace(0, self.octaves, TIME_FREQUENCIES, device=time.device)
         angles = time.float()[:, None] * 2.0**octaves
         features = torch.cat((angles.sin(), angles.cos()), dim=-1)
         return self.mlp(features.to(next(self.mlp.parameters()).dtype))

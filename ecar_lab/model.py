@@ -22,6 +22,8 @@ from ecar_lab.generator import LatentGenerator, LossOutput, TrainingDraw, mean_p
 from ecar_lab.schedule import Coupling, StageSchedule
 from ecar_lab.transformer import MultistageTransformer
 
+MODES = ("velocity", "few-step")
+
 
 class ECAR(LatentGenerator):
     """The multistage generator of E-CAR (arXiv 2412.14170) over the latents of a tokenizer.
@@ -39,6 +41,7 @@ class ECAR(LatentGenerator):
             full attention.
         local_mixing: a depthwise 3x3 convolution over each stage's tokens before every MLP, in
             transformer and head.
+        mode: ``velocity``, or ``few-step``: the head is a guided flow map, see :class:`FlowHead`.
         num_inference_steps: default steps per stage. guidance_scale: default guidance.
 
     All sizes are our own choices; the paper's are not public.
@@ -68,6 +71,7 @@ class ECAR(LatentGenerator):
         guidance_scale: float | Sequence[float] = 1.0,
         attention_window: int | None = None,
         local_mixing: bool = False,
+        mode: str = "velocity",
     ):
         super().__init__()
         factor = patch_size * stage_ratio ** (num_stages - 1)
@@ -76,6 +80,8 @@ class ECAR(LatentGenerator):
                 f"a latent of {latent_size} is not divisible by {factor} ({num_stages} stages, "
                 f"patches of {patch_size}): use {-(-latent_size // factor) * factor}"
             )
+        if mode not in MODES:
+            raise EcarError(f"mode {mode!r} is unknown: use {' or '.join(MODES)}")
         if history not in ("end_states", "none"):
             raise EcarError(f"history {history!r} is unknown: use end_states or none")
         if class_names is not None and len(class_names) != num_classes:
@@ -97,7 +103,12 @@ class ECAR(LatentGenerator):
         self.transformer = MultistageTransformer(
             **shared, num_layers=transformer_layers, history=history
         )
-        self.head = FlowHead(**shared, schedule=self.schedule, num_layers=head_layers)
+        self.head = FlowHead(
+            **shared,
+            schedule=self.schedule,
+            num_layers=head_layers,
+            few_step=mode == "few-step",
+        )
 
     @classmethod
     def from_preset(cls, name: str, **overrides) -> ECAR:

@@ -21,8 +21,8 @@ class Preset:
         tokenizer: arguments of ``ConvTokenizer``, or ``{"name": ...}`` for one that is trained
             elsewhere (``identity``, a folder, a Hub id).
         model: arguments of ``ECAR``.
-        train_tokenizer, train_model: fields of the training configurations that differ from their
-            defaults.
+        train_tokenizer, train_model, train_turbo: fields of the training configurations that
+            differ from their defaults.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Preset:
     model: dict[str, Any]
     train_tokenizer: dict[str, Any] = field(default_factory=dict)
     train_model: dict[str, Any] = field(default_factory=dict)
+    train_turbo: dict[str, Any] = field(default_factory=dict)
 
 
 # Where capacity sits, by size. The transformer is paid once a stage, the head at every flow step;
@@ -93,6 +94,10 @@ _DIGITS = Preset(
         **{"steps": 1200, "batch_size": 256, "flip": False, "lr": 2e-3, "ema_decay": 0.995},
         **{"log_every": 100, "save_every": 400, "sample_every": 600},
     },
+    train_turbo={
+        **{"teacher": "digits", "steps": 600, "batch_size": 128, "flip": False, "lr": 6e-4},
+        **{"ema_decay": 0.99, "log_every": 50, "save_every": 200, "sample_every": 300},
+    },
 )
 
 _CIFAR10 = Preset(
@@ -112,6 +117,10 @@ _CIFAR10 = Preset(
         **{"steps": 5000, "batch_size": 256, "lr": 1.5e-3, "ema_decay": 0.998},
         **{"stage_strides": [1, 1, 2], "head_draws": [2, 2, 1]},
         **{"log_every": 50, "save_every": 250, "sample_every": 500},
+    },
+    train_turbo={
+        **{"teacher": "cifar10", "steps": 1000, "batch_size": 64, "lr": 4e-4, "ema_decay": 0.99},
+        **{"log_every": 25, "save_every": 100, "sample_every": 250},
     },
 )
 

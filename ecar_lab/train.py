@@ -30,7 +30,12 @@ from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ImageOutput
 from ecar_lab.presets import get_preset
 from ecar_lab.tokenizer import Tokenizer, load_tokenizer
-from ecar_lab.train_config import ModelTrainConfig, TokenizerTrainConfig, TrainConfig
+from ecar_lab.train_config import (
+    LatentTrainConfig,
+    ModelTrainConfig,
+    TokenizerTrainConfig,
+    TrainConfig,
+)
 from ecar_lab.train_loop import Trainer
 from ecar_lab.train_task import Task
 from ecar_lab.train_tokenizer import train_tokenizer
@@ -159,12 +164,14 @@ class ModelObjective(nn.Module):
         return output.loss, {"loss_stage": output.per_stage, "loss_bin": output.per_bin}
 
 
-class ModelTask(Task):
-    """What the trainer needs to know about a generator of latents."""
+class LatentTask(Task):
+    """What the trainer needs to know about a generator of latents; subclasses set ``objective``."""
+
+    cfg: LatentTrainConfig
 
     def __init__(
         self,
-        cfg: ModelTrainConfig,
+        cfg: LatentTrainConfig,
         model: LatentGenerator,
         tokenizer: Tokenizer,
         data: ImageDataset,
@@ -174,7 +181,6 @@ class ModelTask(Task):
         self.accelerator = accelerator
         self.device = accelerator.device
         self.model = model
-        self.objective = ModelObjective(model, cfg.class_dropout, cfg.stage_strides)
         self.share = share_of(cfg, accelerator)
         self.dtype = runtime.pick_dtype(self.device, cfg.dtype)
         self.autocast = functools.partial(runtime.autocast, self.device, self.dtype)
@@ -207,14 +213,16 @@ class ModelTask(Task):
         return mean, std, labels
 
     def load(self, step: int) -> list[tuple]:
-        random = generator(self.cfg.seed, "draw", step)
-        several = {"head_draws": self.cfg.head_draws} if len(self.generator.sides) > 1 else {}
-        draw = self.generator.draw(self.share.global_batch, random, **several)
+        draw = self.draw(generator(self.cfg.seed, "draw", step))
         micro_batches = []
         for part, batch in zip(self.share.parts, self.feed(step), strict=True):
             tensors = [tensor.to(self.device, non_blocking=True) for tensor in batch]
             micro_batches.append((*tensors, draw.slice(part.start, part.stop).to(self.device)))
         return micro_batches
+
+    def draw(self, random: torch.Generator) -> Any:
+        """Everything random in a step of the global batch; has ``slice`` and ``to``."""
+        raise NotImplementedError
 
     def position(self, step: int) -> dict[str, int]:
         return self.feed.position(step)
@@ -258,6 +266,23 @@ class ModelTask(Task):
 
     def _describe(self) -> str:
         """One sentence on what was trained."""
+        raise NotImplementedError
+
+
+class ModelTask(LatentTask):
+    """Training a generator from the start, or further."""
+
+    cfg: ModelTrainConfig
+
+    def __init__(self, cfg: ModelTrainConfig, model: LatentGenerator, *others: Any):
+        self.objective = ModelObjective(model, cfg.class_dropout, cfg.stage_strides)
+        super().__init__(cfg, model, *others)
+
+    def draw(self, random: torch.Generator) -> TrainingDraw:
+        several = {"head_draws": self.cfg.head_draws} if len(self.generator.sides) > 1 else {}
+        return self.generator.draw(self.share.global_batch, random, **several)
+
+    def _describe(self) -> str:
         millions = self.generator.num_parameters() / 1e6
         if self.cfg.architecture != "ecar" or not isinstance(self.generator, ECAR):
             return (

@@ -201,7 +201,33 @@ class TokenizerTrainConfig(TrainConfig):
 
 
 @dataclass
-class ModelTrainConfig(TrainConfig):
+class LatentTrainConfig(TrainConfig):
+    """The switches that all trainings on the latents of a tokenizer share."""
+
+    class_dropout: float = 0.1
+    """Share of the samples that are trained without their class, for guidance."""
+    leave_out: list[str | int] = field(default_factory=list)
+    """Classes that are not trained on, by name or id; the model has room for them all the same."""
+    cache_latents: bool = True
+    """Encode every image and its mirror image once, before the first step."""
+    sample_steps: int = 8
+    """Flow steps per stage of the sample pictures."""
+    sample_guidance: float = 2.0
+    """Guidance scale of the sample pictures."""
+
+    def check(self) -> None:
+        super().check()
+        if not 0 <= self.class_dropout <= 1:
+            raise EcarError(f"class_dropout is {self.class_dropout}: use a number from 0 to 1")
+        if self.leave_out and (self.streaming or not self.cache_latents):
+            raise EcarError(
+                f"leave_out {self.leave_out} picks among cached latents: leave out streaming, and "
+                "keep cache_latents"
+            )
+
+
+@dataclass
+class ModelTrainConfig(LatentTrainConfig):
     """Switches of `ecar train model`."""
 
     kind: ClassVar[str] = "model"
@@ -214,10 +240,6 @@ class ModelTrainConfig(TrainConfig):
     init_from: str = ""
     """Checkpoint whose weights the model begins with, a name or a folder: to train it further, or
     on images of your own, with other classes too. Its tokenizer comes along."""
-    class_dropout: float = 0.1
-    """Share of the samples that are trained without their class, for guidance."""
-    leave_out: list[str | int] = field(default_factory=list)
-    """Classes that are not trained on, by name or id; the model has room for them all the same."""
     stage_strides: list[int] | None = None
     """Train stage s on every k_s-th image only, e.g. 1 1 4: the coarse stages, which decide what is
     in the picture, have few tokens and so see more images in the same time. A model with one
@@ -225,12 +247,6 @@ class ModelTrainConfig(TrainConfig):
     head_draws: list[int] | None = None
     """(Noise, time) pairs that the flow head of each stage learns from per image and token map,
     e.g. 2 2 1: cheap where tokens are few. A model with one stage takes no notice of it."""
-    cache_latents: bool = True
-    """Encode every image and its mirror image once, before the first step."""
-    sample_steps: int = 8
-    """Flow steps per stage of the sample pictures."""
-    sample_guidance: float = 2.0
-    """Guidance scale of the sample pictures."""
     shape: dict[str, Any] = field(default_factory=dict)
     """Arguments of the E-CAR that fixes the size, in place of the preset's; a baseline is made as
     large as that (in Python and config files)."""
@@ -245,13 +261,6 @@ class ModelTrainConfig(TrainConfig):
 
     def check(self) -> None:
         super().check()
-        if not 0 <= self.class_dropout <= 1:
-            raise EcarError(f"class_dropout is {self.class_dropout}: use a number from 0 to 1")
-        if self.leave_out and (self.streaming or not self.cache_latents):
-            raise EcarError(
-                f"leave_out {self.leave_out} picks among cached latents: leave out streaming, and "
-                "keep cache_latents"
-            )
         if min(self.head_draws or [1]) < 1:
             raise EcarError(f"head_draws is {self.head_draws}: every stage needs at least 1")
         coarsest_share = max(self.stage_strides or [1])
@@ -259,4 +268,28 @@ class ModelTrainConfig(TrainConfig):
             raise EcarError(
                 f"batch_size {self.batch_size} is not divisible by the stage stride "
                 f"{coarsest_share}: use {-(-self.batch_size // coarsest_share) * coarsest_share}"
+            )
+
+
+@dataclass
+class TurboTrainConfig(LatentTrainConfig):
+    """Switches of `ecar train turbo`: a few-step head is taught by a trained E-CAR."""
+
+    kind: ClassVar[str] = "turbo"
+
+    teacher: str = "cifar10"
+    """E-CAR checkpoint that teaches, a name or a folder; its data set and tokenizer are used."""
+    teacher_steps: int = 8
+    """Adams-Bashforth steps in which the teacher walks a stage; a multiple of 4."""
+    train_transformer: bool = False
+    """Train the transformer too; usually the teacher's stays as it is."""
+    sample_steps: int = 2
+    """Flow steps per stage of the sample pictures: 1, 2 or 4."""
+
+    def check(self) -> None:
+        super().check()
+        if self.teacher_steps < 4 or self.teacher_steps % 4:
+            raise EcarError(
+                f"teacher_steps is {self.teacher_steps}: the head learns spans of a quarter, a "
+                "half and the whole of a stage, so use 4, 8, 12 ..."
             )

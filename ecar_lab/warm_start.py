@@ -26,12 +26,15 @@ def tokenizer_of(checkpoint: str | Path) -> Path:
 
 
 @torch.no_grad()
-def warm_start(model: LatentGenerator, checkpoint: str | Path) -> None:
+def warm_start(
+    model: LatentGenerator, checkpoint: str | Path, new_parts: tuple[str, ...] = ()
+) -> None:
     """Fills a new model with the weights of a checkpoint.
 
     Classes are known by name: a class that both have keeps its rows, a class that only the model
     has begins as no class at all (the checkpoint's null class). Parts that the model has and the
-    checkpoint lacks stay as they are if they begin at zero and so change nothing.
+    checkpoint lacks stay as they are if they begin at zero, and so change nothing, or if their
+    names begin with one of ``new_parts``.
 
     Raises:
         EcarError: another kind of model, other latent channels, a tensor that does not fit.
@@ -47,11 +50,13 @@ def warm_start(model: LatentGenerator, checkpoint: str | Path) -> None:
             here.copy_(class_rows(model, source, there))
         elif here is not None and there is not None and here.shape == there.shape:
             here.copy_(there)
+        elif here is not None and there is None and name.startswith(new_parts):
+            continue
         elif here is None or there is not None or here.count_nonzero():
             raise EcarError(
-                f"--init-from: the checkpoint {folder.name!r} has {name} of shape {shape_of(there)}, "
-                f"this model {shape_of(here)}: train with the preset and the model arguments of "
-                "the checkpoint (its training.json holds them)"
+                f"--init-from: {name} has the shape {shape_of(there)} in the checkpoint "
+                f"{folder.name!r} and {shape_of(here)} in this model: train with the preset and "
+                "the model arguments of the checkpoint (its training.json holds them)"
             )
     new = [name for name in model.class_names if name not in source.class_names]
     logger.info("the model begins with the weights of %s", folder)

@@ -6,7 +6,12 @@ from typing import TypeVar
 
 from ecar_lab.errors import EcarError
 from ecar_lab.outputs import check_folder
-from ecar_lab.train_config import ModelTrainConfig, TokenizerTrainConfig, TrainConfig
+from ecar_lab.train_config import (
+    ModelTrainConfig,
+    TokenizerTrainConfig,
+    TrainConfig,
+    TurboTrainConfig,
+)
 from ecar_lab.verbs.switches import parse, parse_call, take
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -24,6 +29,13 @@ def model(arguments: list[str]) -> None:
     from ecar_lab.train import train_model
 
     print(f"run folder: {train_model(config)}")
+
+
+def turbo(arguments: list[str]) -> None:
+    config = read_config(TurboTrainConfig, arguments)
+    from ecar_lab.train_turbo import train_turbo
+
+    print(f"run folder: {train_turbo(config)}")
 
 
 def features(arguments: list[str]) -> None:
