@@ -1,0 +1,201 @@
+"""The few-step head: what it is taught, and that teaching works."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import tiny_model
+from test_train import TINY, config, cut_back, weights
+
+from ecar_lab import EcarError
+from ecar_lab.flow import FEW_STEPS, GUIDANCE_RANGE
+from ecar_lab.train import train_model
+from ecar_lab.train_config import TurboTrainConfig
+from ecar_lab.train_turbo import (
+    QUARTERS,
+    SPANS,
+    Guide,
+    TurboObjective,
+    draw_guidance,
+    few_step_student,
+    train_turbo,
+)
+
+
+def few_step(**overrides):
+    return tiny_model(mode="few-step", **overrides)
+
+
+def conditions(model, *rest):
+    times, labels = torch.tensor([0.1, 0.6]), torch.tensor([0, 2])
+    return model.head.modulations(0, times, labels, *rest)
+
+
+def test_a_new_span_and_guidance_change_nothing():
+    plain = tiny_model()
+    student = type(plain)(**{**plain.config, "mode": "few-step"})
+    student.load_state_dict(plain.state_dict(), strict=False)
+    asked = torch.tensor([0.5, 1.0]), torch.tensor([2.0, 3.0])
+    for one, other in zip(conditions(plain), conditions(student, *asked), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_span_0_and_guidance_1_are_the_velocity():
+    model = few_step()
+    explicit = conditions(model, torch.zeros(2), torch.ones(2))
+    for one, other in zip(conditions(model), explicit, strict=True):
+        assert torch.equal(one, other)
+    for changed in (torch.full((2,), 0.5), torch.ones(2)), (torch.zeros(2), torch.full((2,), 3.0)):
+        assert not torch.equal(conditions(model)[0], conditions(model, *changed)[0])
+
+
+def test_spans_are_those_of_one_two_and_four_steps():
+    assert [(b - a) / QUARTERS for a, b in SPANS] == [1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25]
+    for count in FEW_STEPS:
+        edges = sorted(pair for pair in SPANS if pair[1] - pair[0] == QUARTERS // count)
+        assert edges[0][0] == 0
+        assert edges[-1][1] == QUARTERS
+        assert all(one[1] == next_one[0] for one, next_one in pairwise(edges))
+
+
+class LinearHead:
+    """v = -x + (1 with class, 0 without): a field whose flow is known."""
+
+    def modulations(self, stage, times, labels):
+        return [torch.zeros(len(times), 1)]
+
+    def read(self, token_map):
+        return token_map
+
+    def __call__(self, stage, state, read_map, modulations):
+        return -state + read_map[:, 0, 0, None, None, None]
+
+
+def guide_of(head, count=2):
+    guide = Guide.__new__(Guide)
+    guide.head, guide.stage = head, 0
+    guide.labels = torch.zeros(count, dtype=torch.long)
+    guide.both = guide.labels.repeat(2)
+    guide.read_map = torch.cat((torch.ones(count, 1, 1), torch.zeros(count, 1, 1)))
+    return guide
+
+
+def test_the_teacher_walks_the_guided_flow():
+    guide, start = guide_of(LinearHead()), torch.full((2, 1, 2, 2), 3.0)
+    guidance = torch.tensor([1.0, 2.5])
+    states = guide.walk(start, guidance, 64)
+    assert len(states) == QUARTERS + 1
+    for quarter, state in enumerate(states):
+        t = torch.tensor(quarter / QUARTERS)
+        exact = guidance + (3 - guidance) * (-t).exp()  # x' = w - x
+        torch.testing.assert_close(state[:, 0, 0, 0], exact, atol=2e-4, rtol=0)
+    torch.testing.assert_close(guide.push(start, guidance), torch.ones_like(start))
+
+
+def test_spans_compose_on_a_linear_field():
+    """Half after half is the whole, and quarter after quarter: what the head is asked to learn."""
+    states = guide_of(LinearHead()).walk(torch.full((2, 1, 2, 2), 3.0), torch.ones(2), 8)
+
+    def move(first, last):
+        return (states[last] - states[first]) * (QUARTERS / (last - first))
+
+    for first, last in SPANS:
+        if last - first > 1:
+            half = (first + last) // 2
+            torch.testing.assert_close(
+                (move(first, half) + move(half, last)) / 2, move(first, last)
+            )
+
+
+def test_guidance_is_drawn_within_its_range():
+    found = draw_guidance(4000, torch.Generator().manual_seed(0))
+    assert found.min() >= GUIDANCE_RANGE[0]
+    assert found.max() <= GUIDANCE_RANGE[1]
+    assert 0.15 < (found == 1).float().mean() < 0.25
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    run = train_model(config(tmp_path_factory.mktemp("teacher") / "run", steps=4))
+    return run / "final"
+
+
+def turbo(folder, source, **overrides):
+    settings = dict(
+        teacher=str(source), output=str(folder), steps=6, batch_size=8, limit=64, save_every=2,
+        keep=9, log_every=2, sample_every=0, warmup_steps=1, dtype="float32", device="cpu",
+        flip=False, lr=1e-3,
+    )  # fmt: skip
+    return TurboTrainConfig.from_preset("digits", **{**settings, **overrides})
+
+
+def test_the_student_learns_the_teacher_s_spans():
+    """From weights that do something: the error of every span falls well below where it began."""
+    teacher = tiny_model()
+    student = type(teacher)(**{**teacher.config, "mode": "few-step"}).train()
+    student.load_state_dict(teacher.state_dict(), strict=False)
+    objective = TurboObjective(student, teacher, class_dropout=0.1, teacher_steps=8)
+    optimizer = torch.optim.AdamW(student.head.parameters(), lr=3e-3)
+    from ecar_lab.train_turbo import TurboDraw
+
+    def one(step):
+        random = torch.Generator().manual_seed(step)
+        latent = torch.randn(16, 3, 8, 8, generator=random)
+        labels = torch.randint(3, (16,), generator=random)
+        draw = TurboDraw(student.draw(16, random), draw_guidance(16, random))
+        return objective(latent, torch.zeros(16, 1, 1, 1), labels, draw)
+
+    first, last = [], []
+    for step in range(80):
+        loss, parts = one(step)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        spans = torch.stack([parts[f"error_span_1_{count}"] for count in FEW_STEPS])
+        (first if step < 8 else last).append(spans)
+    before, after = torch.stack(first).mean(dim=0), torch.stack(last[-8:]).mean(dim=0)
+    assert (after < 0.6 * before).all()
+
+
+def test_a_run_ends_in_a_pipeline_and_leaves_the_transformer_alone(tmp_path, teacher):
+    run = train_turbo(turbo(tmp_path / "run", teacher))
+    from ecar_lab.pipeline import ECARPipeline
+
+    pipeline = ECARPipeline.from_pretrained(run / "final")
+    assert pipeline.model.config.mode == "few-step"
+    before = ECARPipeline.from_pretrained(teacher).model.transformer.state_dict()
+    after = pipeline.model.transformer.state_dict()
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name].float(), tensor.float(), atol=1e-6, rtol=1e-2)
+    assert "few-step E-CAR" in (run / "final" / "README.md").read_text()
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, teacher):
+    whole = train_turbo(turbo(tmp_path / "whole", teacher))
+    cut = cut_back(whole, tmp_path / "cut", 2)
+    train_turbo(turbo(cut, teacher))
+    for name, tensor in weights(whole).items():
+        assert torch.equal(weights(cut)[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"teacher_steps": 6}, "teacher_steps is 6: .* use 4, 8, 12"),
+        ({"teacher": "cifar10-dit"}, "'cifar10-dit' is a DiT: a few-step head belongs to an E-CAR"),
+        ({"dataset": "shapes"}, "knows the classes 0, 1.* the data set 'shapes' has"),
+    ],
+)
+def test_what_cannot_teach_is_refused(tmp_path, teacher, overrides, words):
+    with pytest.raises(EcarError, match=words):
+        train_turbo(turbo(tmp_path / "run", teacher, **overrides))
+
+
+def test_a_student_is_its_teacher_at_first(teacher):
+    from ecar_lab.baselines import load_pipeline
+
+    model = load_pipeline(teacher, dtype=torch.float32).model
+    student = few_step_student(model, teacher)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(student.state_dict()[name], tensor)
+    assert TINY["width"] == student.config.width
