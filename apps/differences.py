@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from apps.settings import Edit, Settings
+from apps.settings import Edit, Settings, interval_text
 from ecar_lab.tokenizer import psnr
 
 Row = tuple[str, str, str]
@@ -41,6 +41,7 @@ def _facts(run: Settings, per_stage: dict[str, bool], noisy_edits: bool) -> dict
             facts[f"Seed of the noise {where}"] = str(_at(run.seeds, stage, run.seed))
         facts[f"Flow steps {where}"] = str(steps)
         facts[f"Guidance {where}"] = f"{scale:g}"
+        facts[f"Local times of guidance {where}"] = interval_text(run.all_intervals[stage])
         if stage:
             new = _at(run.renoise, stage, True)
             facts[f"New noise at the start of stage {stage + 1}"] = "yes" if new else "no"

@@ -26,12 +26,17 @@ QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 LATEST: dict[str, Any] = {"trigger_mode": "always_last"}
 # For events that only the page uses.
 PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+INTERVAL = {
+    "from": "Local time within the stage, 0 to 1, of the first guided step.",
+    "until": "Steps from here on are not guided, and cost half.",
+}
+ABOUT_SOLVERS = "ab2 remembers the step before, heun looks twice at every step."
 # How many of the model's own steps a preset takes in each stage.
 PRESETS = {"fast": 0.5, "balanced": 1.0, "best": 2.0}
 
 
 class RunControls:
-    """Class, seed with dice, preset, steps and guidance of every stage, solver.
+    """Class, seed with dice, preset, solver; steps, guidance and its interval of every stage.
 
     ``inputs`` goes to an event, and what arrives to :meth:`settings`. ``prefix`` keeps the element
     ids of several of them on a page apart.
@@ -85,16 +90,32 @@ class RunControls:
                 )
                 for stage, scale in enumerate(defaults.guidance, 1)
             ]
-            self.solver = gr.Radio(
-                list(SOLVERS), value="euler", label="Solver", info="Heun looks twice at every step."
+            self.begins, self.ends = (
+                [
+                    gr.Slider(
+                        0.0,
+                        1.0,
+                        interval[end],
+                        step=0.05,
+                        label=f"Guidance {word}, stage {stage}",
+                        info=info if stage == 1 else None,
+                    )
+                    for stage, interval in enumerate(defaults.all_intervals, 1)
+                ]
+                for end, (word, info) in enumerate(INTERVAL.items())
             )
-        self.inputs = [
-            self.class_name, self.seed, self.solver, *self.steps, *self.guidance
-        ]  # fmt: skip
+            self.solver = gr.Radio(
+                list(SOLVERS), value=defaults.solver, label="Solver", info=ABOUT_SOLVERS
+            )
+        self.inputs = [self.class_name, self.seed, self.solver, *self._sliders]
         dice.click(None, outputs=[self.seed], js=f"() => Math.floor(Math.random() * {MAX_SEED})")
         self.preset.input(
             self._take_preset, self.preset, self.steps, queue=False, **LATEST, **PRIVATE
         )
+
+    @property
+    def _sliders(self) -> list[gr.Slider]:
+        return [*self.steps, *self.guidance, *self.begins, *self.ends]
 
     def _take_preset(self, name: str) -> list[int]:
         return preset_steps(self.default_steps, name)
@@ -107,13 +128,16 @@ class RunControls:
         """
         class_name, seed, solver, *rest = values
         stages = len(self.default_steps)
+        parts = [rest[first : first + stages] for first in range(0, 4 * stages, stages)]
+        steps, guidance, begins, ends = parts
         seed = secrets.randbelow(MAX_SEED) if seed is None else int(seed)
         return Settings.of(
             self.studio.pipeline.model,
             class_name,
             seed,
-            [int(count) for count in rest[:stages]],
-            [float(scale) for scale in rest[stages:]],
+            [int(count) for count in steps],
+            [float(scale) for scale in guidance],
+            intervals=[(float(low), float(high)) for low, high in zip(begins, ends, strict=True)],
             solver=solver,
         )
 
@@ -125,8 +149,9 @@ class RunControls:
             self.seed: settings.seed,
             self.solver: settings.solver,
         }
-        sliders = [*self.steps, *self.guidance]
-        for slider, value in zip(sliders, [*settings.steps, *settings.guidance], strict=True):
+        intervals = (end for ends in zip(*settings.all_intervals, strict=True) for end in ends)
+        wanted = [*settings.steps, *settings.guidance, *intervals]
+        for slider, value in zip(self._sliders, wanted, strict=True):
             longest = max(slider.maximum, math.ceil(value))
             values[slider] = gr.Slider(value=value, maximum=longest)
         return values

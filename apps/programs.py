@@ -43,8 +43,9 @@ class Programs:
         seed: int = 0,
         steps: int | list[int] | None = None,
         guidance: float | list[float] | None = None,
-        solver: str = "euler",
+        solver: str | None = None,
         recipe: dict | None = None,
+        interval: list | None = None,
     ) -> tuple[dict, dict]:
         """Generates one image. Returns it as a PNG file, and a record of the run: its settings,
         what each stage took, and its recipe. The record of a run from a recipe says, too, whether
@@ -55,11 +56,13 @@ class Programs:
             seed: of the noise, 0 to 2147483646.
             steps: flow steps, one number or one per stage. Left out: the model's.
             guidance: how much the class counts, one number or one per stage. Left out: the model's.
-            solver: euler, or heun, which looks twice at every step.
+            solver: ab2, euler, or heun, which looks twice at every step. Left out: the model's.
             recipe: the recipe of an earlier run, in place of all other arguments.
+            interval: [low, high], local times, 0 to 1, between which guidance acts in a stage; one,
+                or a list with one per stage. Left out: the model's.
         """
         with one_sentence():
-            asked, doubts = self._asked(class_name, seed, steps, guidance, solver, recipe)
+            asked, doubts = self._asked(recipe, class_name, seed, steps, guidance, solver, interval)
             progress = self._finish(asked, visitor(request))
             return picture(progress), self._record(progress, asked, doubts)
 
@@ -70,8 +73,9 @@ class Programs:
         seed: int = 0,
         steps: int | list[int] | None = None,
         guidance: float | list[float] | None = None,
-        solver: str = "euler",
+        solver: str | None = None,
         recipe: dict | None = None,
+        interval: list | None = None,
     ) -> Iterator[dict]:
         """Streams how one image comes into being: one object per event, in order, none left out.
 
@@ -86,11 +90,13 @@ class Programs:
             seed: of the noise, 0 to 2147483646.
             steps: flow steps, one number or one per stage. Left out: the model's.
             guidance: how much the class counts, one number or one per stage. Left out: the model's.
-            solver: euler, or heun, which looks twice at every step.
+            solver: ab2, euler, or heun, which looks twice at every step. Left out: the model's.
             recipe: the recipe of an earlier run, in place of all other arguments.
+            interval: [low, high], local times, 0 to 1, between which guidance acts in a stage; one,
+                or a list with one per stage. Left out: the model's.
         """
         with one_sentence():
-            asked, doubts = self._asked(class_name, seed, steps, guidance, solver, recipe)
+            asked, doubts = self._asked(recipe, class_name, seed, steps, guidance, solver, interval)
             sent = 0
             for progress in self._run(asked, visitor(request)):
                 frames = progress.view["frames"]
@@ -111,7 +117,8 @@ class Programs:
         variants: int = 4,
         steps: int | list[int] | None = None,
         guidance: float | list[float] | None = None,
-        solver: str = "euler",
+        solver: str | None = None,
+        interval: list | None = None,
     ) -> tuple[list[dict], list[dict]]:
         """Keeps an image's coarse stages and draws the later ones anew, several times: shows what
         those stages decide. Returns the images as PNG files, and the recipe of each.
@@ -123,10 +130,12 @@ class Programs:
             variants: how many images, 1 to 9. Their seeds from that stage on follow seed.
             steps: flow steps, one number or one per stage. Left out: the model's.
             guidance: how much the class counts, one number or one per stage. Left out: the model's.
-            solver: euler, or heun, which looks twice at every step.
+            solver: ab2, euler, or heun, which looks twice at every step. Left out: the model's.
+            interval: [low, high], local times, 0 to 1, between which guidance acts in a stage; one,
+                or a list with one per stage. Left out: the model's.
         """
         with one_sentence():
-            base = self._settings(class_name, seed, steps, guidance, solver)
+            base = self._settings(class_name, seed, steps, guidance, solver, interval)
             stages = len(base.steps)
             if stages == 1:
                 raise EcarError("this model has one stage: a fork needs two or more")
@@ -145,9 +154,11 @@ class Programs:
             return [picture(progress) for progress in made], recipes
 
     def _asked(
-        self, class_name: Any, seed: Any, steps: Any, guidance: Any, solver: Any, recipe: Any
+        self, recipe: Any, class_name: Any, *settings: Any
     ) -> tuple[Settings | Recipe, list[str]]:
-        """What a program wants, and what could make a recipe's image another one here."""
+        """What a program wants, and what could make a recipe's image another one here.
+
+        ``settings``: the further arguments of :meth:`_settings`."""
         if recipe is not None:
             if class_name is not None:
                 raise EcarError("there are a class_name and a recipe: give one of them")
@@ -155,10 +166,10 @@ class Programs:
             return read, read.check(self.studio, self.origin)
         if class_name is None:
             raise EcarError("there is neither class_name nor recipe: give one of them")
-        return self._settings(class_name, seed, steps, guidance, solver), []
+        return self._settings(class_name, *settings), []
 
     def _settings(
-        self, class_name: Any, seed: Any, steps: Any, guidance: Any, solver: Any
+        self, class_name: Any, seed: Any, steps: Any, guidance: Any, solver: Any, interval: Any
     ) -> Settings:
         """Settings from values of any kind, as JSON may hold them."""
         model = self.studio.pipeline.model
@@ -169,7 +180,13 @@ class Programs:
         if not isinstance(class_name, str | int):
             raise EcarError(f"class_name is {class_name!r}: give a class by name or by number")
         settings = Settings.of(
-            model, class_name, whole(seed, "seed"), steps, guidance, solver=solver
+            model,
+            class_name,
+            whole(seed, "seed"),
+            steps,
+            guidance,
+            intervals=interval,
+            solver=solver,
         )
         check_settings(model, settings)
         return settings

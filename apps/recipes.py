@@ -253,6 +253,7 @@ def check_settings(model: ECAR, settings: Settings) -> None:
     if max(model.inference_steps(settings.steps)) > MAX_STEPS:
         raise EcarError(f"{max(settings.steps)} flow steps in a stage: use at most {MAX_STEPS}")
     model.guidance(settings.guidance)
+    model.intervals(settings.all_intervals)
     for name in (settings.class_name, *settings.classes):
         model.class_ids(name)
     if len(settings.edits) > MAX_EDITS:

@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 
 from ecar_lab.errors import EcarError
-from ecar_lab.flow import SOLVERS
+from ecar_lab.flow import DEFAULT_SOLVER, check_solver
 from ecar_lab.interventions import LatentEdit, stage_noise
 from ecar_lab.model import ECAR
+from ecar_lab.schedule import Intervals, check_interval
 from ecar_lab.trace import trace
 
 MAX_SEED = 2**31 - 1
 ACTIONS = ("zero", "noise", "copy")
+WHOLE = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -65,32 +67,38 @@ class Settings:
 
     Attributes:
         class_name, seed: of the whole run, unless a stage has its own. steps, guidance: per stage.
+        intervals: per stage the local times (low, high) between which guidance acts; empty: all of
+            every stage.
         classes, seeds: the class and the seed of the noise in each stage; empty: the same in all.
         renoise: whether each stage's start gets new noise; empty: yes (the first value means
             nothing). edits: in the order in which they are made.
 
     Raises:
-        EcarError: a seed out of range, lists of different lengths.
+        EcarError: a seed out of range, an interval that ends before it begins, lists of different
+            lengths.
     """
 
     class_name: str
     seed: int
     steps: tuple[int, ...]
     guidance: tuple[float, ...]
-    solver: str = "euler"
+    solver: str = DEFAULT_SOLVER
     classes: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     renoise: tuple[bool, ...] = ()
     edits: tuple[Edit, ...] = ()
+    intervals: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         for seed in (self.seed, *self.seeds):
             if not 0 <= seed <= MAX_SEED:
                 raise EcarError(f"seed {seed} is out of range: use 0 to {MAX_SEED}")
-        if self.solver not in SOLVERS:
-            raise EcarError(f"solver {self.solver!r} is unknown: use {' or '.join(SOLVERS)}")
+        check_solver(self.solver)
+        intervals = tuple(map(check_interval, self.intervals))
+        whole = all(interval == WHOLE for interval in intervals)  # said in one way only
+        object.__setattr__(self, "intervals", () if whole else intervals)
         stages = len(self.steps)
-        for name in ("guidance", "classes", "seeds", "renoise"):
+        for name in ("guidance", "intervals", "classes", "seeds", "renoise"):
             values = getattr(self, name)
             if len(values) not in ({stages} if name == "guidance" else {0, stages}):
                 raise EcarError(f"{name} has {len(values)} values for {stages} stages")
@@ -103,13 +111,15 @@ class Settings:
         seed: int = 0,
         steps: int | list[int] | None = None,
         guidance: float | list[float] | None = None,
+        *,
+        intervals: Intervals = None,
+        solver: str | None = None,
         **options: Any,
     ) -> Settings:
-        """Settings for a model; steps and guidance left out are the model's own, a number is for
-        all stages.
+        """Settings for a model; what is left out is the model's own, a number is for all stages.
 
         Raises:
-            EcarError: a class, steps or guidance that the model does not take.
+            EcarError: a class, steps, guidance, intervals or solver that the model does not take.
         """
         name = model.class_names[int(model.class_ids(class_name))]
         return cls(
@@ -117,19 +127,24 @@ class Settings:
             int(seed),
             tuple(model.inference_steps(steps)),
             tuple(model.guidance(guidance)),
+            solver=model.solver(solver),
+            intervals=tuple(model.intervals(intervals)),
             **options,
         )
 
     def __str__(self) -> str:
         steps = " + ".join(map(str, self.steps))
-        scales = sorted(set(self.guidance))
-        guidance = " / ".join(f"{g:g}" for g in (self.guidance if len(scales) > 1 else scales))
+        scales = [
+            f"{scale:g}" if interval == WHOLE else f"{scale:g} in {interval_text(interval)}"
+            for scale, interval in zip(self.guidance, self.all_intervals, strict=True)
+        ]
+        guidance = " / ".join(scales if len(set(scales)) > 1 else scales[:1])
         parts = [self.class_name, f"seed {self.seed}", f"steps {steps}", f"guidance {guidance}"]
         return ", ".join([*parts, *self.differences()])
 
     def differences(self) -> list[str]:
         """What sets this run apart from a plain one, a few words each."""
-        words = [] if self.solver == "euler" else [self.solver]
+        words = [] if self.solver == DEFAULT_SOLVER else [self.solver]
         for name, values, plain in (
             ("class", self.classes, self.class_name),
             ("noise of seed", self.seeds, self.seed),
@@ -145,6 +160,11 @@ class Settings:
             if stage > 1 and not new
         ]
         return words + [str(edit) for edit in self.edits]
+
+    @property
+    def all_intervals(self) -> tuple[tuple[float, float], ...]:
+        """One interval per stage, also where the field is empty."""
+        return self.intervals or (WHOLE,) * len(self.steps)
 
     @property
     def file_name(self) -> str:
@@ -170,6 +190,7 @@ class Settings:
             "class_labels_from": {stage: [name] for stage, name in enumerate(classes) if stage},
             "num_inference_steps": list(self.steps),
             "guidance_scale": list(self.guidance),
+            "guidance_interval": self.all_intervals,
             "solver": self.solver,
             "noise": dict(enumerate(stage_noise(model, self.seeds or self.seed))),
             "generator": torch.Generator().manual_seed(self.seed),  # for an edit's noise
@@ -184,9 +205,10 @@ class Settings:
         if edit.action == "copy":
             assert edit.class_name is not None
             assert edit.seed is not None
-            plain = Settings(
-                edit.class_name, edit.seed, self.steps, self.guidance, solver=self.solver
-            )
+            plain = dataclasses.replace(
+                self, class_name=edit.class_name, seed=edit.seed,
+                classes=(), seeds=(), renoise=(), edits=(),
+            )  # fmt: skip
             step = self.steps[edit.stage] if edit.step is None else edit.step
             for event in trace(model, **plain.trace_arguments(model, dtype)):
                 if (event.stage, event.step) == (edit.stage, step):
@@ -202,7 +224,7 @@ class Settings:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Settings:
-        """The inverse of :meth:`to_json`.
+        """The inverse of :meth:`to_json`. What is not named is as it was before there was a choice.
 
         Raises:
             EcarError: a field is missing, unknown or of another kind.
@@ -224,11 +246,19 @@ class Settings:
                 seeds=tuple(map(int, values.get("seeds", ()))),
                 renoise=tuple(map(bool, values.get("renoise", ()))),
                 edits=edits,
+                intervals=tuple(
+                    (float(low), float(high)) for low, high in values.get("intervals", ())
+                ),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, EcarError):
                 raise
             raise EcarError(f"these settings cannot be read ({error}): check the file") from error
+
+
+def interval_text(interval: tuple[float, float]) -> str:
+    """0–0.5"""
+    return f"{interval[0]:g}–{interval[1]:g}"
 
 
 def _edit_from_json(values: Mapping[str, Any]) -> Edit:

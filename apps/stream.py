@@ -96,7 +96,12 @@ def stream(
     model = pipeline.model
     events = pipeline.trace(**settings.trace_arguments(model, dtype))
     progress = Progress(settings, view=blank_view(pipeline, settings, folder))
-    flops = model.flops(list(settings.steps), list(settings.guidance), settings.solver)
+    flops = model.flops(
+        settings.steps,
+        settings.guidance,
+        settings.solver,
+        guidance_interval=settings.all_intervals,
+    )
     handed_on, computed = -float("inf"), 0.0
     estimate: Tensor | None = None
     for event in events:

@@ -84,32 +84,42 @@ def velocity_flops(config: Any, stage: int) -> int:
 
 
 def sampling_flops(
-    model: Any, steps: Sequence[int], guidance: Sequence[float], solver: str = "euler"
+    config: Any, guided: Sequence[Sequence[bool]], solver: str
 ) -> dict[str, list[int]]:
-    """FLOPs of one image by stage and part; see ``ECAR.flops``."""
-    config, halves = model.config, guided_halves(guidance)
+    """FLOPs of one image by stage and part; see ``ECAR.flops``.
+
+    ``guided``: the :func:`guided_steps` of each stage.
+    """
+    halves = guided_halves(guided)
     transformer = [
         both * transformer_flops(config, stage) for stage, (both, _) in enumerate(halves)
     ]
     head = [
-        both
-        * (
-            head_setup_flops(config, stage, num_times(steps[stage], solver))
-            + steps[stage] * EVALUATIONS[solver] * velocity_flops(config, stage)
-        )
-        for stage, (_, both) in enumerate(halves)
+        both * head_setup_flops(config, stage, num_times(len(steps), solver))
+        + (len(steps) + sum(steps)) * EVALUATIONS[solver] * velocity_flops(config, stage)
+        for stage, ((_, both), steps) in enumerate(zip(halves, guided, strict=True))
     ]
     return {"transformer": transformer, "head": head}
 
 
-def guided_halves(guidance: Sequence[float]) -> list[tuple[int, int]]:
-    """How many halves (with class; without) transformer and head run at each stage.
+def guided_steps(steps: int, scale: float, interval: tuple[float, float]) -> list[bool]:
+    """Which of a stage's steps guidance acts in: those that start at ``low <= tau < high``.
 
-    The head needs both where guidance is not 1. The transformer needs both up to the last such
-    stage, because the half without class reads its own earlier keys and values.
+    Step i of K starts at i / K. With the scale 1 there is no guidance.
     """
-    guided = [scale != 1.0 for scale in guidance]
-    return [(1 + any(guided[stage:]), 1 + guided[stage]) for stage in range(len(guided))]
+    low, high = interval
+    return [scale != 1.0 and low <= step / steps < high for step in range(steps)]
+
+
+def guided_halves(guided: Sequence[Sequence[bool]]) -> list[tuple[int, int]]:
+    """How many halves (with class; without) are made ready for transformer and head at each stage.
+
+    ``guided``: the :func:`guided_steps` of each stage. The head needs both where a step is guided;
+    it then runs with both in such steps only. The transformer needs both up to the last such stage,
+    because the half without class reads its own earlier keys and values.
+    """
+    stages = [any(steps) for steps in guided]
+    return [(1 + any(stages[stage:]), 1 + stages[stage]) for stage in range(len(stages))]
 
 
 def total_flops(by_part: Mapping[str, Sequence[int]]) -> int:

@@ -50,6 +50,7 @@ class Sampling:
     device: torch.device
     dtype: torch.dtype
     renoise: bool = True
+    guidance_interval: list[list[float]] | None = None  # None: the model's
 
     def record(self) -> dict[str, Any]:
         """The same, for JSON."""
@@ -66,7 +67,8 @@ def evaluate(
     seed: int = 0,
     num_inference_steps: int | Sequence[int] | None = None,
     guidance_scale: float | Sequence[float] | None = None,
-    solver: str = "euler",
+    guidance_interval: tuple[float, float] | Sequence[tuple[float, float]] | None = None,
+    solver: str | None = None,
     renoise: bool = True,
     feature_net: str = "auto",
     reference_split: str = "test",
@@ -86,7 +88,9 @@ def evaluate(
         seed: of the noise, of the subsets and of the loss's draws.
         num_inference_steps: flow steps, one number or one per stage; None means the checkpoint's.
         guidance_scale: one number or one per stage, 1 is none; None means the checkpoint's.
-        solver: ``euler`` or ``heun``.
+        guidance_interval: local times between which guidance acts, 0 1 is the whole stage: one pair
+            or one per stage; None means the checkpoint's.
+        solver: ``ab2``, ``euler`` or ``heun``; None means the model's.
         renoise: False leaves out the noise at E-CAR's transitions, to see what it is good for.
         feature_net: ``auto``, ``inception``, Inception's weights file, or a feature net.
         reference_split: split of the data set that the images are compared with.
@@ -114,8 +118,9 @@ def evaluate(
     run_device = runtime.pick_device(device)
     pipe = load_pipeline(folder, dtype=torch.float32).to(run_device)
     pipe.set_progress_bar_config(disable=True)
+    intervals = [list(ends) for ends in pipe.model.intervals(guidance_interval)]
     sampling = Sampling(
-        solver=solver,
+        solver=pipe.model.solver(solver),
         num_inference_steps=pipe.model.inference_steps(num_inference_steps),
         guidance_scale=pipe.model.guidance(guidance_scale),
         num_samples=num_samples,
@@ -124,6 +129,7 @@ def evaluate(
         device=run_device,
         dtype=runtime.pick_dtype(run_device, dtype),
         renoise=renoise,
+        guidance_interval=intervals,
     )
     data_name = dataset or trained_on(folder)
     judge = pick_judge(feature_net, data_name, pipe.image_size)
@@ -189,7 +195,8 @@ def evaluate(
             seed=seed,
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=sampling.guidance_scale,
-            solver=solver,
+            guidance_interval=[end for ends in intervals for end in ends],
+            solver=sampling.solver,
             feature_net=judge.name,
             reference_split=reference_split,
             device=run_device.type,
@@ -264,6 +271,7 @@ def generate(pipe: ECARPipeline, sampling: Sampling) -> tuple[Tensor, Tensor, fl
             guidance_scale=sampling.guidance_scale,
             generator=[torch.Generator().manual_seed(s) for s in batch_seeds.tolist()],
             output_type="latent",
+            guidance_interval=sampling.guidance_interval,
             solver=sampling.solver,
             dtype=sampling.dtype,
             **options,
@@ -393,9 +401,10 @@ def markdown(result: dict[str, Any]) -> str:
     sampling, reference = result["sampling"], result["reference"]
     points = {"generated": result["metrics"], **result["reference_points"]}
     names = [name for name in result["metrics"] if not name.startswith("kernel_distance_std")]
+    guidance = f"{sampling['guidance_scale']} in {sampling['guidance_interval']}"
     lines = [
         f"{sampling['num_samples']} images, seed {sampling['seed']}, {sampling['solver']} "
-        f"{sampling['num_inference_steps']} steps, guidance {sampling['guidance_scale']}, against "
+        f"{sampling['num_inference_steps']} steps, guidance {guidance}, against "
         f"{reference['images']} images of the {reference['split']} split.",
         "",
         "| | " + " | ".join(points) + " |",

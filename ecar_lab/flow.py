@@ -17,6 +17,7 @@ from einops import reduce, repeat
 from torch import Tensor, nn
 
 from ecar_lab.attention import windows_among
+from ecar_lab.errors import EcarError
 from ecar_lab.layers import (
     Blocks,
     TimeEmbedding,
@@ -158,18 +159,28 @@ Velocity = Callable[[Tensor, int], Tensor]
 
 
 def euler_step(
-    velocity: Velocity, state: Tensor, times: Sequence[float], step: int
+    velocity: Velocity,
+    state: Tensor,
+    times: Sequence[float],
+    step: int,
+    previous: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One Euler step from times[step] to times[step + 1]: ``x + dt * v(x, t)``.
 
-    ``velocity(state, i)`` is the velocity at ``times[i]``. Returns the new state and v.
+    ``velocity(state, i)`` is the velocity at ``times[i]``. Returns the new state and v; all solvers
+    take the v that the step before returned as ``previous``, only :func:`ab2_step` has a use for
+    it.
     """
     slope = velocity(state, step)
     return state + (times[step + 1] - times[step]) * slope, slope
 
 
 def heun_step(
-    velocity: Velocity, state: Tensor, times: Sequence[float], step: int
+    velocity: Velocity,
+    state: Tensor,
+    times: Sequence[float],
+    step: int,
+    previous: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One Heun step: Euler to look ahead, then the mean of both velocities; two evaluations."""
     ahead, first = euler_step(velocity, state, times, step)
@@ -177,13 +188,45 @@ def heun_step(
     return state + (times[step + 1] - times[step]) * slope, slope
 
 
-SOLVERS = {"euler": euler_step, "heun": heun_step}
-EVALUATIONS = {"euler": 1, "heun": 2}
+def ab2_step(
+    velocity: Velocity,
+    state: Tensor,
+    times: Sequence[float],
+    step: int,
+    previous: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step of Adams and Bashforth's second order: ``x + dt (v + r / 2 (v - v'))``.
+
+    v' is the velocity one step earlier, ``previous``, and r = dt / dt' the ratio of the two steps:
+    on an even grid ``x + dt (3/2 v - 1/2 v')``. One evaluation. Without ``previous``, as on a
+    stage's first step, it is Euler's step. Returns the new state and v.
+    """
+    ahead, slope = euler_step(velocity, state, times, step)
+    if previous is None:
+        return ahead, slope
+    length, before = times[step + 1] - times[step], times[step] - times[step - 1]
+    return ahead + length * length / (2 * before) * (slope - previous), slope
+
+
+SOLVERS = {"euler": euler_step, "heun": heun_step, "ab2": ab2_step}
+EVALUATIONS = {"euler": 1, "heun": 2, "ab2": 1}
+DEFAULT_SOLVER = "ab2"  # of every flow, unless a generator has one of its own
+
+
+def check_solver(name: str) -> str:
+    """The name itself, if there is such a solver.
+
+    Raises:
+        EcarError: there is none.
+    """
+    if name not in SOLVERS:
+        raise EcarError(f"solver {name!r} is unknown: use one of {', '.join(SOLVERS)}")
+    return name
 
 
 def num_times(steps: int, solver: str) -> int:
-    """At how many times of the grid a solver looks: Euler never at the end of the last step."""
-    return steps if solver == "euler" else steps + 1
+    """At how many times of the grid a solver looks: only Heun at the end of the last step."""
+    return steps + 1 if solver == "heun" else steps
 
 
 # Steps over a stage that a few-step head takes, K = 1, 2 or 4 spans of d = 1 / K; and the guidance

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
@@ -17,7 +17,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from ecar_lab.errors import EcarError
-from ecar_lab.schedule import per_stage
+from ecar_lab.flow import DEFAULT_SOLVER, check_solver
+from ecar_lab.schedule import Intervals, check_interval, per_stage
 
 if TYPE_CHECKING:
     from ecar_lab.tokenizer import Tokenizer
@@ -91,6 +92,8 @@ class LatentGenerator(ModelMixin, ConfigMixin):
 
     if TYPE_CHECKING:  # diffusers keeps the arguments of __init__ here, by attribute
         config: Any
+
+    default_solver: ClassVar[str] = DEFAULT_SOLVER
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -238,6 +241,33 @@ class LatentGenerator(ModelMixin, ConfigMixin):
                     f"guidance {value} is not a finite number >= 0: 1.0 means no guidance"
                 )
         return [float(value) for value in values]
+
+    def intervals(self, interval: Intervals = None) -> list[tuple[float, float]]:
+        """The local times of each stage between which guidance acts, see ``cost.guided_steps``.
+
+        Args:
+            interval: one (low, high) for all stages, or one per stage, in which None stands for
+                the whole stage; None means the model's default, which is the whole of every stage
+                where its config names no ``guidance_interval``.
+
+        Raises:
+            EcarError: an interval that ends before it begins or leaves 0 ... 1, or a list of
+                another length.
+        """
+        interval = self.config.get("guidance_interval") if interval is None else interval
+        several = isinstance(interval, Sequence) and not isinstance(interval, str)
+        if not several or all(isinstance(end, int | float) for end in interval):
+            return [check_interval(interval)] * len(self.sides)
+        values = per_stage(interval, len(self.sides), "guidance_interval")
+        return [check_interval(value) for value in values]
+
+    def solver(self, name: str | None = None) -> str:
+        """How flows are followed, see ``flow.SOLVERS``; None means the model's default.
+
+        Raises:
+            EcarError: there is no such solver.
+        """
+        return check_solver(self.default_solver if name is None else name)
 
 
 def mean_per_bin(error: Tensor, local_time: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ecar_lab.errors import EcarError
-from ecar_lab.flow import SOLVERS
 from ecar_lab.model import ECAR
 from ecar_lab.schedule import per_stage
 
@@ -46,6 +45,7 @@ class RunSettings:
     labels: list[Tensor]
     steps: list[int]
     guidance: list[float]
+    intervals: list[tuple[float, float]]
     generator: torch.Generator | list[torch.Generator] | None
     solver: str
     noise: dict[int, Tensor]
@@ -68,8 +68,6 @@ class RunSettings:
         Raises:
             EcarError: naming the value and what would fit.
         """
-        if self.solver not in SOLVERS:
-            raise EcarError(f"solver {self.solver!r} is unknown: use {' or '.join(SOLVERS)}")
         layers = len(model.transformer.blocks)
         if self.attention_layer is not None and not 0 <= self.attention_layer < layers:
             raise EcarError(

@@ -15,11 +15,11 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from ecar_lab.cost import sampling_flops
+from ecar_lab.cost import guided_steps, sampling_flops
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import FlowHead, another_way, endpoints, pyramid
 from ecar_lab.generator import LatentGenerator, LossOutput, TrainingDraw, mean_per_bin
-from ecar_lab.schedule import Coupling, StageSchedule
+from ecar_lab.schedule import Coupling, Intervals, StageSchedule
 from ecar_lab.transformer import MultistageTransformer
 
 MODES = ("velocity", "few-step")
@@ -42,7 +42,8 @@ class ECAR(LatentGenerator):
         local_mixing: a depthwise 3x3 convolution over each stage's tokens before every MLP, in
             transformer and head.
         mode: ``velocity``, or ``few-step``: the head is a guided flow map, see :class:`FlowHead`.
-        num_inference_steps: default steps per stage. guidance_scale: default guidance.
+        num_inference_steps: default steps per stage. guidance_scale, guidance_interval: default
+            guidance, and where in each stage it acts, see :meth:`intervals`.
 
     All sizes are our own choices; the paper's are not public.
 
@@ -72,6 +73,7 @@ class ECAR(LatentGenerator):
         attention_window: int | None = None,
         local_mixing: bool = False,
         mode: str = "velocity",
+        guidance_interval: Intervals = None,
     ):
         super().__init__()
         factor = patch_size * stage_ratio ** (num_stages - 1)
@@ -231,16 +233,23 @@ class ECAR(LatentGenerator):
         self,
         num_inference_steps: int | Sequence[int] | None = None,
         guidance_scale: float | Sequence[float] | None = None,
-        solver: str = "euler",
+        solver: str | None = None,
+        *,
+        guidance_interval: Intervals = None,
     ) -> dict[str, list[int]]:
         """FLOPs of one generated image per stage, 2 per multiply-add, without the decoder.
 
         Returns:
             ``{"transformer": [S numbers], "head": [S numbers]}``; matrix products and attention.
         """
-        return sampling_flops(
-            self, self.inference_steps(num_inference_steps), self.guidance(guidance_scale), solver
+        plan = zip(
+            self.inference_steps(num_inference_steps),
+            self.guidance(guidance_scale),
+            self.intervals(guidance_interval),
+            strict=True,
         )
+        guided = [guided_steps(*stage) for stage in plan]
+        return sampling_flops(self.config, guided, self.solver(solver))
 
 
 def nested_rows(

@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ecar_lab.errors import EcarError
 
 Coupling = Literal["independent", "correlated", "restart"]
+# Intervals of local time: one (low, high) for all stages, or one per stage; None is all of a stage.
+Intervals = Sequence[float] | Sequence[Sequence[float] | None] | None
 
 MAX_STAGES = 5
 # Each stage's slice of conditioning time ends a little before the next begins, so that the end of
@@ -203,3 +205,27 @@ def per_stage(value, num_stages: int, name: str) -> list:
             )
         return list(value)
     return [value] * num_stages
+
+
+def check_interval(interval: Any) -> tuple[float, float]:
+    """An interval of local time as (low, high); None is all of it, (0, 1).
+
+    Raises:
+        EcarError: it ends before it begins, leaves 0 ... 1, or is no pair of numbers.
+    """
+    if interval is None:
+        return 0.0, 1.0
+    ends = list(interval) if isinstance(interval, Sequence) else [interval]
+    if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends):
+        raise EcarError(f"guidance_interval {interval!r} is no pair: give low and high, e.g. 0 0.5")
+    low, high = map(float, ends)
+    if not low < high:
+        raise EcarError(
+            f"guidance_interval {low:g} to {high:g} ends before it begins: give the lower number "
+            "first, and use guidance 1 where there shall be none"
+        )
+    if not 0 <= low < high <= 1:
+        raise EcarError(
+            f"guidance_interval {low:g} to {high:g} leaves the stage: local time is 0 to 1"
+        )
+    return low, high

@@ -9,14 +9,20 @@ the way (class, guidance, a region, the noise, where to start) is an argument of
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ecar_lab.cost import guided_halves, head_setup_flops, transformer_flops, velocity_flops
+from ecar_lab.cost import (
+    guided_halves,
+    guided_steps,
+    head_setup_flops,
+    transformer_flops,
+    velocity_flops,
+)
 from ecar_lab.flow import SOLVERS, Velocity, clean_estimate, num_times, transition, upsample
 from ecar_lab.interventions import (
     Generators,
@@ -27,7 +33,7 @@ from ecar_lab.interventions import (
 )
 from ecar_lab.model import ECAR
 from ecar_lab.runtime import autocast, synchronize
-from ecar_lab.schedule import per_stage
+from ecar_lab.schedule import Intervals, per_stage
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,13 @@ class TraceEvent:
         clean_estimate: what the velocity says D_s(x) is, same shape. At step 0, where no velocity
             is known yet, the last estimate of the stage before, upsampled (stage 0: zeros, the
             mean).
-        velocity_norm: (B,) root mean square of the velocity just used, None at step 0.
+        velocity_norm: (B,) root mean square of the velocity just used (``ab2``: the one at the
+            step's start, without what it takes from the step before), None at step 0.
         token_map: M_s, (B, N_s, D).
         attention: (B, h, N_s, tokens so far) of the layer asked for, at step 0; else None.
         history: end states of the stages before this one, coarsest first.
-        class_labels: (B,) ids in force in this stage. guidance: the scale in force.
+        class_labels: (B,) ids in force in this stage. guidance: the stage's scale, which acts
+            inside its interval.
         seconds: computing time since the previous event, the consumer's own time left out, and its
             ``seconds_split``: transformer, head.
         flops: per image, since the previous event. cache_bytes: keys and values held.
@@ -96,7 +104,8 @@ def trace(
     guidance_scale: float | Sequence[float] | None = None,
     generator: Generators = None,
     *,
-    solver: str = "euler",
+    guidance_interval: Intervals = None,
+    solver: str | None = None,
     dtype: torch.dtype | None = None,
     start_from: TraceEvent | None = None,
     class_labels_from: Mapping[int, Labels] | None = None,
@@ -115,11 +124,15 @@ def trace(
             one per stage. 1.0 means no guidance and costs no second half.
         generator: one torch.Generator for all noise of the run, or one per image (then an image
             does not depend on the batch it is in).
-        solver: ``euler``, or ``heun`` (two evaluations a step).
+        guidance_interval: (low, high), one or one per stage: guidance acts in the steps that start
+            at ``low <= tau < high`` of local time, the others cost no second half; None = the
+            model's default, (0, 1) = the whole stage.
+        solver: ``ab2`` (Adams-Bashforth 2), ``euler``, or ``heun`` (two evaluations a step); None =
+            the model's default.
         dtype: autocast to this dtype; None = the weights' own.
         start_from: an event of an earlier run (same model and batch size): go on from there. From a
             stage's end this forks at the next stage: earlier stages are kept, later ones drawn
-            anew.
+            anew. Within a stage the history of ``ab2`` begins anew, so its first step is Euler's.
         class_labels_from: {stage: labels} in force from that stage on.
         noise: {stage: white noise (B, C, r_s, r_s)} in place of what the generator would draw
         there.
@@ -142,8 +155,9 @@ def trace(
         labels=labels_per_stage(model, class_labels, class_labels_from or {}),
         steps=model.inference_steps(num_inference_steps),
         guidance=model.guidance(guidance_scale),
+        intervals=model.intervals(guidance_interval),
         generator=list(generator) if isinstance(generator, Sequence) else generator,
-        solver=solver,
+        solver=model.solver(solver),
         noise=dict(noise or {}),
         edits=tuple(edits),
         renoise=per_stage(renoise, model.schedule.num_stages, "renoise"),
@@ -157,12 +171,15 @@ def trace(
 
 @dataclass(frozen=True)
 class OpenStage:
-    """A stage whose token map is made: all that its flow steps and its events need."""
+    """A stage whose token map is made: all that its flow steps and its events need.
+
+    ``velocity(step)`` is what the solver asks in a step, with guidance where the step has it.
+    """
 
     index: int
     previous_end: Tensor | None
     times: list[float]
-    velocity: Velocity
+    velocity: Callable[[int], Velocity]
     token_map: Tensor
     attention: Tensor | None
     history: tuple[Tensor, ...]
@@ -176,7 +193,9 @@ class Sampler:
         self.device, weights = model.device, model.dtype  # diffusers looks through all modules
         # Mixed precision, unless the weights have the wanted dtype themselves.
         self.dtype = torch.float32 if dtype in (None, weights) else dtype
-        self.halves = guided_halves(settings.guidance)
+        plan = zip(settings.steps, settings.guidance, settings.intervals, strict=True)
+        self.guided = [guided_steps(*stage) for stage in plan]
+        self.halves = guided_halves(self.guided)
         self.cache = model.transformer.new_cache()
         self.clock = _Clock(self.device)
         self.flops = 0  # since the last event
@@ -203,13 +222,16 @@ class Sampler:
                 estimate = self._carry_over(latent, estimate)
                 sent = yield self._event(at, 0, latent, estimate, None)
                 latent = latent if sent is None else sent
+            previous = None  # velocity: each stage has a history of its own
             for step in range(first_step, settings.steps[stage]):
                 self.clock.start()
-                latent, estimate, slope = self._step(at, latent, step)
-                latent = self._edit(latent, stage, step + 1)
+                stepped, estimate, slope = self._step(at, latent, step, previous)
+                latent = self._edit(stepped, stage, step + 1)
                 self.clock.stop("head")
                 sent = yield self._event(at, step + 1, latent, estimate, slope)
                 latent = latent if sent is None else sent
+                # A latent that was changed is on another way, of which the velocity knows nothing.
+                previous = slope if latent is stepped else None
             history = (*history, latent)
 
     def _times(self, stage: int) -> list[float]:
@@ -217,9 +239,13 @@ class Sampler:
         steps = self.settings.steps[stage]
         return torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
 
-    def _step(self, at: OpenStage, latent: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The latent after a step, the clean estimate there, and the velocity used."""
-        latent, slope = SOLVERS[self.settings.solver](at.velocity, latent, at.times, step)
+    def _step(
+        self, at: OpenStage, latent: Tensor, step: int, previous: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The latent after a step, the clean estimate there, and the velocity that the head gave;
+        ``previous`` is that of the step before."""
+        solve = SOLVERS[self.settings.solver]
+        latent, slope = solve(at.velocity(step), latent, at.times, step, previous)
         estimate = clean_estimate(
             self.model.schedule, at.index, latent, slope, at.times[step + 1], at.previous_end
         )
@@ -268,8 +294,10 @@ class Sampler:
             attention = attention[:batch_size]
         return read_map, token_map[:batch_size], attention
 
-    def _velocity(self, stage: int, read_map: Tensor, times: list[float]) -> Velocity:
-        """v(x, i) at times[i], guided; the conditions of all times are made here, at once."""
+    def _velocity(
+        self, stage: int, read_map: Tensor, times: list[float]
+    ) -> Callable[[int], Velocity]:
+        """Of a step, v(x, i) at times[i]; the conditions of all times are made here, at once."""
         self.clock.start()
         settings, head, config = self.settings, self.model.head, self.model.config
         halves, scale = self.halves[stage][1], settings.guidance[stage]
@@ -279,19 +307,25 @@ class Sampler:
             modulations = head.modulations(stage, local_times[:, None], self._labels(stage, halves))
         self.clock.stop("head")
         self.flops += halves * head_setup_flops(config, stage, looked_at)
-        flops = halves * velocity_flops(config, stage)
+        flops = velocity_flops(config, stage)
 
-        def velocity(state: Tensor, index: int) -> Tensor:
-            self.flops += flops
-            at_time = [modulation[index] for modulation in modulations]
-            with self._autocast():
-                output = head(stage, state.repeat(halves, 1, 1, 1), read_map, at_time)
-            if halves == 1:
-                return output
-            with_class, without = output.chunk(2)
-            return without + scale * (with_class - without)
+        def of_step(step: int) -> Velocity:
+            halves = 1 + self.guided[stage][step]
+            rows = halves * settings.batch_size
 
-        return velocity
+            def velocity(state: Tensor, index: int) -> Tensor:
+                self.flops += halves * flops
+                at_time = [modulation[index][:rows] for modulation in modulations]
+                with self._autocast():
+                    output = head(stage, state.repeat(halves, 1, 1, 1), read_map[:rows], at_time)
+                if halves == 1:
+                    return output
+                with_class, without = output.chunk(2)
+                return without + scale * (with_class - without)
+
+            return velocity
+
+        return of_step
 
     def _start(self, at: OpenStage) -> Tensor:
         """x_start: noise, or the transition from the stage before."""

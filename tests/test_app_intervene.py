@@ -265,7 +265,7 @@ def test_changed_controls_mean_another_base(studio):
     with gr.Blocks():
         tab = Intervene(studio)
     request, where = SimpleNamespace(session_hash="base"), (None, 0, "end")
-    controls = ["cat", 4, "euler", 3, 2, 1.5, 2.0]
+    controls = ["cat", 4, "euler", 3, 2, 1.5, 2.0, 0.0, 0.0, 1.0, 0.5]
     first = tab.make_base(request, *where, None, *controls)
     known = replace(first[tab.base], classes=("cat", "dog"))
     kept = tab.leave_noise_out(request, [1], *where, known, *controls)
@@ -274,7 +274,9 @@ def test_changed_controls_mean_another_base(studio):
     assert "Boundary score" in kept[tab.results]["says"]
     controls[0] = "frog"
     other = tab.leave_noise_out(request, [1], *where, known, *controls)
-    assert other[tab.base] == Settings("frog", 4, (3, 2), (1.5, 2.0))
+    assert other[tab.base] == Settings(
+        "frog", 4, (3, 2), (1.5, 2.0), "euler", intervals=((0, 1), (0, 0.5))
+    )
 
 
 # -- in a browser ----------------------------------------------------------------------------------

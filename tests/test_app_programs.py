@@ -60,7 +60,7 @@ def generate(client, *args, **options):
     return Path(path), record
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("solver", ["euler", "heun", "ab2"])
 def test_generate_gives_the_image_that_the_pipeline_makes(client, tiny_pipeline, solver):
     path, record = generate(client, "dog", 3, [3, 2], [2.0, 1.5], solver)
     expected = tiny_pipeline(
@@ -87,8 +87,29 @@ def test_what_is_left_out_is_the_models_own_and_a_class_may_be_a_number(client, 
     assert record["class_name"] == "dog"
     assert record["steps"] == model.inference_steps()
     assert record["guidance"] == model.guidance()
+    assert record["solver"] == model.solver() == "ab2"
     assert pixels_of(path) == pixels_of(generate(client, "dog", 0)[0])
     assert pixels_of(path) != pixels_of(generate(client, "dog", 1)[0])
+
+
+def test_guidance_acts_in_the_interval_that_a_program_names(client, tiny_pipeline):
+    intervals = [[0.0, 1.0], [0.0, 0.5]]
+    path, record = generate(client, "dog", 3, 2, 3.0, interval=intervals)
+    expected = tiny_pipeline(
+        ["dog"],
+        2,
+        3.0,
+        generator=torch.Generator().manual_seed(3),
+        output_type="np",
+        guidance_interval=intervals,
+    ).images[0]
+    with Image.open(path) as image:
+        np.testing.assert_allclose(np.asarray(image), 255 * expected, atol=0.51)
+    assert record["intervals"] == intervals
+    assert pixels_of(path) != pixels_of(generate(client, "dog", 3, 2, 3.0)[0])
+    again, checked = generate(client, recipe=record["recipe"])
+    assert pixels_of(again) == pixels_of(path)
+    assert checked["identical"] is True
 
 
 def test_a_recipe_alone_gives_the_image_again(client):
@@ -159,6 +180,9 @@ def test_fork_keeps_the_early_stages_and_draws_the_later_ones_anew(client, studi
         ("generate", {"class_name": "cat", "steps": 1000}, "use at most 256"),
         ("generate", {"class_name": "cat", "guidance": [1, True]}, "guidance is 'True'"),
         ("generate", {"class_name": "cat", "solver": "magic"}, "solver 'magic' is unknown"),
+        ("generate", {"class_name": "cat", "interval": [0.8, 0.2]}, "ends before it begins"),
+        ("generate", {"class_name": "cat", "interval": ["a", "b"]}, "'a' is no pair"),
+        ("generate", {"class_name": "cat", "interval": [[0, 1]]}, "has 1 values for 2 stages"),
         ("generate", {}, "neither class_name nor recipe"),
         ("generate", {"class_name": "cat", "recipe": {}}, "a class_name and a recipe"),
         ("generate", {"recipe": {"format": 9}}, "format 9, this version reads 1"),
@@ -180,7 +204,7 @@ def test_the_interface_is_described_to_programs(client):
     for name, endpoint in endpoints.items():
         names = [parameter["parameter_name"] for parameter in endpoint["parameters"]]
         assert names[0] == "class_name"
-        assert {"seed", "steps", "guidance", "solver"} <= set(names)
+        assert {"seed", "steps", "guidance", "interval", "solver"} <= set(names)
         assert all(parameter["type"] for parameter in endpoint["parameters"]), name
         assert len(endpoint["description"]) > 60
     assert [len(endpoints[f"/{name}"]["returns"]) for name in ("generate", "fork")] == [2, 2]

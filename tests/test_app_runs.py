@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from app_page import PATIENCE, free_port
+from diffusers.configuration_utils import FrozenDict
 from PIL import Image
 
 from apps.differences import differing_settings, distance, distance_in_words
@@ -33,6 +34,7 @@ HALF = tuple("11110000" for _ in range(8))
 CHANGED = replace(
     PLAIN,
     solver="heun",
+    intervals=((0.0, 1.0), (0.0, 0.5)),
     classes=("cat", "dog"),
     seeds=(4, 9),
     renoise=(True, False),
@@ -100,6 +102,25 @@ def test_a_recipe_whose_settings_were_changed_is_told_apart(studio, recipe):
     same, sentence = read.verdict(again.image, [])
     assert not same
     assert "the settings in the file were changed" in sentence
+
+
+def test_a_recipe_from_before_there_were_intervals_keeps_euler_and_guides_whole_stages(
+    studio, origin, make, monkeypatch
+):
+    """Also where the checkpoint has an interval of its own by now."""
+    run = make(replace(PLAIN, solver="euler"))
+    values = Recipe.of(run, origin).to_json()
+    del values["settings"]["intervals"]
+    model = studio.pipeline.model
+    today = FrozenDict({**model.config, "guidance_interval": [0.0, 0.5]})
+    monkeypatch.setattr(model, "_internal_dict", today)
+    assert studio.defaults().intervals == ((0.0, 0.5), (0.0, 0.5))
+    read = Recipe.from_json(values)
+    assert (read.settings.solver, read.settings.intervals) == ("euler", ())
+    again = finished(replay(studio, read, None))
+    assert read.verdict(again.image, [])[0]
+    other = finished(studio.run(replace(read.settings, intervals=((0, 0.5),) * 2), None))
+    assert not read.verdict(other.image, [])[0]
 
 
 def test_a_recipe_runs_in_its_own_precision(studio, origin, recipe):
@@ -175,6 +196,10 @@ COPY = {**EDIT, "action": "copy", "class_name": "dog", "seed": 1}
         (_at("settings.class_name", "zebra"), "class 'zebra' is unknown"),
         (_at("settings.classes", ["cat", "zebra"]), "class 'zebra' is unknown"),
         (_at("settings.solver", "magic"), "solver 'magic' is unknown"),
+        (_at("settings.intervals", [[0.8, 0.2], [0, 1]]), "0.8 to 0.2 ends before it begins"),
+        (_at("settings.intervals", [[0, 0.5]]), "intervals has 1 values for 2 stages"),
+        (_at("settings.intervals", [0, 0.5]), "cannot be read"),
+        (_at("settings.intervals", [["0", 0.5], [0, 1]]), "'intervals' of the recipe is not what"),
         (_at("settings.edits", [{**EDIT, "stage": 7}]), "edit at stage 7: use 0 to 1"),
         (_at("settings.edits", [{**EDIT, "stage": "1"}]), "edit at stage '1'"),
         (_at("settings.edits", [{**EDIT, "stage": 0}]), "mask of an edit has 8 rows: use 4"),
@@ -216,12 +241,20 @@ def test_a_file_that_is_no_recipe_is_one_sentence(tmp_path, content, words):
 
 def test_only_what_differs_is_named():
     assert differing_settings(PLAIN, PLAIN) == []
-    other = replace(PLAIN, seed=5, guidance=(1.5, 3.0), steps=(3, 8), solver="heun")
+    other = replace(
+        PLAIN,
+        seed=5,
+        guidance=(1.5, 3.0),
+        steps=(3, 8),
+        solver="heun",
+        intervals=((0.0, 1.0), (0.2, 0.5)),
+    )
     assert differing_settings(PLAIN, other) == [
-        ("Solver", "euler", "heun"),
+        ("Solver", "ab2", "heun"),
         ("Seed", "4", "5"),
         ("Flow steps in stage 2", "2", "8"),
         ("Guidance in stage 2", "2", "3"),
+        ("Local times of guidance in stage 2", "0–1", "0.2–0.5"),
     ]
 
 

@@ -1,5 +1,7 @@
 """The baselines: DiT with both objectives, matched in size, trained and sampled like E-CAR."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -18,10 +20,10 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def make_dit(objective="flow"):
+def make_dit(objective="flow", **options):
     """All weights random: a fresh DiT predicts zero."""
     torch.manual_seed(0)
-    dit = DiT(8, 3, 2, 4, num_layers=1, num_heads=2, head_dim=8, objective=objective)
+    dit = DiT(8, 3, 2, 4, num_layers=1, num_heads=2, head_dim=8, objective=objective, **options)
     with torch.no_grad():
         for parameter in dit.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -56,7 +58,7 @@ def test_the_clean_estimate_of_the_true_noise_is_the_clean_latent():
     clean = torch.randn(4, 3, 8, 8, generator=generator(1))
     noise = torch.randn(4, 3, 8, 8, generator=generator(2))
     for objective, answer in ((FlowObjective(), clean - noise), (EpsilonObjective(), noise)):
-        for walked in objective.walk(lambda state, time, a=answer: a, noise, 5, "euler"):
+        for walked in objective.walk(lambda state, time, step, a=answer: a, noise, 5, "euler"):
             error = (walked.clean_estimate - clean).abs().max()
             # DDIM starts at the noisiest level, where sqrt(abar) is 0.006, not at pure noise.
             assert isinstance(objective, EpsilonObjective) or error < 1e-5
@@ -71,7 +73,7 @@ def test_ddim_recovers_the_data_from_a_state_of_the_noisiest_level():
     start, target, level = objective.corrupt(clean, noise, torch.full((4,), 0.9995))
     assert torch.equal(target, noise)
     assert level.tolist() == [999.0] * 4
-    *_, last = objective.walk(lambda state, time: noise, start, 10, "euler")
+    *_, last = objective.walk(lambda state, time, step: noise, start, 10, "euler")
     torch.testing.assert_close(last.state, clean, atol=2e-3, rtol=2e-3)
 
 
@@ -114,11 +116,40 @@ def test_a_dropped_class_is_dropped_in_every_block(dit):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-@pytest.mark.parametrize("objective", ["flow", "epsilon"])
-def test_flops_agree_with_the_counter(objective, guidance):
-    dit = make_dit(objective)
-    counted = count_flops(lambda: dit.sample([1], 3, guidance, generator()))
-    assert dit.flops(3, guidance) == {"network": [counted]}
+@pytest.mark.parametrize(
+    ("objective", "solver"),
+    [("flow", "euler"), ("flow", "heun"), ("flow", "ab2"), ("epsilon", "euler")],
+)
+@pytest.mark.parametrize("interval", [None, (0.3, 0.6)])
+def test_flops_agree_with_the_counter(objective, solver, guidance, interval):
+    dit, options = make_dit(objective), dict(solver=solver, guidance_interval=interval)
+    counted = count_flops(lambda: dit.sample([1], 3, guidance, generator(), **options))
+    assert dit.flops(3, guidance, **options) == {"network": [counted]}
+
+
+def test_a_dit_has_euler_as_in_the_literature_unless_it_is_told_otherwise(dit):
+    assert dit.solver() == "euler"
+    usual, euler, ab2 = (
+        list(dit.trace([1], 3, 2.0, generator(), **options))
+        for options in ({}, {"solver": "euler"}, {"solver": "ab2"})
+    )
+    assert torch.equal(usual[-1].latent, euler[-1].latent)
+    assert torch.equal(ab2[1].latent, euler[1].latent)
+    first, second = (after.latent - before.latent for before, after in pairwise(euler[:3]))
+    expected = euler[1].latent + 1.5 * second - 0.5 * first
+    torch.testing.assert_close(ab2[2].latent, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_dit_s_guidance_acts_inside_its_interval_only(dit):
+    events, guided, plain = (
+        list(dit.trace([1], 2, scale, generator(), guidance_interval=interval))
+        for scale, interval in ((2.0, (0, 0.5)), (2.0, (0, 1)), (1.0, None))
+    )
+    assert torch.equal(events[1].latent, guided[1].latent)
+    assert not torch.allclose(events[2].latent, guided[2].latent)
+    assert events[2].flops == plain[2].flops == guided[2].flops / 2
+    own = make_dit("flow", guidance_interval=[0, 0.5])
+    assert own.intervals() == [(0.0, 0.5)]
 
 
 def test_the_events_tell_the_whole_run(dit):

@@ -154,6 +154,28 @@ def test_sample_takes_steps_and_guidance_per_stage(checkpoint):
     assert sample(checkpoint, "--num-inference-steps", "3", "--guidance-scale", "2") == 0
 
 
+def test_sample_takes_an_interval_for_all_stages_or_one_each(checkpoint):
+    def picture(*switches):
+        assert sample(checkpoint, "--steps", "2", "--guidance", "3", *switches) == 0
+        return np.asarray(Image.open("grid.png")).astype(int)
+
+    whole = picture()
+    assert np.array_equal(whole, picture("--interval", "0", "1"))
+    half = picture("--guidance-interval", "0", "0.5")
+    assert np.array_equal(half, picture("--interval", "0", "0.5", "0", "0.5"))
+    assert not np.array_equal(half, whole)
+    assert not np.array_equal(half, picture("--interval", "0", "0.5", "0", "1"))
+
+
+def test_sample_follows_flows_by_adams_bashforth_unless_told_otherwise(checkpoint):
+    pictures = {}
+    for name, switches in {"usual": [], **{s: ["--solver", s] for s in ("ab2", "euler")}}.items():
+        assert sample(checkpoint, "--steps", "3", *switches) == 0
+        pictures[name] = np.asarray(Image.open("grid.png"))
+    assert np.array_equal(pictures["usual"], pictures["ab2"])
+    assert not np.array_equal(pictures["usual"], pictures["euler"])
+
+
 def test_sample_draws_the_stages(checkpoint):
     assert sample(checkpoint, "--classes", "dog", "--strip", "strip.png", "--gif", "run.gif") == 0
     assert Image.open("strip.png").width > Image.open("grid.png").width
@@ -170,6 +192,9 @@ def test_sample_draws_the_stages(checkpoint):
         (["--steps", "4", "4", "4"], "3"),
         (["--guidance", "nan"], "guidance nan"),
         (["--guidance", "-1"], "guidance -1"),
+        (["--interval", "0.8", "0.2"], "0.8 to 0.2 ends before it begins: give the lower number"),
+        (["--interval", "0", "1", "0", "1", "0", "1"], "has 3 values for 2 stages"),
+        (["--interval", "0.5", "1.5"], "0.5 to 1.5 leaves the stage"),
         (["--per-class", "0"], "--per-class is 0"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--device", "abacus"], "'abacus' is unknown"),

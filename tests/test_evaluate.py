@@ -14,6 +14,7 @@ from ecar_lab.features import extract, load_features, train_features
 from ecar_lab.judge import INCEPTION, InceptionFeatures, Judge, fingerprint, pick_judge
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.tokenizer import IdentityTokenizer
+from ecar_lab.verbs.switches import parse_call
 
 NET = "features-digits"
 
@@ -53,9 +54,10 @@ def test_a_result_says_all_that_is_needed_to_repeat_it(result, checkpoints):
     assert result["checkpoint_hash"] == fingerprint(checkpoints / "tiny")
     assert result["dataset"] == "digits"
     assert result["sampling"] == {
-        "solver": "euler",
+        "solver": "ab2",
         "num_inference_steps": [2, 2],
         "guidance_scale": [1.5, 1.5],
+        "guidance_interval": [[0.0, 1.0], [0.0, 1.0]],
         "num_samples": 60,
         "seed": 0,
         "batch_size": 64,
@@ -69,8 +71,31 @@ def test_a_result_says_all_that_is_needed_to_repeat_it(result, checkpoints):
     assert {"torch", "diffusers", "ecar-lab"} <= set(result["versions"])
     assert result["seconds"]["sampling"] > 0
     assert "cores" in result["machine"]
-    for part in ("--checkpoint tiny", "--num-samples 60", "--num-inference-steps 2 2", "--seed 0"):
+    for part in (
+        *("--checkpoint tiny", "--num-samples 60", "--num-inference-steps 2 2", "--seed 0"),
+        *("--guidance-interval 0.0 1.0 0.0 1.0", "--solver ab2"),
+    ):
         assert part in result["command"]
+
+
+def test_the_command_line_takes_the_interval_as_the_result_says_it():
+    words = ["--checkpoint", "tiny", "--guidance-interval", "0.0", "1.0", "0.0", "0.5"]
+    options = parse_call(evaluate, "evaluate", words)
+    assert options["guidance_interval"] == [(0.0, 1.0), (0.0, 0.5)]
+    for one_for_all in (["--interval", "0", "0.5"], ["--guidance-interval", "0", "0.5"]):
+        options = parse_call(evaluate, "evaluate", ["--checkpoint", "tiny", *one_for_all])
+        assert options["guidance_interval"] == (0.0, 0.5)
+    whole = evaluate("tiny", num_samples=8, dtype="float32", brief=True, guidance_scale=2.0)
+    part = evaluate(
+        "tiny",
+        num_samples=8,
+        dtype="float32",
+        brief=True,
+        guidance_scale=2.0,
+        guidance_interval=((0.0, 1.0), (0.0, 0.5)),
+    )
+    assert part["sampling"]["guidance_interval"] == [[0.0, 1.0], [0.0, 0.5]]
+    assert part["metrics"] != whole["metrics"]
 
 
 def test_distances_carry_the_name_of_the_net_and_are_never_called_fid(result):
@@ -174,6 +199,7 @@ def test_a_data_set_of_other_classes_is_refused(tiny_checkpoint, checkpoints):
         ({"num_inference_steps": 0}, "flow steps"),
         ({"guidance_scale": float("nan")}, "guidance nan"),
         ({"solver": "rk4"}, "rk4"),
+        ({"guidance_interval": (0.9, 0.1)}, "0.9 to 0.1 ends before it begins"),
         ({"feature_net": "nobody"}, "no feature net for 'nobody'"),
         ({"reference_split": "moon"}, "moon"),
     ],

@@ -190,10 +190,55 @@ def test_a_constant_velocity_lands_exactly_on_the_end_state(solver, steps):
     start = torch.randn(2, 3, 4, 4, generator=generator(), dtype=torch.float64)
     end = torch.randn(2, 3, 4, 4, generator=generator(1), dtype=torch.float64)
     times = torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
-    state = start
+    state, slope = start, None
     for step in range(steps):
-        state, _ = SOLVERS[solver](lambda x, i: end - start, state, times, step)
+        state, slope = SOLVERS[solver](lambda x, i: end - start, state, times, step, slope)
     torch.testing.assert_close(state, end, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("power", [1.0, 1.7], ids=["even grid", "uneven grid"])
+def test_adams_bashforth_is_of_second_order_at_one_evaluation_a_step(power):
+    """dx/dt = 2 cos(3 t) x from 1: twice as many steps, a quarter of the error."""
+    asked = []
+
+    def error(solver, steps):
+        times = [(k / steps) ** power for k in range(steps + 1)]
+
+        def velocity(state, index):
+            asked.append(index)
+            return 2 * math.cos(3 * times[index]) * state
+
+        x, slope = torch.ones(1, dtype=torch.float64), None
+        for step in range(steps):
+            x, slope = SOLVERS[solver](velocity, x, times, step, slope)
+        return abs(x.item() - math.exp(2 * math.sin(3) / 3))
+
+    errors = [error("ab2", steps) for steps in (64, 128, 256)]
+    assert asked == [*range(64), *range(128), *range(256)]
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
+    assert errors[1] / errors[2] == pytest.approx(4, rel=0.05)
+    assert errors[0] < error("euler", 64) / 10
+
+
+def test_adams_bashforth_is_exact_where_the_velocity_is_a_line_in_time():
+    """After Euler's first step, which is not: x' = t with steps of any length."""
+    times = [0.0, 0.1, 0.4, 0.5, 1.0]
+    state, slope = torch.tensor([0.1**2 / 2], dtype=torch.float64), torch.zeros(1)
+    for step in range(1, 4):
+        state, slope = SOLVERS["ab2"](
+            lambda x, i: torch.full_like(x, times[i]), state, times, step, slope
+        )
+    assert state.item() == pytest.approx(0.5, abs=1e-12)
+
+
+def test_adams_bashforth_equals_euler_where_the_velocity_is_constant_or_has_no_past():
+    state, constant = torch.randn(2, 8, generator=generator()).unbind()
+    times = [0.0, 0.3, 0.35, 1.0]
+    for step in range(3):
+        euler = SOLVERS["euler"](lambda x, i: constant, state, times, step)
+        for past in (constant, None):
+            ab2 = SOLVERS["ab2"](lambda x, i: constant, state, times, step, past)
+            assert all(map(torch.equal, euler, ab2))
 
 
 def test_heun_is_of_second_order_and_euler_of_first():

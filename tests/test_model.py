@@ -218,13 +218,15 @@ def test_bins_hold_means_and_nan_where_nothing_fell():
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0, [2.0, 1.0], [1.0, 2.0]])
-@pytest.mark.parametrize("solver", ["euler", "heun"])
-def test_flops_in_closed_form_equal_the_counter(guidance, solver):
+@pytest.mark.parametrize("solver", ["euler", "heun", "ab2"])
+@pytest.mark.parametrize("interval", [None, (0, 0.5), [(0.6, 1), (0.1, 0.9)]])
+def test_flops_in_closed_form_equal_the_counter(guidance, solver, interval):
     model = tiny_model(num_stages=2, transformer_layers=2, head_layers=2)
-    parts = model.flops([3, 2], guidance, solver)
+    options = dict(solver=solver, guidance_interval=interval)
+    parts = model.flops([3, 2], guidance, **options)
     from ecar_lab import trace
 
-    run = lambda: list(trace(model, [0], [3, 2], guidance, generator(), solver=solver))  # noqa: E731
+    run = lambda: list(trace(model, [0], [3, 2], guidance, generator(), **options))  # noqa: E731
     counted = count_flops(run)
     assert sum(parts["transformer"]) + sum(parts["head"]) == pytest.approx(counted, rel=0.02)
     assert sum(event.flops for event in run()) == sum(parts["transformer"]) + sum(parts["head"])

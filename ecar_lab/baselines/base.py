@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -12,19 +12,22 @@ from torch import Tensor
 
 from ecar_lab import runtime
 from ecar_lab.baselines.objective import Walked
+from ecar_lab.cost import guided_steps
 from ecar_lab.errors import EcarError
-from ecar_lab.flow import SOLVERS
 from ecar_lab.generator import LatentGenerator
 from ecar_lab.interventions import Generators, Labels
+from ecar_lab.schedule import Intervals
 from ecar_lab.trace import Stream, TraceEvent
 
 
 class Run(NamedTuple):
-    """What a sampling run was asked for, checked; ``dtype`` is that of the matrix products."""
+    """What a sampling run was asked for, checked; ``guided``: which steps guidance acts in;
+    ``dtype`` is that of the matrix products."""
 
     labels: Tensor
     steps: int
     guidance: float
+    guided: list[bool]
     generator: Any
     solver: str
     dtype: torch.dtype
@@ -34,26 +37,31 @@ class Baseline(LatentGenerator):
     """A generator of one stage. Its sampling is one walk from noise to data, or something of its
     own, if it overrides :meth:`trace` and :meth:`flops`."""
 
-    def walk(
-        self, class_labels: Tensor, steps: int, guidance: float, noise: Tensor, solver: str
-    ) -> Iterator[Walked]:
-        """The steps of one run; ``class_labels`` (B,), ``noise`` (B, C, R, R) white."""
+    default_solver: ClassVar[str] = "euler"  # as the literature samples them
+
+    def walk(self, run: Run, noise: Tensor) -> Iterator[Walked]:
+        """The steps of one run; ``noise`` (B, C, R, R) white."""
         raise NotImplementedError
 
-    def step_flops(self, steps: int, guidance: float, solver: str) -> int:
-        """FLOPs of one of ``steps`` steps, one image, 2 per multiply-add."""
+    def step_flops(self, guided: Sequence[bool], solver: str) -> list[int]:
+        """FLOPs of every step, one image, 2 per multiply-add."""
         raise NotImplementedError
 
     def flops(
         self,
         num_inference_steps: int | Sequence[int] | None = None,
         guidance_scale: float | Sequence[float] | None = None,
-        solver: str = "euler",
+        solver: str | None = None,
+        *,
+        guidance_interval: Intervals = None,
     ) -> dict[str, list[int]]:
         """FLOPs of one image, without the decoder: ``{"network": [one number]}``."""
-        steps = self.inference_steps(num_inference_steps)[0]
-        per_step = self.step_flops(steps, self.guidance(guidance_scale)[0], solver)
-        return {"network": [steps * per_step]}
+        guided = guided_steps(
+            self.inference_steps(num_inference_steps)[0],
+            self.guidance(guidance_scale)[0],
+            self.intervals(guidance_interval)[0],
+        )
+        return {"network": [sum(self.step_flops(guided, self.solver(solver)))]}
 
     def trace(
         self,
@@ -62,7 +70,8 @@ class Baseline(LatentGenerator):
         guidance_scale: float | Sequence[float] | None = None,
         generator: Generators = None,
         *,
-        solver: str = "euler",
+        guidance_interval: Intervals = None,
+        solver: str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Stream:
         """Generates images and yields every step, as :func:`ecar_lab.trace` does for E-CAR.
@@ -70,13 +79,14 @@ class Baseline(LatentGenerator):
         The events have one stage and an empty token map. A latent that is sent back is refused.
 
         Raises:
-            EcarError: labels, steps, guidance or solver that do not fit.
+            EcarError: labels, steps, guidance, interval or solver that do not fit.
         """
         return self._events(
             self.check_run(
-                class_labels, num_inference_steps, guidance_scale, generator, solver, dtype
+                class_labels, num_inference_steps, guidance_scale, generator, solver, dtype,
+                guidance_interval,
             )
-        )
+        )  # fmt: skip
 
     def check_run(
         self,
@@ -84,8 +94,9 @@ class Baseline(LatentGenerator):
         num_inference_steps: int | Sequence[int] | None,
         guidance_scale: float | Sequence[float] | None,
         generator: Generators,
-        solver: str,
+        solver: str | None,
         dtype: torch.dtype | None,
+        guidance_interval: Intervals,
     ) -> Run:
         """The arguments of :meth:`trace`, with the model's defaults filled in.
 
@@ -93,16 +104,17 @@ class Baseline(LatentGenerator):
             EcarError: one that does not fit.
         """
         generators: Any = list(generator) if isinstance(generator, Sequence) else generator
+        steps = self.inference_steps(num_inference_steps)[0]
+        guidance = self.guidance(guidance_scale)[0]
         run = Run(
             labels=self.class_ids(class_labels),
-            steps=self.inference_steps(num_inference_steps)[0],
-            guidance=self.guidance(guidance_scale)[0],
+            steps=steps,
+            guidance=guidance,
+            guided=guided_steps(steps, guidance, self.intervals(guidance_interval)[0]),
             generator=generators,
-            solver=solver,
+            solver=self.solver(solver),
             dtype=torch.float32 if dtype in (None, self.dtype) else dtype,
         )
-        if solver not in SOLVERS:
-            raise EcarError(f"solver {solver!r} is unknown: use {' or '.join(SOLVERS)}")
         if isinstance(generators, list) and len(generators) != len(run.labels):
             raise EcarError(
                 f"{len(generators)} generators for {len(run.labels)} images: give one, or one each"
@@ -118,9 +130,9 @@ class Baseline(LatentGenerator):
     @torch.no_grad()
     def _events(self, run: Run) -> Stream:
         noise, steps = self.white(run), run.steps
-        flops = self.step_flops(steps, run.guidance, run.solver)
+        flops = self.step_flops(run.guided, run.solver)
         yield one_stage_event(run, 0, steps, noise, torch.zeros_like(noise))
-        walk = self.walk(run.labels, steps, run.guidance, noise, run.solver)
+        walk = self.walk(run, noise)
         for step in range(1, steps + 1):
             runtime.synchronize(self.device)
             started = time.perf_counter()
@@ -130,7 +142,7 @@ class Baseline(LatentGenerator):
             seconds = {"network": time.perf_counter() - started}
             sent = yield one_stage_event(
                 run, step, steps, walked.state, walked.clean_estimate, walked.t, walked.output,
-                seconds, flops,
+                seconds, flops[step - 1],
             )  # fmt: skip
             refuse_change(sent)
 

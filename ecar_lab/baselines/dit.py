@@ -15,12 +15,13 @@ from diffusers.models.embeddings import LabelEmbedding
 from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from torch import Tensor, nn
 
-from ecar_lab.baselines.base import Baseline
+from ecar_lab.baselines.base import Baseline, Run
 from ecar_lab.baselines.objective import Objective, Walked, evaluations, make_objective
 from ecar_lab.cost import block_flops
 from ecar_lab.errors import EcarError
 from ecar_lab.generator import LossOutput, TrainingDraw, mean_per_bin
 from ecar_lab.layers import zero_init
+from ecar_lab.schedule import Intervals
 
 SIZES = {
     "S": dict(num_heads=6, head_dim=64, num_layers=12),
@@ -37,7 +38,7 @@ class DiT(Baseline):
         latent_size, latent_channels, patch_size, num_classes, class_names: as in ``ECAR``.
         num_layers, num_heads, head_dim: of the transformer; its width is heads times head_dim.
         objective: ``flow`` (velocity ``x - eps``) or ``epsilon`` (DDPM).
-        num_inference_steps, guidance_scale: defaults of sampling.
+        num_inference_steps, guidance_scale, guidance_interval: defaults of sampling.
 
     Raises:
         EcarError: an unknown objective, sizes that do not divide.
@@ -57,6 +58,7 @@ class DiT(Baseline):
         objective: Objective = "flow",
         num_inference_steps: int = 50,
         guidance_scale: float = 1.0,
+        guidance_interval: Intervals = None,
     ):
         super().__init__()
         if latent_size % patch_size:
@@ -138,25 +140,21 @@ class DiT(Baseline):
         per_bin = mean_per_bin(error.detach(), local_time)
         return LossOutput(error.mean(), error.detach().mean()[None], per_bin[None])
 
-    def walk(
-        self, class_labels: Tensor, steps: int, guidance: float, noise: Tensor, solver: str
-    ) -> Iterator[Walked]:
-        halves = 1 if guidance == 1.0 else 2
-        labels = class_labels
-        if halves == 2:
-            labels = torch.cat((labels, torch.full_like(labels, self.null_class)))
+    def walk(self, run: Run, noise: Tensor) -> Iterator[Walked]:
+        both = torch.cat((run.labels, torch.full_like(run.labels, self.null_class)))
 
-        def network(state: Tensor, time: float) -> Tensor:
+        def network(state: Tensor, time: float, step: int) -> Tensor:
+            halves, labels = (2, both) if run.guided[step] else (1, run.labels)
             times = torch.full((len(labels),), time, device=state.device)
             output = self(state.repeat(halves, 1, 1, 1), times, labels)
             if halves == 1:
                 return output
             with_class, without = output.chunk(2)
-            return without + guidance * (with_class - without)
+            return without + run.guidance * (with_class - without)
 
-        return self.objective.walk(network, noise, steps, solver)
+        return self.objective.walk(network, noise, run.steps, run.solver)
 
-    def step_flops(self, steps: int, guidance: float, solver: str) -> int:
+    def step_flops(self, guided: Sequence[bool], solver: str) -> list[int]:
         config = self.config
         tokens = (config.latent_size // config.patch_size) ** 2
         width = config.num_heads * config.head_dim
@@ -165,8 +163,8 @@ class DiT(Baseline):
         block = block_flops(tokens, tokens, width) + time_embedding + 2 * 6 * width**2
         ends = 4 * tokens * token_dim * width + time_embedding + 2 * 2 * width**2
         once = config.num_layers * block + ends
-        halves = 1 if guidance == 1.0 else 2
-        return halves * once * evaluations(config.objective, steps, solver) // steps
+        once *= evaluations(config.objective, solver)
+        return [(1 + both) * once for both in guided]
 
 
 class _AttentionProcessor:

@@ -14,7 +14,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
 from ecar_lab.errors import EcarError
-from ecar_lab.flow import EVALUATIONS, SOLVERS
+from ecar_lab.flow import EVALUATIONS, SOLVERS, Velocity
 
 Objective = Literal["flow", "epsilon"]
 
@@ -31,8 +31,8 @@ class Walked(NamedTuple):
     t: float
 
 
-# The network at a state and a time in 0 ... TIME_SCALE.
-Network = Callable[[Tensor, float], Tensor]
+# The network at a state and a time in 0 ... TIME_SCALE, for the step of that number.
+Network = Callable[[Tensor, float, int], Tensor]
 
 
 class FlowObjective:
@@ -44,15 +44,15 @@ class FlowObjective:
         return (1 - t) * noise + t * clean, clean - noise, time * TIME_SCALE
 
     def walk(self, network: Network, noise: Tensor, steps: int, solver: str) -> Iterator[Walked]:
-        """Euler or Heun in equal steps from noise to data."""
+        """Equal steps from noise to data."""
         times = torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
 
-        def velocity(state: Tensor, index: int) -> Tensor:
-            return network(state, times[index] * TIME_SCALE)
+        def of_step(step: int) -> Velocity:
+            return lambda state, index: network(state, times[index] * TIME_SCALE, step)
 
-        state = noise
+        state, slope = noise, None
         for step in range(steps):
-            state, slope = SOLVERS[solver](velocity, state, times, step)
+            state, slope = SOLVERS[solver](of_step(step), state, times, step, slope)
             t = times[step + 1]
             yield Walked(state, state + (1 - t) * slope, slope, t)
 
@@ -78,7 +78,7 @@ class EpsilonObjective:
             raise EcarError(f"solver {solver!r} is not made for noise prediction: use euler (DDIM)")
         scheduler, state = self.ddim(steps), noise
         for index, level in enumerate(scheduler.timesteps):
-            output = network(state, float(level))
+            output = network(state, float(level), index)
             state, clean_estimate = ddim_step(scheduler, output, level, state)
             yield Walked(state, clean_estimate, output, (index + 1) / steps)
 
@@ -116,6 +116,6 @@ def make_objective(name: str) -> FlowObjective | EpsilonObjective:
     return FlowObjective() if name == "flow" else EpsilonObjective()
 
 
-def evaluations(objective: str, steps: int, solver: str) -> int:
-    """How often the network is called for ``steps`` steps."""
-    return steps if objective == "epsilon" else steps * EVALUATIONS[solver]
+def evaluations(objective: str, solver: str) -> int:
+    """How often the network is called in a step."""
+    return 1 if objective == "epsilon" else EVALUATIONS[solver]

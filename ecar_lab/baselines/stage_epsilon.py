@@ -49,8 +49,10 @@ class NoiseSampler(Sampler):
     def _times(self, stage: int) -> list[float]:
         return [*map(head_time, self.schedulers[stage].timesteps.tolist()), 1.0]
 
-    def _step(self, at: OpenStage, latent: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        scheduler, noise = self.schedulers[at.index], at.velocity(latent, step)
+    def _step(
+        self, at: OpenStage, latent: Tensor, step: int, previous: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        scheduler, noise = self.schedulers[at.index], at.velocity(step)(latent, step)
         latent, estimate = ddim_step(scheduler, noise, scheduler.timesteps[step], latent)
         return latent, estimate, noise
 
@@ -66,6 +68,7 @@ class StageEpsilon(ECAR):
     """
 
     sampler: ClassVar[type[Sampler]] = NoiseSampler
+    default_solver: ClassVar[str] = "euler"  # DDIM
 
     @functools.wraps(ECAR.__init__)  # diffusers reads a model's arguments from its signature
     def __init__(self, **options: Any):

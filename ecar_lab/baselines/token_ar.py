@@ -25,6 +25,7 @@ from ecar_lab.errors import EcarError
 from ecar_lab.generator import LossOutput, TrainingDraw, mean_per_bin
 from ecar_lab.interventions import Generators, Labels
 from ecar_lab.layers import patchify, unpatchify
+from ecar_lab.schedule import Intervals
 from ecar_lab.trace import Stream
 from ecar_lab.transformer import KVCache
 
@@ -214,13 +215,16 @@ class TokenAR(Baseline):
         self,
         num_inference_steps: int | Sequence[int] | None = None,
         guidance_scale: float | Sequence[float] | None = None,
-        solver: str = "euler",
+        solver: str | None = None,
         kv_cache: bool = True,
+        *,
+        guidance_interval: Intervals = None,
     ) -> dict[str, list[int]]:
         """FLOPs of one image, without the decoder: ``{"transformer": [n], "head": [n]}``."""
+        self._refuse_part(guidance_interval)
         steps = self.inference_steps(num_inference_steps)[0]
         guidance = self.guidance(guidance_scale)[0]
-        return token_ar_flops(self.config, steps, guidance, kv_cache, solver)
+        return token_ar_flops(self.config, steps, guidance, kv_cache, self.solver(solver))
 
     def trace(
         self,
@@ -229,7 +233,8 @@ class TokenAR(Baseline):
         guidance_scale: float | Sequence[float] | None = None,
         generator: Generators = None,
         *,
-        solver: str = "euler",
+        guidance_interval: Intervals = None,
+        solver: str | None = None,
         dtype: torch.dtype | None = None,
         kv_cache: bool = True,
     ) -> Stream:
@@ -244,12 +249,21 @@ class TokenAR(Baseline):
                 (causal); the images are the same. The masked order cannot have a cache.
 
         Raises:
-            EcarError: labels, steps, guidance or solver that do not fit.
+            EcarError: labels, steps, guidance or solver that do not fit; an interval that is not
+                the whole of local time.
         """
+        self._refuse_part(guidance_interval)
         run = self.check_run(
-            class_labels, num_inference_steps, guidance_scale, generator, solver, dtype
+            class_labels, num_inference_steps, guidance_scale, generator, solver, dtype, None
         )
         return self._token_events(run, kv_cache)
+
+    def _refuse_part(self, guidance_interval: Any) -> None:
+        """Each token has its own way from noise to data, and all of it is guided."""
+        if self.intervals(guidance_interval) != [(0.0, 1.0)]:
+            raise EcarError(
+                "a token-by-token model guides every flow step: leave guidance_interval out"
+            )
 
     @torch.no_grad()
     def _token_events(self, run: Run, kv_cache: bool) -> Stream:

@@ -208,9 +208,10 @@ class FlowTokenHead(nn.Module):
             output = self(state.repeat(halves, 1, 1), read + steps.embedded[index])
             return guided(output, guidance, halves)
 
-        state = slope = noise
+        state, slope = noise, None
         for step in range(len(steps.times) - 1):
-            state, slope = SOLVERS[steps.solver](velocity, state, steps.times, step)
+            state, slope = SOLVERS[steps.solver](velocity, state, steps.times, step, slope)
+        assert slope is not None  # there is at least one step
         return state, slope
 
 

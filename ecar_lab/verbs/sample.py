@@ -43,8 +43,14 @@ class SampleSwitches:
         default_factory=list
     )
     """Guidance scale: one number, or one per stage; by default the model's own. 1 is none."""
-    solver: Literal["euler", "heun"] = "euler"
-    """heun asks the flow head twice per step."""
+    interval: Annotated[
+        list[tuple[float, float]], tyro.conf.arg(aliases=["--guidance-interval"])
+    ] = field(default_factory=list)
+    """Local times between which guidance acts, 0 1 is the whole stage: one pair, or one per stage;
+    by default the model's own."""
+    solver: Literal["ab2", "euler", "heun"] | None = None
+    """ab2 takes the last step's velocity into account, heun asks the flow head twice per step; by
+    default the model's own."""
     seed: int = 0
     """The same seed makes the same images."""
     batch_size: int = 50
@@ -118,6 +124,7 @@ def generate(
             one_or_many(switches.steps),
             one_or_many(switches.guidance),
             [torch.Generator().manual_seed(seed) for seed in seeds[part]],
+            guidance_interval=one_or_many(switches.interval),
             solver=switches.solver,
             dtype=dtype,
         )

@@ -21,6 +21,7 @@ ALIASES = {
     "output": ["--out"],
     "num_inference_steps": ["--steps"],
     "guidance_scale": ["--guidance"],
+    "guidance_interval": ["--interval"],
 }
 registry = ConstructorRegistry()
 
