@@ -66,11 +66,14 @@ def transformer_flops(config: Any, stage: int) -> int:
 
 def head_setup_flops(config: Any, stage: int, times: int) -> int:
     """What the head does once a stage, one image, no guidance: it reads the token map and makes the
-    conditions of all times."""
+    conditions of all times (and, of a few-step head, of spans and guidance)."""
+    embeddings = 3 if config.get("mode") == "few-step" else 1
     width = config.width
     read = 2 * stage_tokens(config)[stage] * width**2
     time_embedding = 2 * (2 * TIME_FREQUENCIES + width) * width
-    return read + times * (time_embedding + modulation_flops(config.head_layers, width))
+    return read + times * (
+        embeddings * time_embedding + modulation_flops(config.head_layers, width)
+    )
 
 
 def velocity_flops(config: Any, stage: int) -> int:
@@ -90,13 +93,15 @@ def sampling_flops(
 
     ``guided``: the :func:`guided_steps` of each stage.
     """
-    halves = guided_halves(guided)
+    halves = guided_halves(config, guided)
     transformer = [
         both * transformer_flops(config, stage) for stage, (both, _) in enumerate(halves)
     ]
     head = [
         both * head_setup_flops(config, stage, num_times(len(steps), solver))
-        + (len(steps) + sum(steps)) * EVALUATIONS[solver] * velocity_flops(config, stage)
+        + (len(steps) + (both - 1) * sum(steps))
+        * EVALUATIONS[solver]
+        * velocity_flops(config, stage)
         for stage, ((_, both), steps) in enumerate(zip(halves, guided, strict=True))
     ]
     return {"transformer": transformer, "head": head}
@@ -111,13 +116,16 @@ def guided_steps(steps: int, scale: float, interval: tuple[float, float]) -> lis
     return [scale != 1.0 and low <= step / steps < high for step in range(steps)]
 
 
-def guided_halves(guided: Sequence[Sequence[bool]]) -> list[tuple[int, int]]:
+def guided_halves(config: Any, guided: Sequence[Sequence[bool]]) -> list[tuple[int, int]]:
     """How many halves (with class; without) are made ready for transformer and head at each stage.
 
     ``guided``: the :func:`guided_steps` of each stage. The head needs both where a step is guided;
     it then runs with both in such steps only. The transformer needs both up to the last such stage,
-    because the half without class reads its own earlier keys and values.
+    because the half without class reads its own earlier keys and values. A few-step head is told
+    the guidance: it never needs the other half.
     """
+    if config.get("mode") == "few-step":
+        return [(1, 1)] * len(guided)
     stages = [any(steps) for steps in guided]
     return [(1 + any(stages[stage:]), 1 + stages[stage]) for stage in range(len(stages))]
 

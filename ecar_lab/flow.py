@@ -209,7 +209,10 @@ def ab2_step(
 
 
 SOLVERS = {"euler": euler_step, "heun": heun_step, "ab2": ab2_step}
-EVALUATIONS = {"euler": 1, "heun": 2, "ab2": 1}
+# What a few-step head can do beside them: v is the mean velocity over the step, so Euler is exact.
+FLOW_MAP = "flow-map"
+STEPS_OF = {**SOLVERS, FLOW_MAP: euler_step}
+EVALUATIONS = {"euler": 1, "heun": 2, "ab2": 1, FLOW_MAP: 1}
 DEFAULT_SOLVER = "ab2"  # of every flow, unless a generator has one of its own
 
 

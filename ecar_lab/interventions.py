@@ -68,6 +68,7 @@ class RunSettings:
         Raises:
             EcarError: naming the value and what would fit.
         """
+        model.check_few_step(self.steps, self.guidance, self.solver)
         layers = len(model.transformer.blocks)
         if self.attention_layer is not None and not 0 <= self.attention_layer < layers:
             raise EcarError(

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from ecar_lab.cost import guided_steps, sampling_flops
 from ecar_lab.errors import EcarError
-from ecar_lab.flow import FlowHead, another_way, endpoints, pyramid
+from ecar_lab.flow import (
+    FEW_STEPS,
+    FLOW_MAP,
+    GUIDANCE_RANGE,
+    FlowHead,
+    another_way,
+    endpoints,
+    pyramid,
+)
 from ecar_lab.generator import LatentGenerator, LossOutput, TrainingDraw, mean_per_bin
 from ecar_lab.schedule import Coupling, Intervals, StageSchedule
 from ecar_lab.transformer import MultistageTransformer
@@ -126,6 +134,45 @@ class ECAR(LatentGenerator):
     @property
     def sides(self) -> list[int]:
         return list(self.schedule.resolutions)
+
+    @property
+    def few_step(self) -> bool:
+        """Whether the head is a guided flow map: one pass per step, 1, 2 or 4 steps per stage."""
+        return self.head.few_step
+
+    def solver(self, name: str | None = None) -> str:
+        """As of every generator; a few-step head has ``flow-map``, and by default uses it."""
+        if self.few_step and name in (None, FLOW_MAP):
+            return FLOW_MAP
+        if name == FLOW_MAP:
+            raise EcarError(
+                f"solver {FLOW_MAP!r} needs a few-step head, this checkpoint has none: use "
+                "ab2, or a checkpoint of `ecar train turbo`"
+            )
+        return super().solver(name)
+
+    def check_few_step(self, steps: Sequence[int], guidance: Sequence[float], solver: str) -> None:
+        """Refuses what a few-step head was not trained on.
+
+        Raises:
+            EcarError: steps other than 1, 2 or 4 under ``flow-map``; guidance outside its range.
+        """
+        if not self.few_step:
+            return
+        for count in steps:
+            if solver == FLOW_MAP and count not in FEW_STEPS:
+                near = min(FEW_STEPS, key=lambda few: abs(few - count))
+                raise EcarError(
+                    f"{count} steps in a stage: the few-step head was trained on 1, 2 and 4, use "
+                    f"{near}, or solver ab2 for any number"
+                )
+        low, high = GUIDANCE_RANGE
+        for scale in guidance:
+            if not low <= scale <= high:
+                raise EcarError(
+                    f"guidance {scale:g} is outside what the few-step head was trained on: use "
+                    f"{low:g} to {high:g}"
+                )
 
     @property
     def class_embeddings(self) -> list[nn.Embedding]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -23,7 +24,15 @@ from ecar_lab.cost import (
     transformer_flops,
     velocity_flops,
 )
-from ecar_lab.flow import SOLVERS, Velocity, clean_estimate, num_times, transition, upsample
+from ecar_lab.flow import (
+    FLOW_MAP,
+    STEPS_OF,
+    Velocity,
+    clean_estimate,
+    num_times,
+    transition,
+    upsample,
+)
 from ecar_lab.interventions import (
     Generators,
     Labels,
@@ -127,8 +136,9 @@ def trace(
         guidance_interval: (low, high), one or one per stage: guidance acts in the steps that start
             at ``low <= tau < high`` of local time, the others cost no second half; None = the
             model's default, (0, 1) = the whole stage.
-        solver: ``ab2`` (Adams-Bashforth 2), ``euler``, or ``heun`` (two evaluations a step); None =
-            the model's default.
+        solver: ``ab2`` (Adams-Bashforth 2), ``euler``, ``heun`` (two evaluations a step), or, for a
+            few-step head, ``flow-map`` (1, 2 or 4 steps per stage, each one pass whatever the
+            guidance); None = the model's default.
         dtype: autocast to this dtype; None = the weights' own.
         start_from: an event of an earlier run (same model and batch size): go on from there. From a
             stage's end this forks at the next stage: earlier stages are kept, later ones drawn
@@ -195,7 +205,7 @@ class Sampler:
         self.dtype = torch.float32 if dtype in (None, weights) else dtype
         plan = zip(settings.steps, settings.guidance, settings.intervals, strict=True)
         self.guided = [guided_steps(*stage) for stage in plan]
-        self.halves = guided_halves(self.guided)
+        self.halves = guided_halves(model.config, self.guided)
         self.cache = model.transformer.new_cache()
         self.clock = _Clock(self.device)
         self.flops = 0  # since the last event
@@ -244,7 +254,7 @@ class Sampler:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The latent after a step, the clean estimate there, and the velocity that the head gave;
         ``previous`` is that of the step before."""
-        solve = SOLVERS[self.settings.solver]
+        solve = STEPS_OF[self.settings.solver]
         latent, slope = solve(at.velocity(step), latent, at.times, step, previous)
         estimate = clean_estimate(
             self.model.schedule, at.index, latent, slope, at.times[step + 1], at.previous_end
@@ -303,14 +313,16 @@ class Sampler:
         halves, scale = self.halves[stage][1], settings.guidance[stage]
         looked_at = num_times(settings.steps[stage], settings.solver)
         local_times = torch.tensor(times[:looked_at], dtype=torch.float32, device=read_map.device)
+        asked = self._span_and_guidance(stage, times, looked_at) if head.few_step else ()
         with self._autocast():
-            modulations = head.modulations(stage, local_times[:, None], self._labels(stage, halves))
+            labels = self._labels(stage, halves)
+            modulations = head.modulations(stage, local_times[:, None], labels, *asked)
         self.clock.stop("head")
         self.flops += halves * head_setup_flops(config, stage, looked_at)
         flops = velocity_flops(config, stage)
 
         def of_step(step: int) -> Velocity:
-            halves = 1 + self.guided[stage][step]
+            halves = 1 + (self.halves[stage][1] > 1 and self.guided[stage][step])
             rows = halves * settings.batch_size
 
             def velocity(state: Tensor, index: int) -> Tensor:
@@ -326,6 +338,22 @@ class Sampler:
             return velocity
 
         return of_step
+
+    def _span_and_guidance(
+        self, stage: int, times: list[float], count: int
+    ) -> tuple[Tensor, Tensor]:
+        """What a few-step head is told at the first ``count`` times, (K, 1) each.
+
+        The span is that of the step under ``flow-map``; other solvers ask for velocities, span 0.
+        """
+        settings = self.settings
+        spans = [later - now for now, later in pairwise(times)]
+        if settings.solver != FLOW_MAP:
+            spans = [0.0] * count
+        guided = [*self.guided[stage], self.guided[stage][-1]][:count]
+        scales = [settings.guidance[stage] if step else 1.0 for step in guided]
+        told = torch.tensor([spans, scales], dtype=torch.float32, device=self.device)
+        return told[0, :, None], told[1, :, None]
 
     def _start(self, at: OpenStage) -> Tensor:
         """x_start: noise, or the transition from the stage before."""

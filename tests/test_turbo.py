@@ -7,8 +7,9 @@ import torch
 from conftest import tiny_model
 from test_train import TINY, config, cut_back, weights
 
-from ecar_lab import EcarError
+from ecar_lab import EcarError, trace
 from ecar_lab.flow import FEW_STEPS, GUIDANCE_RANGE
+from ecar_lab.metrics import count_flops
 from ecar_lab.train import train_model
 from ecar_lab.train_config import TurboTrainConfig
 from ecar_lab.train_turbo import (
@@ -199,3 +200,71 @@ def test_a_student_is_its_teacher_at_first(teacher):
     for name, tensor in model.state_dict().items():
         assert torch.equal(student.state_dict()[name], tensor)
     assert TINY["width"] == student.config.width
+
+
+# -- sampling with a few-step head --
+
+
+def run(model, steps, guidance=1.0, **options):
+    random = torch.Generator().manual_seed(0)
+    return list(trace(model, [0, 2], steps, guidance, random, **options))
+
+
+def test_a_few_step_head_walks_with_its_flow_map_by_default():
+    model = few_step()
+    found, named = run(model, 2)[-1].latent, run(model, 2, solver="flow-map")[-1].latent
+    assert torch.equal(found, named)
+    assert not torch.equal(found, run(model, 2, solver="euler")[-1].latent)  # velocities, span 0
+
+
+def test_one_step_is_the_span_of_the_whole_stage():
+    model = few_step(num_stages=1)
+    start, end = run(model, 1, 2.0)
+    head, labels = model.head, torch.tensor([0, 2])
+    token_map, _ = model.transformer.step(0, None, labels, model.transformer.new_cache())
+    asked = torch.zeros(2), labels, torch.ones(2), torch.full((2,), 2.0)
+    mean = head(0, start.latent, head.read(token_map), head.modulations(0, *asked))
+    torch.testing.assert_close(end.latent, start.latent + mean, atol=1e-6, rtol=0)
+
+
+def test_guidance_costs_no_second_half():
+    model = few_step()
+    assert model.flops(2, 1.0) == model.flops(2, 3.0)
+    guided, plain = run(model, 2, 3.0), run(model, 2, 1.0)
+    assert sum(e.flops for e in guided) == sum(e.flops for e in plain)
+    assert not torch.equal(guided[-1].latent, plain[-1].latent)
+    random = torch.Generator().manual_seed(0)
+    counted = count_flops(lambda: list(trace(model, [0], [4, 2], 3.0, random)))
+    assert sum(map(sum, model.flops([4, 2], 3.0).values())) == pytest.approx(counted, rel=0.02)
+
+
+def test_guidance_acts_in_its_interval_only():
+    model = few_step()
+    inside = run(model, 4, 3.0, guidance_interval=(0.0, 0.25))
+    whole, none = run(model, 4, 3.0), run(model, 4, 1.0)
+    assert torch.equal(inside[1].latent, whole[1].latent)  # the first step begins in it
+    assert not torch.equal(inside[2].latent, whole[2].latent)
+    assert not torch.equal(inside[-1].latent, none[-1].latent)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((3, 1.0), "3 steps in a stage: .* trained on 1, 2 and 4, use 2, or solver ab2"),
+        (([4, 7], 1.0), "7 steps in a stage: .* use 4, or solver ab2"),
+        ((2, 5.0), r"guidance 5 is outside .*: use 1 to 3.5"),
+        ((2, 0.0), r"guidance 0 is outside .*: use 1 to 3.5"),
+    ],
+)
+def test_what_the_head_was_not_trained_on_is_refused(arguments, words):
+    with pytest.raises(EcarError, match=words):
+        trace(few_step(), [0], *arguments)
+
+
+def test_any_number_of_steps_goes_with_velocities():
+    assert run(few_step(), 3, 2.0, solver="ab2")[-1].is_final
+
+
+def test_a_head_without_spans_has_no_flow_map():
+    with pytest.raises(EcarError, match=r"'flow-map' needs a few-step head, .* use ab2"):
+        trace(tiny_model(), [0], solver="flow-map")
