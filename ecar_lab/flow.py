@@ -281,10 +281,8 @@ class FlowHead(nn.Module):
         self.class_embedding = nn.Embedding(num_classes + 1, width)
         self.few_step = few_step
         if few_step:
-            self.span_embedding = TimeEmbedding(width, octaves=4)
-            self.guidance_embedding = TimeEmbedding(width, octaves=4)
-            zero_init(self.span_embedding.mlp[-1])
-            zero_init(self.guidance_embedding.mlp[-1])
+            self.span_embedding = TimeEmbedding(width, octaves=4, zero=True)
+            self.guidance_embedding = TimeEmbedding(width, octaves=4, zero=True)
         self.blocks = Blocks(num_layers, width, num_heads, local_mixing)
         self.final_modulation = zero_init(nn.Linear(width, 2 * width))
         self.out = zero_init(nn.Linear(width, token_dim))

@@ -256,14 +256,16 @@ class Blocks(nn.ModuleList):
 class TimeEmbedding(nn.Module):
     """Time in [0, 1] -> (B, D): sines and cosines of 1 to 2^octaves radians, then a two-layer MLP.
 
-    By default up to ~1000 radians; a number that matters less finely needs fewer octaves.
+    By default up to ~1000 radians; a number that matters less finely needs fewer octaves. With
+    ``zero`` it gives 0 at first, and so changes nothing where it is added.
     """
 
-    def __init__(self, width: int, octaves: float = 10):
+    def __init__(self, width: int, octaves: float = 10, zero: bool = False):
         super().__init__()
         self.octaves = octaves
+        last = nn.Linear(width, width)
         self.mlp = nn.Sequential(
-            nn.Linear(2 * TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
+            nn.Linear(2 * TIME_FREQUENCIES, width), nn.SiLU(), zero_init(last) if zero else last
         )
 
     def forward(self, time: Tensor) -> Tensor:

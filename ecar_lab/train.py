@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -50,6 +50,7 @@ __all__ = [
     "train_tokenizer",
 ]
 
+Config = TypeVar("Config", bound=LatentTrainConfig)
 SAMPLE_CLASSES, SAMPLE_ROWS = 10, 4
 
 
@@ -164,14 +165,12 @@ class ModelObjective(nn.Module):
         return output.loss, {"loss_stage": output.per_stage, "loss_bin": output.per_bin}
 
 
-class LatentTask(Task):
+class LatentTask(Task, Generic[Config]):
     """What the trainer needs to know about a generator of latents; subclasses set ``objective``."""
-
-    cfg: LatentTrainConfig
 
     def __init__(
         self,
-        cfg: LatentTrainConfig,
+        cfg: Config,
         model: LatentGenerator,
         tokenizer: Tokenizer,
         data: ImageDataset,
@@ -269,10 +268,8 @@ class LatentTask(Task):
         raise NotImplementedError
 
 
-class ModelTask(LatentTask):
+class ModelTask(LatentTask[ModelTrainConfig]):
     """Training a generator from the start, or further."""
-
-    cfg: ModelTrainConfig
 
     def __init__(self, cfg: ModelTrainConfig, model: LatentGenerator, *others: Any):
         self.objective = ModelObjective(model, cfg.class_dropout, cfg.stage_strides)

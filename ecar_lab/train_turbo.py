@@ -188,19 +188,19 @@ class TurboObjective(nn.Module):
             at_time = (1 - tau) * start + tau * end
             push = guide.push(at_time, local_time)
             guided = end - start + (guidance - 1)[:, None, None, None] * push
-        rows: list[tuple[Tensor, Tensor, Tensor, float]] = [
-            (
-                states[first],
-                (states[last] - states[first]) * (QUARTERS / (last - first)),
-                torch.full_like(local_time, first / QUARTERS),
-                (last - first) / QUARTERS,
-            )
-            for first, last in SPANS
-        ]
-        rows.append((at_time, guided, local_time, 0.0))
-        state, target, times = (torch.cat([row[part] for row in rows]) for part in range(3))
-        spans = torch.cat([torch.full_like(local_time, row[3]) for row in rows])
-        count = len(rows)
+        lengths = [(last - first) / QUARTERS for first, last in SPANS]
+        pairs = [(states[first], states[last]) for first, last in SPANS]
+        state = torch.cat([*(before for before, _ in pairs), at_time])
+        target = torch.cat(
+            [
+                *((after - before) / d for (before, after), d in zip(pairs, lengths, strict=True)),
+                guided,
+            ]
+        )
+        begins = [torch.full_like(local_time, first / QUARTERS) for first, _ in SPANS]
+        times = torch.cat([*begins, local_time])
+        spans = torch.cat([torch.full_like(local_time, d) for d in (*lengths, 0.0)])
+        count = len(SPANS) + 1
         head = self.student.head
         modulations = head.modulations(
             guide.stage, times, guide.labels.repeat(count), spans, guidance.repeat(count)
@@ -265,10 +265,8 @@ class Guide:
         return states
 
 
-class TurboTask(LatentTask):
+class TurboTask(LatentTask[TurboTrainConfig]):
     """What the trainer needs to know about a few-step head."""
-
-    cfg: TurboTrainConfig
 
     def __init__(self, cfg: TurboTrainConfig, model: ECAR, *others: Any, teacher: ECAR):
         self.objective = TurboObjective(model, teacher, cfg.class_dropout, cfg.teacher_steps)
