@@ -263,10 +263,11 @@ class TimeEmbedding(nn.Module):
     def __init__(self, width: int, octaves: float = 10, zero: bool = False):
         super().__init__()
         self.octaves = octaves
-        last = nn.Linear(width, width)
         self.mlp = nn.Sequential(
-            nn.Linear(2 * TIME_FREQUENCIES, width), nn.SiLU(), zero_init(last) if zero else last
+            nn.Linear(2 * TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
         )
+        if zero:
+            zero_init(cast(nn.Linear, self.mlp[-1]))
 
     def forward(self, time: Tensor) -> Tensor:
         """time (B,) float32 -> (B, D)."""
