@@ -62,8 +62,8 @@ def transformer_flops(config: Any, stage: int) -> int:
 
 
 def head_setup_flops(config: Any, stage: int, times: int) -> int:
-    """What the head does once a stage, one image, no guidance: it reads the token map and makes the
-    conditions of all times."""
+    """What the head does once per stage, one image, no guidance: it reads the token map and makes
+    the conditions of all times."""
     width = config.width
     read = 2 * stage_tokens(config)[stage] * width**2
     time_embedding = 2 * (2 * TIME_FREQUENCIES + width) * width

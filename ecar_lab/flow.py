@@ -192,7 +192,8 @@ class FlowHead(nn.Module):
 
     The condition is time (in the stage's own slice, see ``StageSchedule.conditioning_time``) +
     stage + class; the token map is added to the embedded latent, token by token. Both are ready
-    before the first step: :meth:`modulations` for all steps in one call, :meth:`read` once a stage.
+    before the first step: :meth:`modulations` for all steps in one call,
+    :meth:`read` once per stage.
     """
 
     def __init__(
@@ -230,7 +231,7 @@ class FlowHead(nn.Module):
         """Shifts, scales and gates for every block and the output.
 
         Args:
-            local_time: (B,) one time an image (training), or (K, 1): all K times of a solver.
+            local_time: (B,) one time per image (training), or (K, 1): all K times of a solver.
             class_labels: (B,).
         Returns:
             one tensor per block (..., B, 6D) and a last one (..., B, 2D), where ... is K or

@@ -115,7 +115,7 @@ def trace(
             one per stage. 1.0 means no guidance and costs no second half.
         generator: one torch.Generator for all noise of the run, or one per image (then an image
             does not depend on the batch it is in).
-        solver: ``euler``, or ``heun`` (two evaluations a step).
+        solver: ``euler``, or ``heun`` (two evaluations per step).
         dtype: autocast to this dtype; None = the weights' own.
         start_from: an event of an earlier run (same model and batch size): go on from there. From a
             stage's end this forks at the next stage: earlier stages are kept, later ones drawn

@@ -181,7 +181,7 @@ def table(result: dict[str, Any]) -> str:
     header = [
         *("tokens", "number", "bits each", "of these used", "PSNR (dB)"),
         *("Frechet distance, reconstructed", "generated", "named right"),
-        *("generator (M)", "GFLOP an image", "TFLOP of training"),
+        *("generator (M)", "GFLOP per image", "TFLOP of training"),
     ]
     rows = [
         [

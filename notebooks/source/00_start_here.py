@@ -66,7 +66,7 @@ show(
     stage_strip(events, pipe.tokenizer, first=0),
     "Figure 0.2. The ship at the end of each stage. Top: the latent, still noisy in the first two stages. "
     "Middle: what the model believes the clean latent to be. Bottom: that belief as an image.",
-    "Three columns, one a stage, growing from 4×4 over 8×8 to 16×16. The noisy latent gets clearer, the "
+    "Three columns, one per stage, growing from 4×4 over 8×8 to 16×16. The noisy latent gets clearer, the "
     "decoded estimate turns from a blur into a ship.",
 )
 

@@ -57,7 +57,7 @@ lab = setup(2)
 # %% [markdown]
 # ## The result first
 #
-# The shipped model makes one image in three transformer calls, one a stage. You can ask each call for the attention of
+# The shipped model makes one image in three transformer calls, one per stage. You can ask each call for the attention of
 # a layer: who looked at whom.
 
 # %%
@@ -148,7 +148,7 @@ assert sequential_flops(3, 8, True) == sum(attention_flops(1, k, 8) for k in (1,
 
 # %% tags=["exercise"]
 def stage_flops(tokens_per_stage, width):
-    """FLOPs of one attention layer: one call a stage."""
+    """FLOPs of one attention layer: one call per stage."""
     # SOLUTION 2.2
     return sum(
         attention_flops(count, sum(tokens_per_stage[: stage + 1]), width)
@@ -348,7 +348,7 @@ quiz(
         "cache call k compares k pairs, and the sum is about n²/2.",
         "O(n log n): the calls get longer only slowly": "They get longer in proportion to k, and what happens in "
         "them to its square.",
-        "O(n³), with a KV cache too": "The cache leaves one query a call, so k pairs: O(n²).",
+        "O(n³), with a KV cache too": "The cache leaves one query per call, so k pairs: O(n²).",
     },
     right="O(n³): n calls, and call k compares k² pairs",
 )
@@ -493,7 +493,7 @@ torch.testing.assert_close(
 show(
     explore.token_places([token_coordinates(side) for side in sides]),
     "Figure 2.7. The tokens of all stages in one image. A coarse token lies in the middle of the four finer ones that it covers, which is what the assertion above says.",
-    "A unit square with three grids of points, of 2, 4 and 8 points a side. Each point of a coarser grid is in the middle of four points of the next finer one.",
+    "A unit square with three grids of points, of 2, 4 and 8 points per side. Each point of a coarser grid is in the middle of four points of the next finer one.",
 )
 
 # %% [markdown]
@@ -656,7 +656,7 @@ append = check.append(append)
 
 
 class MyCache:
-    """One pair (keys, values) a layer."""
+    """One pair (keys, values) per layer."""
 
     def __init__(self):
         self.kept = {}
@@ -675,7 +675,7 @@ torch.testing.assert_close(found, wanted)
 # %% [markdown]
 # The kit's `KVCache` sets its memory aside once instead of copying; what it returns is the same.
 #
-# Now the whole. One method embeds a stage, one runs the blocks; training calls them once with the mask, sampling once a
+# Now the whole. One method embeds a stage, one runs the blocks; training calls them once with the mask, sampling once per
 # stage with the cache.
 
 
@@ -769,7 +769,7 @@ print(
 # <details><summary>Explain</summary>
 # Each stage has four times the tokens of the one before, so all earlier ones together are at most a third of it. Without a
 # cache each stage computes those again on top of its own tokens: at most 4/3 of the tokens in all, so the cache saves at
-# most a quarter. Time differs because here the arm without cache makes six calls instead of three; one masked call a
+# most a quarter. Time differs because here the arm without cache makes six calls instead of three; one masked call per
 # stage would need three. The cache does not change the order of growth here.
 # </details>
 #

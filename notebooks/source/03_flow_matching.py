@@ -41,7 +41,7 @@ lab = setup(3)
 # %% [markdown]
 # ## The result first
 #
-# The last stage of the shipped model: its flow head is called once a step and moves the latent a little.
+# The last stage of the shipped model: its flow head is called once per step and moves the latent a little.
 
 # %%
 pipe = lab.pipeline("cifar10")
@@ -383,7 +383,7 @@ print(f"noise: {sliced_wasserstein(noise, real['moons']):.3f}, other real data: 
 # ### Exercise 3.3: a Heun step
 #
 # Euler trusts the velocity at the start. Heun lets Euler look ahead, asks for the velocity there, and takes the
-# mean of both from the old state. Two network calls a step.
+# mean of both from the old state. Two network calls per step.
 #
 # <details><summary>Hint</summary>
 # `ahead, first = euler_step(...)`; the second velocity is at `ahead` and at the time `step + 1`.

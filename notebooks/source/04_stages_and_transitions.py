@@ -378,7 +378,7 @@ explore.transitions(latent)
 
 # %%
 def pairs(schedule, latent, noise):
-    """Starts and ends of two stages; noise: white, one tensor a stage."""
+    """Starts and ends of two stages; noise: white, one tensor per stage."""
     clean, step = flow.pyramid(latent, 2), schedule.transition(1)
     ends = [t * d + (1 - t) * e for t, d, e in zip(schedule.ends, clean, noise, strict=True)]
     return [noise[0], transition(ends[0], noise[1], step.scale, step.sigma)], ends

@@ -71,8 +71,8 @@ show(
 
 
 # %% [markdown]
-# > **Predict.** The head has more weights than the transformer. And while the transformer runs once a stage, the head
-# > runs once a step: 8, 6 and 6 times. Which share of an image's FLOPs is the transformer's: a quarter, a tenth, less?
+# > **Predict.** The head has more weights than the transformer. And while the transformer runs once per stage, the head
+# > runs once per step: 8, 6 and 6 times. Which share of an image's FLOPs is the transformer's: a quarter, a tenth, less?
 
 
 # %%
@@ -88,7 +88,7 @@ per_call = {
     "head": velocity_flops(model.config, last),
 }
 table(
-    ["part", "weights", "GFLOP a call, finest stage", "calls there", "GFLOP of an image, guided"],
+    ["part", "weights", "GFLOP per call, finest stage", "calls there", "GFLOP of an image, guided"],
     [
         [
             *(part, f"{count(getattr(model, part)) / 1e6:.2f} M", f"{per_call[part] / 1e9:.3f}"),
@@ -116,7 +116,7 @@ show(
 
 # %% [markdown]
 # <details><summary>Explain</summary>
-# A block costs about the same per call in both. The transformer pays it once a stage, the head at every step, and
+# A block costs about the same per call in both. The transformer pays it once per stage, the head at every step, and
 # guidance doubles both where it is on. So a block moved from head to transformer makes the image cheaper. Whether it
 # stays as good is another question, and not measured here.
 # </details>
@@ -187,8 +187,8 @@ for stage in range(schedule.num_stages):
 
 
 # %% [markdown]
-# Now the head, of the kit's blocks. Three methods, because they are called unequally often: `read` once a
-# stage, `modulations` once a stage for all steps, `forward` at every step. Attention is full inside the stage; a
+# Now the head, of the kit's blocks. Three methods, because they are called unequally often: `read` once per
+# stage, `modulations` once per stage for all steps, `forward` at every step. Attention is full inside the stage; a
 # token never needs those of other stages, since the token map brings what is to be known of them.
 
 
@@ -548,7 +548,7 @@ show(
     figure,
     "Figure 5.6. Where on its way each stage of the digits model errs, by local time. Part of it no training "
     "removes: many images fit one state, and the best answer is the mean of their velocities.",
-    "Two lines over local time, one a stage. Shares per bin: "
+    "Two lines over local time, one per stage. Shares per bin: "
     + "; ".join(
         f"stage {s}: " + ", ".join(f"{v:.2f}" for v in (row / standing_still[s]).tolist())
         for s, row in enumerate(my_loss.per_bin)
@@ -595,7 +595,7 @@ torch.testing.assert_close(
 # %% [markdown]
 # > **Predict.** Guidance only in the *last* stage: which calls double, of the transformer and of the head?
 #
-# The loop, once a stage: transformer (with cache), token map read, start of the stage, Euler steps, hand-over.
+# The loop, once per stage: transformer (with cache), token map read, start of the stage, Euler steps, hand-over.
 
 
 # %%
@@ -820,7 +820,7 @@ for _ in range(num_steps):
     optimizer.step()
     rate.step()
     curve.append(out.per_stage.cpu())
-print(f"{count(student):,} weights, {num_steps} steps of {len(batch)} flows a stage")
+print(f"{count(student):,} weights, {num_steps} steps of {len(batch)} flows per stage")
 
 # %%
 figure, (axis,) = new_figure(width=6, height=2.8)
@@ -834,7 +834,7 @@ fall = ", ".join(f"stage {stage} from {a:.2f} to {b:.4f}" for stage, (a, b) in b
 show(
     figure,
     f"Figure 5.8. Ten images learned by heart: {fall} (mean of the last 5 steps).",
-    f"Two falling lines on a logarithmic axis, one a stage: {fall}.",
+    f"Two falling lines on a logarithmic axis, one per stage: {fall}.",
 )
 
 # %% [markdown]
@@ -903,7 +903,7 @@ quiz(
 
 # %% [markdown]
 # ## Recap
-# - E-CAR is a schedule, a transformer (once a stage) and a flow head (once a step). The head's steps are the bill.
+# - E-CAR is a schedule, a transformer (once per stage) and a flow head (once per step). The head's steps are the bill.
 # - The head is told state and map token by token; time in the stage's own slice, stage and class by adaLN.
 # - The loss: straight lines from each stage's start to its end, true history, every stage counting the same.
 # - Sampling replaces the true history by the model's own.

@@ -80,7 +80,7 @@ samples = lab.pick(500, 60)
 shipped_share, images = named_right(lab.pipeline("digits"), samples)
 show(
     image_grid(2 * images[:40] - 1, 10, scale=5),
-    f"Figure 6.1. Forty of {samples} digits of the shipped checkpoint, 8×8 pixels, one column a class: "
+    f"Figure 6.1. Forty of {samples} digits of the shipped checkpoint, 8×8 pixels, one column per class: "
     f"{shipped_share:.1%} are named right.",
     "A grid of forty small generated digits; each column shows one of the digits 0 to 9, readable.",
 )
@@ -143,7 +143,7 @@ for name in ("noise", "local_time", "class_drop", "latent_noise"):
 assert torch.equal(feed(0)[0][2], labels), "the batch of step 0 is always the same"
 
 # %% [markdown]
-# `noise` is one map a stage (coarsest first), `class_drop` decides who loses the class, for guidance.
+# `noise` is one map per stage (coarsest first), `class_drop` decides who loses the class, for guidance.
 # `latent_noise` samples the tokenizer's latent: mean + std · noise.
 #
 # ### Exercise 6.1: stratified times
@@ -522,9 +522,7 @@ caption = (
     "Figure 6.6. Loss by local time. At the end it is largest around τ = "
     f"{largest[0]:.2f} in stage 0 and {largest[1]:.2f} in stage 1."
 )
-alt = (
-    "Two charts, one a stage, of the loss over local time at three moments; later curves lie lower."
-)
+alt = "Two charts, one per stage, of the loss over local time at three moments; later curves lie lower."
 show(explore.charts(panels, x="local time τ", from_zero=True), caption, alt)
 
 # %% [markdown]
@@ -662,7 +660,7 @@ show(
 
 # %% [markdown]
 # <details><summary>Explain</summary>
-# Something else: one image a step, and its own noise and time. The scatter of a mean falls with the root of the
+# Something else: one image per step, and its own noise and time. The scatter of a mean falls with the root of the
 # number in it; a batch of 64 scatters by an eighth as much. A logged loss should be a mean over a thousand images
 # or so before its scatter means anything: raise log_every before you lower lr. (The remedy in the table names the
 # learning rate first because it cannot know the cause; here it would be the wrong knob.)
@@ -911,7 +909,7 @@ def one_pass():
 
 
 counted = count_flops(one_pass) / 2
-print(f"digits: {flops / 1e9:.4f} GFLOP an image by formula, {counted / 1e9:.4f} counted")
+print(f"digits: {flops / 1e9:.4f} GFLOP per image by formula, {counted / 1e9:.4f} counted")
 torch.testing.assert_close(flops, counted, rtol=0.02, atol=0.0)
 IMAGES, MINUTES = 634_368, 116.0  # of the shipped checkpoint, see its card
 work = IMAGES * explore.training_flops("cifar10", [1, 1, 2], [2, 2, 1])

@@ -43,7 +43,7 @@ lab = setup(7)
 # %% [markdown]
 # ## The result first
 #
-# Every class the model knows, one row a seed.
+# Every class the model knows, one row per seed.
 
 # %%
 pipe = lab.pipeline("cifar10")
@@ -53,7 +53,7 @@ generators = [lab.generator(seed) for seed in range(rows) for _ in names]
 out = pipe(names * rows, generator=generators, dtype=lab.dtype)
 show(
     image_grid(out.images, 10, scale=3, labels=names * rows),
-    "Figure 7.1. One seed a row. With the same seed, classes share colours and layout.",
+    "Figure 7.1. One seed per row. With the same seed, classes share colours and layout.",
     f"Generated images, ten classes wide, {rows} seeds high. Cars, trucks and most ships and horses can be made out; cats, dogs and some birds are blurs.",
 )
 
@@ -154,7 +154,7 @@ assert max(each for _, each in gaps) < 1e-4
 # ## Steps per stage
 #
 # First the price. `model.flops` gives the FLOPs of one image without the decoder; from one step and from two
-# steps a stage we read off what a call of the transformer, a reading of the token map, and a flow step cost.
+# steps per stage we read off what a call of the transformer, a reading of the token map, and a flow step cost.
 
 # %%
 one, two = model.flops(1, 1.0), model.flops(2, 1.0)
@@ -182,7 +182,7 @@ print("in millions of FLOPs")
 
 # %% tags=["exercise"]
 def plan_flops(steps, guidance, call, read, step):
-    """FLOPs of one image; every argument has one number a stage."""
+    """FLOPs of one image; every argument has one number per stage."""
     # SOLUTION 7.1
     total = 0
     for s in range(len(steps)):
@@ -212,7 +212,7 @@ chosen = [some.index("automobile"), some.index("horse")]
 gflop = {n: total_flops(model.flops(n)) / 1e9 for n in counts}
 show(
     gallery({f"{n}+{n}+{n}: {gflop[n]:.1f} GFLOP": euler[n][chosen] for n in counts}, 5, 1),
-    "Figure 7.2. 1 to 16 steps a stage. One step is a blur. From four on the picture stays and gains in detail.",
+    "Figure 7.2. 1 to 16 steps per stage. One step is a blur. From four on the picture stays and gains in detail.",
     "An automobile and a horse with 1, 2, 4, 8 and 16 steps per stage, from a blur to a sharp small picture.",
 )
 
@@ -229,7 +229,7 @@ best = run(some, seeds, num_inference_steps=16, solver="heun")[-1].latent
 
 
 def off(latent):
-    """Distance (root mean square) from Heun with 16 steps a stage, which stands for the exact flow."""
+    """Distance (root mean square) from Heun with 16 steps per stage, which stands for the exact flow."""
     return (latent - best).square().mean().sqrt().item()
 
 
@@ -257,7 +257,7 @@ show(
 # %% [markdown]
 # <details><summary>Explain</summary>
 # Halving the step divides Euler's error by about two and Heun's by about four, once steps are small enough.
-# At one or two steps a stage they are not: the second look is then spent on a point that is far off. This is the
+# At one or two steps per stage they are not: the second look is then spent on a point that is far off. This is the
 # error of the *solver*; the model's own error stays however many steps you take.
 # </details>
 #
@@ -276,7 +276,7 @@ print(f"4 + 4 + 4 is {off(euler[4]):.3f} away from it")
 
 # %% [markdown]
 # That was the distance to a finely solved flow, of a few images. What counts is how good many images are:
-# `ecar experiment steps-and-guidance` measured it with 500 images a row, guidance 2.5 in every stage.
+# `ecar experiment steps-and-guidance` measured it with 500 images per row, guidance 2.5 in every stage.
 
 # %%
 trials = lab.result("steps-and-guidance-cpu")["rows"]
@@ -436,7 +436,7 @@ explore.knobs(pipe, "horse")
 # %% [markdown]
 # ## Forks: what each stage decides
 #
-# All chance of a run is its noise: one tensor a stage. Keep the noise of the stages up to `kept`, take other
+# All chance of a run is its noise: one tensor per stage. Keep the noise of the stages up to `kept`, take other
 # noise for the later ones, and you have a *fork*: the same run up to there, another one afterwards.
 #
 # ### Exercise 7.3: the noise of a fork
@@ -662,9 +662,9 @@ shown = {"A: ship": run_a[-1].latent, "B: automobile": run_b[-1].latent, "A, no 
 shown |= {f"{kind}, stage {stage}": latent for (kind, stage), latent in edited.items()}
 show(
     gallery({label: latent[:1] for label, latent in shown.items()}, 3, 1),
-    "Figure 7.10. Top: two runs, and A without re-noising, which has lost its detail. Below, a row a stage: A's left "
+    "Figure 7.10. Top: two runs, and A without re-noising, which has lost its detail. Below, one row per stage: A's left "
     "half zeroed, made noise, or taken from B, at that stage's end.",
-    "Three columns: zero, noise, paste; a row a stage. Edits at the end of stage 0 leave little trace; after stage 1 "
+    "Three columns: zero, noise, paste; one row per stage. Edits at the end of stage 0 leave little trace; after stage 1 "
     "the seam is soft; after stage 2 a hard edge cuts the image in two.",
 )
 
@@ -924,10 +924,10 @@ quiz(
 # %% [markdown]
 # ## Recap
 # - Steps: useless in stage 0 beyond a few, best value in stage 1, costly but needed in stage 2. Heun pays from a few
-#   steps a stage on.
+#   steps per stage on.
 # - Guidance trades variety for typical images; it pays in the stages that make mistakes. At 1.0 it is free.
 # - Stage 1 decides the picture: forks, class switches and edits all say so. Stage 2 draws detail.
-# - All chance is one noise tensor a stage: keep it, swap it, or walk along the arc between two.
+# - All chance is one noise tensor per stage: keep it, swap it, or walk along the arc between two.
 # - A list of generators keeps each image apart from its batch; a recipe brings it back.
 #
 # **What breaks if…** you give `LatentEdit` a mask of the full size at stage 0? Start from the last event of a run?

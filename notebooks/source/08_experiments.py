@@ -235,7 +235,7 @@ table(
 #
 # ### Exercise 8.2: is it more than the spread?
 #
-# Write t for two lists of values, one value a seed.
+# Write t for two lists of values, one value per seed.
 #
 # <details><summary>Hint</summary>
 # <code>statistics.variance</code> divides by n - 1, as it should.
@@ -257,7 +257,7 @@ a, b = (rows[name]["quality"][0]["frechet"]["values"] for name in (DEFAULT, WITH
 torch.testing.assert_close(float(welch_t(a, b)), float(ttest_ind(a, b, equal_var=False).statistic))
 
 # %% [markdown]
-# Our rule: a difference is **beyond the spread** if Welch's test gives p < 0.05. With three seeds a side that takes
+# Our rule: a difference is **beyond the spread** if Welch's test gives p < 0.05. With three seeds per side that takes
 # a |t| of about 3 to 4, with two often far more: two seeds can hardly show anything. And of twenty comparisons
 # without any difference one is expected to pass. The rule also knows only the spread of training seeds, not other data.
 

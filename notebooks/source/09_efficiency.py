@@ -132,7 +132,7 @@ call = [transformer_flops(config, s) + head_setup_flops(config, s, plan[s]) for 
 step = [velocity_flops(config, s) for s in stages]
 tokens = ecar.transformer.tokens_per_stage
 table(
-    ["stage", "tokens", "steps", "once a stage, GFLOP", "each step, GFLOP"],
+    ["stage", "tokens", "steps", "once per stage, GFLOP", "each step, GFLOP"],
     [(s, tokens[s], plan[s], f"{call[s] / 1e9:.3f}", f"{step[s] / 1e9:.3f}") for s in stages],
 )
 
@@ -227,7 +227,7 @@ table(
 
 # %% [markdown]
 # The cheaper steps have two sources: three of the four stages are small, and a step runs only the head, two thirds of
-# the blocks, while the transformer is paid once a stage.
+# the blocks, while the transformer is paid once per stage.
 
 # %%
 full_size = dit_step * sum(plan)
@@ -400,7 +400,7 @@ for name in shown:
         points = [(row["pixels"], row[key]) for row in rows if row.get(key)]
         axis.plot(*zip(*points, strict=True), label=name, markersize=5, **style(name))
 for axis, label in zip(axes, ("GFLOP", "seconds for one image"), strict=True):
-    logarithmic(axis, "x", "y", xlabel="pixels a side", ylabel=label)
+    logarithmic(axis, "x", "y", xlabel="pixels per side", ylabel=label)
 axes[0].legend(frameon=False, fontsize=8)
 fits = complexity["fits"]
 exponents = {name: fits[name]["gflop"]["largest_three"] for name in shown}

@@ -50,7 +50,7 @@ def plan_flops(attempt: Callable[..., float]) -> None:
                 "it calls the transformer at every flow step: one call serves a whole stage": (
                     sum(every_step) + sum(heads)
                 ),
-                "it forgets that the head reads the token map once a stage: add read": (
+                "it forgets that the head reads the token map once per stage: add read": (
                     transformer
                     + sum(h * n * v for h, n, v in zip(halves, steps, step, strict=True))
                 ),
@@ -64,7 +64,7 @@ def plan_flops(attempt: Callable[..., float]) -> None:
                 "it doubles every stage where only some are guided: at scale 1 there is one half": (
                     max(halves) * (sum(call) + sum(read) + bare)
                 ),
-                "it reads the token map at every step: that is done once a stage": (
+                "it reads the token map at every step: that is done once per stage": (
                     transformer
                     + sum(
                         h * n * (r + v)
@@ -175,7 +175,7 @@ def left_half(attempt: Callable[..., Tensor]) -> None:
             if found.shape[0] == resolutions[-1] != side:
                 raise Wrong(
                     f"the mask of stage {stage} has the full size: this stage's latent has "
-                    f"{side} pixels a side"
+                    f"{side} pixels per side"
                 )
             if found.shape[0] == side // 2:
                 raise Wrong("the mask is as small as the half: it covers the whole latent")

@@ -151,7 +151,7 @@ def attention(pipe: ECARPipeline, name: str = "ship", seed: int = 3):
         },
         {f"layer {layer}": {"layer": layer} for layer in range(layers)},
         caption(run),
-        "One panel a layer: the generated picture with the query's patch outlined, beside it the "
+        "One panel per layer: the generated picture with the query's patch outlined, beside it the "
         "grids of the three stages coloured by attention weight, below them the row of the mask.",
         columns=1,
     )
@@ -225,7 +225,7 @@ def same_grid(end_state: Tensor, token_map: Tensor, colours: LatentColours) -> F
 
 
 def token_places(coordinates: Sequence[Tensor]) -> Figure:
-    """Where the tokens of the stages lie; one (N, 2) of (y, x) a stage, coarsest first."""
+    """Where the tokens of the stages lie; one (N, 2) of (y, x) per stage, coarsest first."""
     figure, (axis,) = new_figure(width=3.6, height=3.6)
     for stage, places in enumerate(coordinates):
         y, x = places.T.numpy()
@@ -251,7 +251,7 @@ def logit_maps(cases: Mapping[str, tuple[Tensor, float, float]]) -> Figure:
 
 
 def changes(moved: Mapping[str, Sequence[float]]) -> Figure:
-    """One panel a mask: how far the token map of each stage moved."""
+    """One panel per mask: how far the token map of each stage moved."""
     figure, axes = new_figure(len(moved), width=3.3, height=2.5)
     highest = max(map(max, moved.values()))
     for axis, (name, values) in zip(axes, moved.items(), strict=True):
@@ -265,7 +265,7 @@ def changes(moved: Mapping[str, Sequence[float]]) -> Figure:
 def growth_lines(
     tokens: Sequence[int], panels: Mapping[str, Mapping[str, tuple[Sequence[float], float]]]
 ) -> Figure:
-    """One panel a quantity, one line a way to generate: name -> (values, exponent to quote)."""
+    """One panel per quantity, one line per way to generate: name -> (values, exponent to quote)."""
     looks = {"stage by stage": STYLES["E-CAR"]}
     figure, axes = new_figure(len(panels), width=4.3, height=4.0)
     for axis, (label, lines) in zip(axes, panels.items(), strict=True):

@@ -21,7 +21,7 @@ Draw = Callable[..., Image.Image]
 def sample(
     pipe: ECARPipeline, name: str, seed: int, steps: Sequence[int], guidance: Sequence[float]
 ) -> list[TraceEvent]:
-    """All events of one image; steps and guidance have one value a stage."""
+    """All events of one image; steps and guidance have one value per stage."""
     generator = torch.Generator().manual_seed(seed)
     return list(pipe.trace([name], steps, guidance, generator))
 

@@ -106,7 +106,7 @@ def charts(
     """Charts of lines, one per title.
 
     Args:
-        columns: charts a row; by default all in one.
+        columns: charts per row; by default all in one.
         from_zero: the y axis begins at zero. thick: the first line of each chart is, so that others
             can lie on it.
     """
