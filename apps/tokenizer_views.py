@@ -273,7 +273,7 @@ def trained_result(root: Path) -> dict[str, Any] | None:
             "Bits per token",
             "PSNR, dB",
             "Fréchet distance of generated",
-            "Named right, %",
+            "Classified correctly, %",
         ]
         return {"text": text, "table": {"caption": "Trained result", "head": head, "rows": rows}}
     return None

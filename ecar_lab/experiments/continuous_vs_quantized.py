@@ -180,7 +180,7 @@ def table(result: dict[str, Any]) -> str:
     """One row per kind of tokens, and what is confounded."""
     header = [
         *("tokens", "number", "bits each", "of these used", "PSNR (dB)"),
-        *("Frechet distance, reconstructed", "generated", "named right"),
+        *("Frechet distance, reconstructed", "generated", "classified correctly"),
         *("generator (M)", "GFLOP per image", "TFLOP of training"),
     ]
     rows = [

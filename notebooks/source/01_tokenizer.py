@@ -752,7 +752,7 @@ table(
         "PSNR (dB)",
         "Frechet distance, reconstructed",
         "generated",
-        "named right",
+        "classified correctly",
     ],
     [
         (

@@ -69,7 +69,7 @@ judge = load_features("digits").to(lab.device)
 
 
 def named_right(pipe, count, seed=0):
-    """Share of ``count`` generated digits that the classifier names right, and the images."""
+    """Share of ``count`` generated digits that are classified correctly, and the images."""
     digits = torch.arange(count) % 10
     noise = lab.generator(seed)
     images = pipe(digits, generator=noise, dtype=lab.dtype, output_type="pt").images.cpu()
@@ -81,7 +81,7 @@ shipped_share, images = named_right(lab.pipeline("digits"), samples)
 show(
     image_grid(2 * images[:40] - 1, 10, scale=5),
     f"Figure 6.1. Forty of {samples} digits of the shipped checkpoint, 8×8 pixels, one column per class: "
-    f"{shipped_share:.1%} are named right.",
+    f"{shipped_share:.1%} are classified correctly.",
     "A grid of forty small generated digits; each column shows one of the digits 0 to 9, readable.",
 )
 
@@ -481,8 +481,8 @@ pipe.set_progress_bar_config(disable=True)
 share, images = named_right(pipe, samples)
 show(
     image_grid(2 * images[:40] - 1, 10, scale=5),
-    f"Figure 6.4. Forty digits of the model trained in this notebook: {share:.1%} of {samples} are named "
-    f"right (shipped checkpoint: {shipped_share:.1%}).",
+    f"Figure 6.4. Forty digits of the model trained in this notebook: {share:.1%} of {samples} are classified "
+    f"correctly (shipped checkpoint: {shipped_share:.1%}).",
     "A grid of forty generated digits, one column for each of 0 to 9, from the model trained above.",
 )
 assert share >= lab.pick(0.95, 0.0), "the full profile trains long enough for 95%"
@@ -558,10 +558,10 @@ x = [int(one.name.split("-")[1]) for one in checkpoints]
 lines = {name: (x, [100 * share for share in shares]) for name, shares in scores.items()}
 raw, averaged = ([f"{share:.1%}" for share in shares] for shares in scores.values())
 show(
-    explore.charts({"named right, %": lines}, width=5),
-    f"Figure 6.7. At step {x[0]} {raw[0]} are named right with raw weights, {averaged[0]} with averaged "
+    explore.charts({"classified correctly, %": lines}, width=5),
+    f"Figure 6.7. At step {x[0]} {raw[0]} are classified correctly with raw weights, {averaged[0]} with averaged "
     f"ones; at the end {raw[-1]} and {averaged[-1]}.",
-    "Two lines over the step, raw and averaged weights, of the share of samples named right.",
+    "Two lines over the step, raw and averaged weights, of the share of samples classified correctly.",
 )
 
 # %% [markdown]
@@ -698,7 +698,7 @@ quiz(
 
 # %%
 def judge_run(name):
-    """Diagnostics of a short run's samples, and the share named right."""
+    """Diagnostics of a short run's samples, and the share classified correctly."""
     made = quietly(load_pipeline, str(configure(name).run_folder / "final"), dtype=torch.float32)
     made = made.to(lab.device)
     made.set_progress_bar_config(disable=True)
@@ -718,7 +718,7 @@ table(
         "finest stage's loss, last fifth",
         "leak (below 0.5 fires)",
         "flat_samples",
-        "named right",
+        "classified correctly",
     ],
     [
         (
@@ -734,7 +734,7 @@ table(
 
 # %% [markdown]
 # <details><summary>Explain</summary>
-# The losses hardly differ: the log cannot tell, and so early the share named right need not either. The error by
+# The losses hardly differ: the log cannot tell, and so early the share classified correctly need not either. The error by
 # band can. Late in the stage a leaky model knows the block means far better than the rest, which no honest model
 # can; its samples lose a little detail, too little for flat_samples to fire. The cure is one word, coupling
 # independent: the healthy run. (In notebook 4, after more steps, the leaky loss is far lower.)

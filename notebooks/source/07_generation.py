@@ -71,11 +71,14 @@ metrics = [
 table(
     ["", "generated", "real"],
     [(key.split("[")[0], f"{made[key]:.2f}", f"{real[key]:.2f}") for key in metrics]
-    + [(f"{name} named right", *(f"{x:.0%}" for x in shares[name].values())) for name in names],
+    + [
+        (f"{name} classified correctly", *(f"{x:.0%}" for x in shares[name].values()))
+        for name in names
+    ],
 )
 
 # %% [markdown]
-# Read it with care. The judge names generated cats right more often than real ones: guidance makes images that are
+# Read it with care. The judge classifies generated cats correctly more often than real ones: guidance makes images that are
 # *typical*, and a classifier likes those. Recall is the share of real images that have a generated one near them; it
 # is low, and guidance costs some of it. By eye, many of those cats are blurs.
 #
@@ -288,7 +291,7 @@ def score(row):
     return f"{row['gflop']:.2f}", f"{row['frechet']:.2f}", *shares
 
 
-columns = ["GFLOP", "Frechet distance", "named right", "recall"]
+columns = ["GFLOP", "Frechet distance", "classified correctly", "recall"]
 stepped = sorted((r for r in trials if r["kind"] in ("steps", "Heun")), key=lambda r: r["gflop"])
 table(
     ["steps", "solver", *columns],
@@ -421,7 +424,7 @@ print("the distance falls by", *falls, "when stages 0, 1, 2 are taken from real 
 
 # %% [markdown]
 # <details><summary>Explain</summary>
-# Guidance trades variety (recall) for typical images (named right): look down the rows of equal guidance. It pays
+# Guidance trades variety (recall) for typical images (classified correctly): look down the rows of equal guidance. It pays
 # where the model makes mistakes, and the last line says where: hardly any of the distance is made in stage 0. Beside
 # guidance in the later stages, stage 0's adds nothing: the distance is no better and recall is a few points lower,
 # which 500 images barely resolve. Alone it even helps a little. So the reason to leave it off is weak: there is little
@@ -530,7 +533,7 @@ for kept, latent in members.items():
         (named(latent.flatten(0, 1)).unflatten(0, latent.shape[:2]) == base_named).float().mean()
     )
     report.append((keeping[kept], f"{apart:.2f}", f"{as_base:.0%}"))
-table(["", "two forks are apart (root mean square)", "named like the run of seed 0"], report)
+table(["", "two forks are apart (root mean square)", "classified like the run of seed 0"], report)
 
 # %%
 figure, (axis,) = new_figure(width=6, height=2.8)
@@ -593,10 +596,10 @@ for when, latent in switched.items():
     hits = [named(latent) == model.class_ids(wanted) for wanted in (before, later)]
     first, second = (hit.float().mean().item() for hit in hits)
     found.append((when, f"{first:.0%}", f"{second:.0%}", f"{1 - first - second:.0%}"))
-table(["second class", "named as the first", "as the second", "as neither"], found)
+table(["second class", "classified as the first", "as the second", "as neither"], found)
 
 # %% [markdown]
-# Stage 1 is where the object is decided, as in the forks. Switched at stage 2, some images are named as neither
+# Stage 1 is where the object is decided, as in the forks. Switched at stage 2, some images are classified as neither
 # class: the judge is asked about something that looks like none.
 
 # %%
@@ -782,7 +785,7 @@ for share, latent in blends.items():
     votes = named(latent).tolist()
     counted = [votes.count(label) / tries for label in (first, second)]
     found.append((f"{share:.0%}", *(f"{x:.0%}" for x in (*counted, 1 - sum(counted)))))
-table(["share of horse", "named automobile", "named horse", "named something else"], found)
+table(["share of horse", "classified as automobile", "as horse", "as something else"], found)
 
 # %% [markdown]
 # Is the middle anything? On either side the nearer class wins. In the middle the judge mostly sees something else.

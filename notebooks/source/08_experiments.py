@@ -618,8 +618,8 @@ best = pareto(points)
 assert [tuple(p) for p in best] == [(r["gflop"], r["frechet"]) for r in front(sampling["rows"])]
 show(
     load_experiment("steps-and-guidance").draw(sampling),
-    f"Figure 8.9. {len(points)} ways to sample the shipped E-CAR, {sampling['size']['num_samples']} images each; {len(best)} are on the front. Right: guidance buys classes named right with recall.",
-    "Left: distance over FLOPs, a step line along the lowest points. Right: over the guidance scale the distance falls and rises again with its lowest point at 2, the share named right rises, recall falls.",
+    f"Figure 8.9. {len(points)} ways to sample the shipped E-CAR, {sampling['size']['num_samples']} images each; {len(best)} are on the front. Right: guidance buys classes classified correctly with recall.",
+    "Left: distance over FLOPs, a step line along the lowest points. Right: over the guidance scale the distance falls and rises again with its lowest point at 2, the share classified correctly rises, recall falls.",
 )
 
 # %% [markdown]
@@ -650,7 +650,7 @@ guidance = dit[0]["guidance_scale"]
 steps = matched_steps(lambda n: total_flops(dit_model.flops(n, guidance)) / 1e9, ours[0]["gflop"])
 assert steps == dit[1]["num_inference_steps"]  # what the experiment took
 table(
-    ["CIFAR-10", "steps", "GFLOP", "Frechet distance", "recall", "named right"],
+    ["CIFAR-10", "steps", "GFLOP", "Frechet distance", "recall", "classified correctly"],
     [
         (
             name,
@@ -713,12 +713,12 @@ few = load("few-shot")
 show(
     load_experiment("few-shot").draw(few),
     f"Figure 8.10. A class that was not trained on, for three classes one after the other. Right: what the new class {few['strips']['class']} looks like.",
-    "Left and middle: share named right and distance over the number of images shown. With learned embeddings DiT does better than E-CAR at every number; mixes of other classes are hardly better than nothing. Right: strips of generated digits, real ones on top.",
+    "Left and middle: share classified correctly and distance over the number of images shown. With learned embeddings DiT does better than E-CAR at every number; mixes of other classes are hardly better than nothing. Right: strips of generated digits, real ones on top.",
 )
 learned = {(r["arm"], r["shots"]): r["named_right"] for r in few["rows"] if r["how"] == "learned"}
 said = [f"{k}: {compare(learned['E-CAR', k], learned['DiT', k], 2)[0]}" for k in few["shots"]]
 ahead = all(learned["E-CAR", k]["mean"] > learned["DiT", k]["mean"] for k in few["shots"])
-said = "named right by images shown, " + "; ".join(said)
+said = "classified correctly by images shown, " + "; ".join(said)
 verdict("few-shot", ahead, said, "ahead of DiT", "not ahead of DiT")
 
 # %% [markdown]
