@@ -52,7 +52,7 @@ def transition(schedule: StageSchedule, stage: int, previous_end: Tensor, noise:
 
     ``noise`` is white, (B, C, r_s, r_s). ``correlated`` makes of it ``eps = sqrt(n / (n - 1))
     (noise - blockmean(noise))``, whose covariance in a block of n = ratio² pixels is
-    n / (n - 1) (I - 11ᵀ / n); with 2x2 blocks 4/3 (I - 11ᵀ/4).
+    n / (n - 1) (I - 11ᵀ / n); with 2x2 blocks 4/3 (I - 11ᵀ/4). 11ᵀ is the matrix of ones.
     """
     coefficients, ratio = schedule.transition(stage), schedule.ratio
     if coefficients.coupling == "correlated":

@@ -575,7 +575,7 @@ for stage, level in enumerate(levels):
     tiles += [enlarge(to_pil(part)[0], 128) for part in (colours(level), decoded, pooled)]
     side = level.shape[-1]
     words += [
-        f"stage {stage}: {side}×{side}",
+        f"stage {stage + 1}: {side}×{side}",
         f"decoded: {psnr(decoded, pooled):.1f} dB",
         "pooled image",
     ]

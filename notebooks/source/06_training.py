@@ -500,8 +500,8 @@ clipped = sum(row["gradient_norm"] > model_config.grad_clip for row in rows) / l
 show(
     explore.charts(panels, 2, from_zero=True, height=2.3),
     f"Figure 6.5. The log of the run. {clipped:.0%} of the logged gradient norms exceed the clip, "
-    f"{model_config.grad_clip:g}; the last losses are {rows[-1]['loss_stage'][0]:.3f} (stage 0) and "
-    f"{rows[-1]['loss_stage'][1]:.3f} (stage 1). Waiting is a share of the time.",
+    f"{model_config.grad_clip:g}; the last losses are {rows[-1]['loss_stage'][0]:.3f} (stage 1) and "
+    f"{rows[-1]['loss_stage'][1]:.3f} (stage 2). Waiting is a share of the time.",
     "Four charts over the step: losses of two stages, gradient norm, images per second, waiting.",
 )
 
@@ -514,13 +514,15 @@ show(
 middles = [(index + 0.5) / 8 for index in range(8)]
 moments = [rows[0], rows[len(rows) // 4], rows[-1]]
 panels = {
-    f"loss, stage {s}": {f"step {row['step']}": (middles, row["loss_bin"][s]) for row in moments}
+    f"loss, stage {s + 1}": {
+        f"step {row['step']}": (middles, row["loss_bin"][s]) for row in moments
+    }
     for s in (0, 1)
 }
 largest = [middles[max(range(8), key=rows[-1]["loss_bin"][s].__getitem__)] for s in (0, 1)]
 caption = (
     "Figure 6.6. Loss by local time. At the end it is largest around τ = "
-    f"{largest[0]:.2f} in stage 0 and {largest[1]:.2f} in stage 1."
+    f"{largest[0]:.2f} in stage 1 and {largest[1]:.2f} in stage 2."
 )
 alt = "Two charts, one per stage, of the loss over local time at three moments; later curves lie lower."
 show(explore.charts(panels, x="local time τ", from_zero=True), caption, alt)
@@ -528,9 +530,9 @@ show(explore.charts(panels, x="local time τ", from_zero=True), caption, alt)
 # %% [markdown]
 # <details><summary>Explain</summary>
 # At τ = 0 the state is the start, and the error is what class and history do not tell about the end. At τ = 1 the
-# state is the end, and the error is what the end does not tell about the noise in the start. The end of stage 0 is
+# state is the end, and the error is what the end does not tell about the noise in the start. The end of stage 1 is
 # half data and half noise: their sum is known, the target is their difference, and the error grows with τ. In
-# stage 1 both ends hide about as much, and the middle, where the state tells something of both, is lowest.
+# stage 2 both ends hide about as much, and the middle, where the state tells something of both, is lowest.
 # </details>
 #
 # ### Averaged against raw
@@ -789,7 +791,7 @@ clocked = lab.pick(cifar, pipe).model  # the fast profile times the smaller one
 usual = clocked.inference_steps()
 timings = {
     "default steps": probe.time_sampling(clocked, 1, usual, lab.pick(3, 1)),
-    "100 steps in stage 0": probe.time_sampling(clocked, 1, [100, *usual[1:]], lab.pick(3, 1)),
+    "100 steps in stage 1": probe.time_sampling(clocked, 1, [100, *usual[1:]], lab.pick(3, 1)),
 }
 rows_of_timings = []
 for name, timing in timings.items():
@@ -802,8 +804,8 @@ for name, timing in timings.items():
 table(
     [
         "sampling",
-        "stage 0: of the FLOPs",
-        "stage 0: of the time",
+        "stage 1: of the FLOPs",
+        "stage 1: of the time",
         "time saved / FLOPs saved, against a DiT of 50 steps",
         "verdict (fires below 0.5)",
     ],

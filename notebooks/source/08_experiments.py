@@ -412,12 +412,10 @@ verdict("three stages are better than one", max(orders) < 0, "; ".join(said), no
 # %%
 objective = load("flow-vs-diffusion")
 figure = load_experiment("flow-vs-diffusion").draw(objective)
-for stage, level in enumerate(objective["levels"]):  # the module counts stages from 1
-    figure.axes[stage].set_title(f"Stage {stage}, at t = {level:g}", fontsize=10, loc="left")
 show(
     figure,
     "Figure 8.6. The same network with two objectives: filled markers are flow matching, hollow ones noise prediction. E-CAR, blue, has no such twin. The grey dotted line is real training images. One seed.",
-    "Three panels over steps per stage: stage 0 alone, stage 1 alone, end to end. Noise prediction lies above its twin in flow matching at every step count, most of all at two steps. In stage 1 E-CAR lies above full denoise per scale.",
+    "Three panels over steps per stage: stage 1 alone, stage 2 alone, end to end. Noise prediction lies above its twin in flow matching at every step count, most of all at two steps. In stage 2 E-CAR lies above full denoise per scale.",
 )
 
 # %%
@@ -438,7 +436,7 @@ said = f"better in {wins} of {len(gaps)} comparisons, per stage and end to end"
 verdict("flow matching beats noise prediction", wins == len(gaps), said, "seen, one seed")
 
 # %% [markdown]
-# *A negative result beside it*: in stage 1 E-CAR is worse than full denoise per scale, at every step count. *Reservation*: one seed, so
+# *A negative result beside it*: in stage 2 E-CAR is worse than full denoise per scale, at every step count. *Reservation*: one seed, so
 # the rule of part 1 cannot even be asked: these are 20 readings of two trained pairs. DiT with noise prediction stays near 120
 # at every step count: more steps are not what it lacks (our reading: it is hardly trained), and the size of that gap says little. Noise
 # prediction is sampled here with evenly spaced levels and no clipping, the weaker of the samplers of notebook 3.
@@ -569,7 +567,7 @@ verdict(
 print("\n".join(f"not equal: {sentence}" for sentence in kinds["confounded"]))
 
 # %% [markdown]
-# Equal tokens are not equal bits. A fair reading: tokens of this size are better spent on numbers than on a code book of this size.
+# Equal tokens are not equal bits. A fair reading: with this number of tokens, continuous numbers give better images than codes from a code book of this size.
 #
 # ## Part 5: the headline
 #
@@ -695,7 +693,7 @@ table(
     [(name, *(f"{distance:.2f}" for distance in line)) for name, line in lines.items()],
 )
 parts = [(a - b) / lines["no guidance"][0] for a, b in itertools.pairwise(lines["no guidance"])]
-said = "without guidance, stages 0, 1, 2: " + ", ".join(f"{part:.0%}" for part in parts)
+said = "without guidance, stages 1, 2, 3: " + ", ".join(f"{part:.0%}" for part in parts)
 verdict("which stage errs most", parts[-1] == max(parts), said, "the finest", "a coarser one")
 
 # %% [markdown]

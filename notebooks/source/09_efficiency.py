@@ -133,7 +133,7 @@ step = [velocity_flops(config, s) for s in stages]
 tokens = ecar.transformer.tokens_per_stage
 table(
     ["stage", "tokens", "steps", "once per stage, GFLOP", "each step, GFLOP"],
-    [(s, tokens[s], plan[s], f"{call[s] / 1e9:.3f}", f"{step[s] / 1e9:.3f}") for s in stages],
+    [(s + 1, tokens[s], plan[s], f"{call[s] / 1e9:.3f}", f"{step[s] / 1e9:.3f}") for s in stages],
 )
 
 # %% [markdown]
@@ -182,7 +182,7 @@ flops = [sum(e.flops for e in runs[0] if e.stage == s) for s in stages]
 figure, axes = new_figure(2, width=4, height=2.4)
 for axis, values, title in zip(axes, (flops, seconds), ("FLOPs", "time, batch 1"), strict=True):
     shares = [100 * value / sum(values) for value in values]
-    axis.barh([f"stage {s}" for s in stages], shares, color=[hue(s) for s in stages])
+    axis.barh([f"stage {s + 1}" for s in stages], shares, color=[hue(s) for s in stages])
     axis.invert_yaxis()
     axis.set(title=title, xlabel="share, %", xlim=(0, 80))
 rates = [f / t / 1e9 for f, t in zip(flops, seconds, strict=True)]

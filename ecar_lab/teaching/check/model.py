@@ -40,7 +40,7 @@ def conditioning_time(attempt: Callable[[StageSchedule, int, Tensor], Tensor]) -
                     high - local_time * (high - low)
                 ),
             },
-            f"the conditioning time of stage {stage}",
+            f"the conditioning time for stage={stage}",
         )  # fmt: skip
 
 
