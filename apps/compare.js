@@ -130,7 +130,7 @@ function turnTo(key) {
   const speed = end / duration();
   pace.textContent = axis === "seconds"
     ? `Plays at ${Math.abs(speed - 1) < 0.01 ? "real speed" : `${speed.toPrecision(2)} times real speed`}.`
-    : `Plays ${speed.toPrecision(2)} GFLOP a second.`;
+    : `Plays ${speed.toPrecision(2)} GFLOP per second.`;
   show(share * end, false);
 }
 

@@ -22,7 +22,7 @@ from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.trace import TraceEvent
 from ecar_lab.viz import to_pil
 
-# Seconds between two views: a browser shows no more than ten a second without stumbling.
+# Seconds between two views: a browser shows no more than ten per second without stumbling.
 INTERVAL = 0.1
 # Decoding in the middle of a stage is only for the eye: it may take this share of the model's time.
 PREVIEW_SHARE = 0.1

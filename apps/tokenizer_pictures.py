@@ -79,7 +79,7 @@ def open_upload(path: Path) -> Image.Image:
 
 def _too_many_pixels(size: tuple[int, int] | None) -> EcarError:
     has = f"{size[0]} by {size[1]} px" if size else "far more pixels than a picture needs"
-    return EcarError(f"the picture has {has}: use at most {MAX_SIDE} px a side")
+    return EcarError(f"the picture has {has}: use at most {MAX_SIDE} px per side")
 
 
 def picture_of(image: Image.Image, size: int) -> Tensor:

@@ -44,7 +44,7 @@ function section(data) {
 function rounding(data) {
   const node = section(data);
   node.classList.add("rounding");
-  const label = make("label", "bits", "Bits a number ", node);
+  const label = make("label", "bits", "Bits per number ", node);
   const slider = make("input", "", "", label);
   const last = data.steps[data.steps.length - 1].bits;
   Object.assign(slider, { type: "range", min: data.steps[0].bits, max: last, step: 1, value: bits });
@@ -54,7 +54,7 @@ function rounding(data) {
   const rounded = figure(data.steps[0], pair);
   rounded.caption.setAttribute("aria-live", "polite");
   const curve = make("table", "curve", "", make("div", "costs", "", node));
-  make("caption", "", `PSNR in dB by bits a number; continuous: ${data.continuous.psnr.toFixed(1)}`, curve);
+  make("caption", "", `PSNR in dB by bits per number; continuous: ${data.continuous.psnr.toFixed(1)}`, curve);
   const head = make("tr", "", "", make("thead", "", "", curve));
   const body = make("tr", "", "", make("tbody", "", "", curve));
   make("th", "", "Bits", head).scope = "row";

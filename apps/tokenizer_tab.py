@@ -25,8 +25,8 @@ INTRODUCTION = (
     "like none of them comes back worse."
 )
 LIMITS = (
-    f"PNG, JPEG or WebP, at most 5 MB and {MAX_SIDE} px a side. It stays on the machine that this "
-    "page comes from."
+    f"PNG, JPEG or WebP, at most 5 MB and {MAX_SIDE} px per side. It stays on the machine that "
+    "this page comes from."
 )
 
 

@@ -200,13 +200,13 @@ class Views:
         for bits, rebuilt in zip(BITS, decode(self.tokenizer, levels).split(1), strict=True):
             value = psnr(self.picture, rebuilt)
             caption = (
-                f"{bits} {'bit' if bits == 1 else 'bits'} a number: {2**bits} levels a channel, "
-                f"{bits * per_token} bits a token, {bits * numbers:,} bits an image: "
+                f"{bits} {'bit' if bits == 1 else 'bits'} per number: {2**bits} levels per "
+                f"channel, {bits * per_token} bits per token, {bits * numbers:,} bits per image: "
                 f"{decibels(value)}"
             )
             steps.append(
                 self._figure(
-                    f"bits-{bits}", rebuilt, caption, f"Decoded from {bits} bits a number",
+                    f"bits-{bits}", rebuilt, caption, f"Decoded from {bits} bits per number",
                     bits=bits, psnr=round(value, 2),
                 )
             )  # fmt: skip
@@ -270,10 +270,10 @@ def trained_result(root: Path) -> dict[str, Any] | None:
             continue
         head = [
             "Tokens",
-            "Bits a token",
+            "Bits per token",
             "PSNR, dB",
             "Fréchet distance of generated",
-            "Named right, %",
+            "Classified correctly, %",
         ]
         return {"text": text, "table": {"caption": "Trained result", "head": head, "rows": rows}}
     return None

@@ -60,12 +60,13 @@ def windows_among(token_sides: Sequence[int], size: int | None) -> Windows | Non
     """Windows in the stages that are larger than one; None where no stage is.
 
     Raises:
-        EcarError: a window of fewer than 2 tokens a side, or one that does not divide such a stage.
+        EcarError: a window of fewer than 2 tokens per side, or one that does not divide such
+            a stage.
     """
     if size is None:
         return None
     if size < 2:
-        raise EcarError(f"attention_window is {size}: use 2 or more tokens a side")
+        raise EcarError(f"attention_window is {size}: use 2 or more tokens per side")
     sides = tuple(side for side in token_sides if side > size)
     for side in sides:
         if side % size:

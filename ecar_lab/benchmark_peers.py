@@ -235,8 +235,9 @@ def _stage_lines(r: dict[str, Any], batch_size: str) -> list[str]:
     ]
     per_stage = r["gflop_per_stage"]
     for stage, seconds in enumerate(r["stage_seconds"][batch_size]):
+        transformer, head = (per_stage[part][stage] for part in ("transformer", "head"))
         rows.append(
-            f"| {stage} | {per_stage['transformer'][stage]:.2f} | {per_stage['head'][stage]:.2f} "
+            f"| {stage + 1} | {transformer:.2f} | {head:.2f} "
             f"| {seconds['transformer'] * 1e3:.1f} | {seconds['head'] * 1e3:.1f} |"
         )
     return rows

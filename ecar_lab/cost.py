@@ -65,8 +65,8 @@ def transformer_flops(config: Any, stage: int) -> int:
 
 
 def head_setup_flops(config: Any, stage: int, times: int) -> int:
-    """What the head does once a stage, one image, no guidance: it reads the token map and makes the
-    conditions of all times (and, of a few-step head, of spans and guidance)."""
+    """What the head does once per stage, one image, no guidance: it reads the token map and makes
+    the conditions of all times (and, of a few-step head, of spans and guidance)."""
     embeddings = 3 if config.get("mode") == "few-step" else 1
     width = config.width
     read = 2 * stage_tokens(config)[stage] * width**2

@@ -209,7 +209,9 @@ def stage_lagging(stage_losses: Sequence[Sequence[float]]) -> Diagnosis:
     ]
     best, slowest = max(progress), progress.index(min(progress))
     value = min(progress) / best if best > 0 else 1.0
-    found = f"losses fell by {', '.join(f'{p:.0%}' for p in progress)}; stage {slowest} the least"
+    found = (
+        f"losses fell by {', '.join(f'{p:.0%}' for p in progress)}; stage {slowest + 1} the least"
+    )
     if best <= 0:
         found = "the loss of no stage has fallen"
     return Diagnosis("stage_lagging", value, LAG, best > LEARNED and value < LAG, found)
@@ -287,8 +289,8 @@ def leak(errors: Mapping[int, tuple[float, float]]) -> Diagnosis:
     stage = min(ratios, key=lambda s: ratios[s])
     value = ratios[stage]
     found = (
-        f"late in stage {stage} the error in block means is {value:.2g} times that in the rest; "
-        "an honest model has about 1"
+        f"late in stage {stage + 1} the error in block means is {value:.2g} times that in the "
+        "rest; an honest model has about 1"
     )
     return Diagnosis("leak", value, LEAK_RATIO, value < LEAK_RATIO, found)
 
@@ -336,7 +338,7 @@ def boundary_artefacts(
     worst = max(scores, key=strength)
     value = strength(worst)
     beside = f"real ones {real[worst]:.3g}" if reference else "1 is without a trace of blocks"
-    found = f"stage {worst}: boundary score {scores[worst]:.3g}, {beside}"
+    found = f"stage {worst + 1}: boundary score {scores[worst]:.3g}, {beside}"
     return Diagnosis("boundary_artefacts", value, limit, value > limit, found)
 
 
@@ -357,7 +359,7 @@ def efficiency_not_realised(
     slowest = min(range(len(flops)), key=lambda s: flops[s] / seconds[s])
     found = (
         f"{in_flops:.3g} times fewer FLOPs than a DiT at 50 steps, {in_time:.3g} times less time "
-        f"({value:.0%}); stage {slowest} takes {seconds[slowest] / sum(seconds):.0%} of the "
+        f"({value:.0%}); stage {slowest + 1} takes {seconds[slowest] / sum(seconds):.0%} of the "
         f"time for {flops[slowest] / sum(flops):.0%} of the FLOPs"
     )
     return Diagnosis("efficiency_not_realised", value, REALISED, value < REALISED, found)

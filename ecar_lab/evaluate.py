@@ -414,7 +414,7 @@ def markdown(result: dict[str, Any]) -> str:
         cells = [f"{point[name]:.4g}" for point in points.values()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if shares := result["class_accuracy"]:
-        lines += ["", f"Named right by {shares['classifier']}:", ""]
+        lines += ["", f"Classified correctly by {shares['classifier']}:", ""]
         lines += ["| class | generated | real |", "|---|---|---|"]
         rows = {"all": shares, **shares["per_class"]}
         for name, row in rows.items():

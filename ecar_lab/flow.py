@@ -54,7 +54,7 @@ def transition(schedule: StageSchedule, stage: int, previous_end: Tensor, noise:
 
     ``noise`` is white, (B, C, r_s, r_s). ``correlated`` makes of it ``eps = sqrt(n / (n - 1))
     (noise - blockmean(noise))``, whose covariance in a block of n = ratio² pixels is
-    n / (n - 1) (I - 11ᵀ / n); with 2x2 blocks 4/3 (I - 11ᵀ/4).
+    n / (n - 1) (I - 11ᵀ / n); with 2x2 blocks 4/3 (I - 11ᵀ/4). 11ᵀ is the matrix of ones.
     """
     coefficients, ratio = schedule.transition(stage), schedule.ratio
     if coefficients.coupling == "correlated":
@@ -245,7 +245,8 @@ class FlowHead(nn.Module):
 
     The condition is time (in the stage's own slice, see ``StageSchedule.conditioning_time``) +
     stage + class; the token map is added to the embedded latent, token by token. Both are ready
-    before the first step: :meth:`modulations` for all steps in one call, :meth:`read` once a stage.
+    before the first step: :meth:`modulations` for all steps in one call,
+    :meth:`read` once per stage.
 
     A ``few_step`` head is a guided flow map: its condition has two more parts, a span d and a
     guidance w, and it gives the mean velocity of the flow guided by w over [tau, tau + d], in one
@@ -300,7 +301,7 @@ class FlowHead(nn.Module):
         """Shifts, scales and gates for every block and the output.
 
         Args:
-            local_time: (B,) one time an image (training), or (K, 1): all K times of a solver.
+            local_time: (B,) one time per image (training), or (K, 1): all K times of a solver.
             class_labels: (B,).
             span, guidance: of a few-step head, shaped like the time; None: 0, the velocity, and 1,
                 no guidance.

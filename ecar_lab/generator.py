@@ -38,8 +38,8 @@ class TrainingDraw:
         local_time: (B, S), uniform in [0, 1), stratified over the batch.
         class_drop: (B,), uniform: a class is dropped where it is below the drop rate.
         latent_noise: (B, C, R, R), white: samples the tokenizer's latent, mean + std * noise.
-        more_noise, more_time: per stage, what the further draws of the head need, k_s - 1 an image:
-            (B, k_s - 1, C, r_s, r_s) and (B, k_s - 1). Empty where each stage has one draw.
+        more_noise, more_time: per stage, what the further draws of the head need, k_s - 1 per
+            image: (B, k_s - 1, C, r_s, r_s) and (B, k_s - 1). Empty where each stage has one draw.
     """
 
     noise: tuple[Tensor, ...]

@@ -43,7 +43,7 @@ class ECAR(LatentGenerator):
         history: what the transformer reads of earlier stages: ``end_states`` or ``none``.
         num_classes, class_names: ids 0 ... num_classes - 1 and their names, if they have any.
         width, num_heads: of transformer and head alike.
-        transformer_layers: paid once a stage. head_layers: paid at every flow step.
+        transformer_layers: paid once per stage. head_layers: paid at every flow step.
         attention_window: tokens per side of the windows that attention keeps to in stages larger
             than one window, in transformer and head; see :class:`MultistageTransformer`. None:
             full attention.

@@ -30,7 +30,6 @@ def stage_overview(
     *,
     index: int = 0,
     title: str | None = None,
-    first: int = 1,
 ) -> Figure:
     """The whole process in one figure; save it with ``figure.savefig(path)``.
 
@@ -40,7 +39,6 @@ def stage_overview(
 
     Args:
         events: a complete run. index: which image of the batch. title: above the figure.
-        first: number of the coarsest stage in words; beside code, which counts from 0, give 0.
 
     Raises:
         EcarError: there is no event.
@@ -51,7 +49,7 @@ def stage_overview(
     finest = stages[-1][1].latent.shape[-1]
     sides = [LARGEST * end.latent.shape[-1] / finest for _, end in stages]
     widths = [max(2 * side + GAP, 1.75) for side in sides]
-    sheet = _Sheet(2 * MARGIN + sum(widths) + ARROW * (len(stages) - 1), HEIGHT, first)
+    sheet = _Sheet(2 * MARGIN + sum(widths) + ARROW * (len(stages) - 1), HEIGHT)
     if title:
         sheet.text(sheet.width / 2, HEIGHT - 0.28, title, 13, weight="bold")
     colours = LatentColours.of(tokenizer)
@@ -87,7 +85,7 @@ def _draw_stage(
     sheet.text(
         centre,
         HEIGHT - 0.72,
-        f"Stage {end.stage + sheet.first}: {size}\u00d7{size} latent",
+        f"Stage {end.stage + 1}: {size}\u00d7{size} latent",
         12,
         weight="bold",
     )
@@ -128,15 +126,15 @@ def _draw_time(sheet: _Sheet, stages: list[list[TraceEvent]]) -> None:
         sheet.bar(left, y + height / 2 - 0.005, right - left, 0.01, FAINT)
         sheet.bar(a, y + 0.03, b - a, height - 0.06, STAGE_HUES[end.stage % len(STAGE_HUES)])
         beside = (a - 0.06, "right") if a - left > 1.2 else (b + 0.06, "left")
-        label = f"stage {end.stage + sheet.first}: {float(start.t):.2f} to {float(end.t):.2f}"
+        label = f"stage {end.stage + 1}: {float(start.t):.2f} to {float(end.t):.2f}"
         sheet.text(beside[0], y + height / 2, label, 9, ha=beside[1], backgroundcolor=PAPER)
 
 
 class _Sheet:
     """A figure on which everything is placed in inches from the lower left corner."""
 
-    def __init__(self, width: float, height: float, first: int) -> None:
-        self.width, self.height, self.first = width, height, first
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = width, height
         self.figure = Figure(figsize=(width, height), facecolor=PAPER, dpi=160)
 
     def text(self, x: float, y: float, text: str, points: float, **style) -> None:

@@ -35,7 +35,7 @@ class Preset:
     train_turbo: dict[str, Any] = field(default_factory=dict)
 
 
-# Where capacity sits, by size. The transformer is paid once a stage, the head at every flow step;
+# Where capacity sits, by size. The transformer is paid once per stage, the head at every flow step;
 # a probe on digits was best with most of it in the head. Not swept at these sizes.
 SMALL = {"width": 384, "num_heads": 6, "transformer_layers": 4, "head_layers": 8}
 BASE = {"width": 768, "num_heads": 12, "transformer_layers": 4, "head_layers": 8}

@@ -4,6 +4,9 @@ over to the next.
 Time runs from noise to data: ``x_t = (1 - t) * noise + t * data``, so t = 0 is noise and t = 1 is
 data. Stage s works at its own resolution and covers only the window [a_s, b_s] of that way. Nothing
 here holds a tensor or knows a model: a schedule is numbers, and every room of the kit asks it.
+
+All code, its errors and the formulas count stages from 0, the coarsest, to S - 1. Pictures, tables
+and the app count from 1: what they call stage 1 is index 0.
 """
 
 from __future__ import annotations
@@ -36,8 +39,9 @@ class Transition:
         scale: a / b, where b = end of the previous window, a = start of this one.
         sigma: standard deviation of the noise added again.
         coupling: ``independent``: eps is white. ``correlated``: eps sums to zero in every 2x2
-            block, with covariance 4/3 (I - 11ᵀ/4), and turns the block-constant noise of Up(y)
-            white. ``restart``: nothing is handed over, scale = 0 and sigma = 1.
+            block, with covariance 4/3 (I - 11ᵀ/4), 11ᵀ being the matrix of ones, and turns the
+            block-constant noise of Up(y) white. ``restart``: nothing is handed over, scale = 0 and
+            sigma = 1.
     """
 
     scale: float

@@ -150,7 +150,7 @@ def check_same_run(trainer: Trainer, folder: Path, state: dict[str, Any]) -> Non
     if state["global_batch"] != trainer.global_batch:
         raise EcarError(
             f"the checkpoint {str(folder)!r} was trained with {state['global_batch']} images "
-            f"a step, this run has {trainer.global_batch}: {NEW_RUN}"
+            f"per step, this run has {trainer.global_batch}: {NEW_RUN}"
         )
     for name, value in trainer.cfg.to_dict().items():
         old = state["config"].get(name, value)

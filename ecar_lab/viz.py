@@ -106,7 +106,6 @@ def stage_strip(
     num_stages: int | None = None,
     side: int = 192,
     colours: LatentColours | None = None,
-    first: int = 1,
 ) -> Image.Image:
     """The stages of one image: a column each, at true relative size.
 
@@ -118,7 +117,6 @@ def stage_strip(
         num_stages: leaves room for stages that have no event yet.
         side: pixels of the largest stage.
         colours: by default those of the tokenizer.
-        first: number of the coarsest stage in words; beside code, which counts from 0, give 0.
 
     Raises:
         EcarError: there is no event.
@@ -141,7 +139,7 @@ def stage_strip(
     for stage in range(count):
         centre = x + columns[stage] / 2
         hue = STAGE_HUES[stage % len(STAGE_HUES)]
-        pen.text((centre, margin), f"Stage {stage + first}", INK, _font(16, bold=True), anchor="ma")
+        pen.text((centre, margin), f"Stage {stage + 1}", INK, _font(16, bold=True), anchor="ma")
         caption = f"{sizes[stage]}\u00d7{sizes[stage]}"
         if stage in stages:
             caption += f", t = {float(stages[stage][1].t):.2f}"
@@ -199,7 +197,6 @@ def contact_sheet(
     tile: int = 64,
     per_row: int = 12,
     colours: LatentColours | None = None,
-    first: int = 1,
 ) -> Image.Image:
     """Every event of a run in order, with the rows of :func:`stage_strip` below each other.
 
@@ -209,7 +206,6 @@ def contact_sheet(
         title: the first line. index: which image of the batch.
         tile: pixels of a picture. per_row: events beside each other.
         colours: by default those of the tokenizer.
-        first: number of the coarsest stage in words, see :func:`stage_strip`.
 
     Raises:
         EcarError: there is no event.
@@ -232,7 +228,7 @@ def contact_sheet(
         side = own[0].latent.shape[-1]
         hue = STAGE_HUES[stage % len(STAGE_HUES)]
         pen.rectangle((margin, y + 6, margin + width, y + 10), fill=hue)
-        words = f"Stage {stage + first}: {side}\u00d7{side}, t = {own[0].t:.2f} to {own[-1].t:.2f}"
+        words = f"Stage {stage + 1}: {side}\u00d7{side}, t = {own[0].t:.2f} to {own[-1].t:.2f}"
         pen.text((margin, y + 15), words, INK, _font(14, bold=True))
         y += head
         for place, event in enumerate(own):

@@ -275,7 +275,7 @@ def table(result: dict[str, Any]) -> str:
     rows = {
         "images, of which wrong": f"{result['images']}, {len(result['wrong'])}",
         "clients, killed besides": f"{result['clients']}, {result['killed']}",
-        "images a second": f"{result['images_per_second']:.2f}",
+        "images per second": f"{result['images_per_second']:.2f}",
         "wait, median and longest": "{wait_median:.2f} s, {wait_longest:.2f} s".format(**result),
         "clients' medians": "{:.2f} s to {:.2f} s".format(*result["client_medians"]),
         "memory idle, peak, after": "{idle}, {peak}, {after} MiB".format(**memory),

@@ -101,7 +101,7 @@ def test_files_that_are_too_large_or_no_pictures_are_refused_in_a_sentence(tmp_p
     large.write_bytes(bytes(MAX_BYTES + 1))
     with pytest.raises(EcarError, match=r"the file has 5\.0 MB: use one of at most 5 MB"):
         open_upload(large)
-    with pytest.raises(EcarError, match="4097 by 1 px: use at most 4096 px a side"):
+    with pytest.raises(EcarError, match="4097 by 1 px: use at most 4096 px per side"):
         open_upload(saved(tmp_path, Image.new("L", (4097, 1)), "png"))
     gif = saved(tmp_path, Image.new("L", (4, 4)), "gif")
     with pytest.raises(EcarError, match="not a picture that is read here: use a PNG, JPEG or WebP"):
@@ -125,7 +125,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeyp
         raise AssertionError("it was unpacked")
 
     monkeypatch.setattr(Image.Image, "load", unpack)
-    with pytest.raises(EcarError, match=rf"{says}.*: use at most 4096 px a side"):
+    with pytest.raises(EcarError, match=rf"{says}.*: use at most 4096 px per side"):
         open_upload(bomb(tmp_path, side))
 
 
@@ -234,7 +234,7 @@ def test_rounding_tells_bits_a_token_and_more_bits_come_closer(digits, tmp_path)
     rounding = views(digits, picture, tmp_path)["rounding"]
     assert [step["bits"] for step in rounding["steps"]] == list(BITS)
     # digits: 4 channels, patches of one latent pixel, a latent of 4x4
-    words = "3 bits a number: 8 levels a channel, 12 bits a token, 192 bits an image"
+    words = "3 bits per number: 8 levels per channel, 12 bits per token, 192 bits per image"
     assert words in rounding["steps"][2]["caption"]
     assert "not a trained VQ" in rounding["text"]
     values = [step["psnr"] for step in rounding["steps"]]
@@ -308,13 +308,15 @@ def test_pictures_are_chosen_and_looked_at_once_for_all(page, page_and_tab, monk
 def test_bits_are_changed_by_keyboard_without_the_server(page):
     requests = []
     page.on("request", lambda request: requests.append(request.url))
-    slider = page.get_by_label("Bits a number")
+    slider = page.get_by_label("Bits per number")
     slider.focus()
     page.keyboard.press("Home")
     caption = page.locator(".rounding .figures figure figcaption").nth(1)
-    assert caption.inner_text().startswith("1 bit a number: 2 levels a channel, 12 bits a token")
+    assert caption.inner_text().startswith(
+        "1 bit per number: 2 levels per channel, 12 bits per token"
+    )
     page.keyboard.press("ArrowRight")
-    assert caption.inner_text().startswith("2 bits a number")
+    assert caption.inner_text().startswith("2 bits per number")
     assert page.locator(".curve td.now").inner_text() in caption.inner_text()
     assert slider.get_attribute("aria-valuetext") == caption.inner_text()
     assert [url for url in requests if "queue" in url] == []

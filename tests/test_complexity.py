@@ -137,7 +137,7 @@ def test_repeated_steps_are_timed_on_a_part_and_multiplied(models, monkeypatch):
     part = time_steps(models["DiT"], [6], Part(2, 1))
     assert whole.timed_part is None
     assert part.timed_part == "2 of 6 flow steps"
-    first = whole.seconds - part.seconds  # the same ticks a step, so only step 0 may differ
+    first = whole.seconds - part.seconds  # the same ticks per step, so only step 0 may differ
     assert abs(first) <= 1
 
 

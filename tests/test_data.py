@@ -50,7 +50,7 @@ BROKEN = {"bytes": b"no image at all", "path": None}
 def write_parquet(
     path: Path, images: Sequence[dict | None], row_group: int = 1000, **columns
 ) -> Path:
-    """A file as the Hub has them: image and class label columns, ``row_group`` rows a group."""
+    """A file as the Hub has them: image and class label columns, ``row_group`` rows per group."""
     labels = {"label": [n % len(CLASSES) for n in range(len(images))]}
     features = {"image": datasets.Image()}
     for name in columns or labels:

@@ -153,7 +153,7 @@ def test_a_stage_that_lags_is_named(seed):
     rows = list(zip(falling(seed), flat(seed), falling(seed + 9), strict=True))
     found = diagnose.stage_lagging(rows)
     assert found.fired
-    assert "stage 1 the least" in found.found
+    assert "stage 2 the least" in found.found
     both = list(zip(falling(seed), falling(seed + 9, floor=0.6), strict=True))
     assert not diagnose.stage_lagging(both).fired
     neither = list(zip(flat(seed), flat(seed + 9), strict=True))
@@ -244,7 +244,7 @@ def test_the_leak_is_a_matter_of_the_ratio_of_bands():
     assert not diagnose.leak({1: (0.3, 0.3), 2: (0.2, 0.25)}).fired
     found = diagnose.leak({1: (0.3, 0.3), 2: (0.02, 0.3)})
     assert found.fired
-    assert "stage 2" in found.found
+    assert "stage 3" in found.found
     assert diagnose.leak({}).value is None
 
 
@@ -300,7 +300,7 @@ def test_efficiency_is_time_saved_over_flops_saved():
     assert not found.fired
     slow = diagnose.efficiency_not_realised([1.0, 3.0], [5.0, 1.0], 40.0, 10.0)
     assert slow.fired
-    assert "stage 0 takes 83% of the time for 25% of the FLOPs" in slow.found
+    assert "stage 1 takes 83% of the time for 25% of the FLOPs" in slow.found
 
 
 def test_timing_knows_the_flops_of_both_models():

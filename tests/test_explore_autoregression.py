@@ -79,10 +79,10 @@ def test_the_controls_follow_the_model(tiny_pipeline, monkeypatch):
     tiny_pipeline.set_progress_bar_config(disable=True)
     box = explore.attention(tiny_pipeline, "cat", 1)
     (stage, _, head, *_), (trouble, view) = box.children[:-2], box.children[-2:]
-    assert list(stage.options) == [0, 1]
+    assert list(stage.options) == [1, 2]
     assert list(head.options) == [explore.MEAN, 0, 1]
     before = view.value
-    stage.value = 0
+    stage.value = 1
     assert view.value != before
     assert not trouble.value
 

@@ -106,9 +106,9 @@ def test_rings_are_where_nothing_is_better(y, sign, lines):
 
 def test_axes_and_lines_follow_the_choice(lines):
     names = ["quality · E-CAR", "flow-vs-diffusion · E-CAR"]
-    figure = explore.chart(lines, names, "steps, all stages", "named right", False, False)
+    figure = explore.chart(lines, names, "steps, all stages", "classified correctly", False, False)
     (axis,) = figure.axes
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("steps, all stages", "named right")
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("steps, all stages", "classified correctly")
     assert (axis.get_xscale(), axis.get_yscale()) == ("linear", "linear")
     # One name twice: the experiment tells them apart.
     assert axis.get_legend_handles_labels()[1] == names

@@ -52,6 +52,6 @@ def test_the_controls_redraw(scene, monkeypatch):
     box = explore.velocity(scene.pipe, "dog")
     *controls, trouble, view = box.children
     before = view.value
-    controls[0].value = 0
+    controls[0].value = 1
     assert view.value != before
     assert trouble.value == ""

@@ -33,7 +33,7 @@ def rows(losses, stages=2):
 def test_every_curve_of_a_log_is_found():
     log = [*rows([3.0, 2.0, 1.0]), {"step": 30, "test_psnr_db": 30.0}]
     assert training.series(log, "loss") == {"loss": ([10, 20, 30], [3.0, 2.0, 1.0])}
-    assert list(training.series(log, "loss per stage")) == ["stage 0", "stage 1"]
+    assert list(training.series(log, "loss per stage")) == ["stage 1", "stage 2"]
     assert len(training.series(log, "loss per time bin")) == 3
     for curve in training.CURVES:
         assert training.series(log, curve)
@@ -63,7 +63,7 @@ def test_the_committed_curves_can_be_drawn_quickly():
     figure = training.charts({"healthy": found}, logarithmic=True)
     figure.canvas.draw()
     assert time.process_time() - started < 5
-    assert [line.get_label() for line in figure.axes[0].lines] == ["stage 0", "stage 1"]
+    assert [line.get_label() for line in figure.axes[0].lines] == ["stage 1", "stage 2"]
 
 
 def test_charts_have_a_title_each_and_a_legend_where_there_are_several_lines():

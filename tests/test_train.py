@@ -296,7 +296,7 @@ def test_changed_setting_on_resume_is_refused(undisturbed: Path, tmp_path: Path)
     run = cut_back(undisturbed, tmp_path / "run", 4)
     with pytest.raises(EcarError, match=r"lr 0\.01, this run has 0\.5.*--output"):
         train_model(config(run, lr=0.5))
-    with pytest.raises(EcarError, match="8 images a step, this run has 16"):
+    with pytest.raises(EcarError, match="8 images per step, this run has 16"):
         train_model(config(run, batch_size=16))
     assert_same(
         weights(run), load_file(undisturbed / "checkpoints/step-00000004/model.safetensors")

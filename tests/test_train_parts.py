@@ -203,7 +203,7 @@ def test_stream_goes_on_at_a_stored_position_and_into_the_next_epoch():
         return StreamFeed(data, Share(8), seed=0, flip=True)
 
     first = feed()
-    batches = [first(step)[0] for step in range(3)]  # two batches an epoch
+    batches = [first(step)[0] for step in range(3)]  # two batches per epoch
     place = first.position(3)
     assert place["epoch"] == 1
     batches += [first(step)[0] for step in (3, 4)]

@@ -59,9 +59,9 @@ class TokenAR(Baseline):
     Args:
         latent_size, latent_channels, patch_size, num_classes, class_names: as in ``ECAR``; a token
             is a patch.
-        order: ``causal``: row by row, one token a step; its transformer can keep keys and values.
-            ``masked``: a random order, several tokens a step, all at once seen from both sides.
-        width, num_heads, transformer_layers: of the transformer, paid once a step.
+        order: ``causal``: row by row, one token per step; its transformer can keep keys and values.
+            ``masked``: a random order, several tokens per step, all at once seen from both sides.
+        width, num_heads, transformer_layers: of the transformer, paid once per step.
         head_width, head_layers: of the MLP, paid per token and flow step.
         head_draws: noises and times that the head is trained on per token and image (MAR: 4).
         num_iterations: steps of the masked order (MAR: 64), at most one per token.

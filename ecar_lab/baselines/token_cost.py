@@ -46,7 +46,7 @@ def token_ar_flops(
 def event_flops(
     config: Any, steps: int, guidance: float, kv_cache: bool, solver: str
 ) -> list[EventFlops]:
-    """The same, event by event; the first bears what is made once a run."""
+    """The same, event by event; the first bears what is made once per run."""
     config = _fields(config)
     halves = 1 if guidance == 1.0 else 2
     events = [
@@ -108,7 +108,7 @@ def token_flops(config: Any, evaluations: int) -> int:
 
 
 def time_flops(config: Any, times: int) -> int:
-    """The embeddings of all times, once a run, for one image sampled alone."""
+    """The embeddings of all times, once per run, for one image sampled alone."""
     if config.codebook_size:
         return 0
     return times * 2 * (2 * TIME_FREQUENCIES + config.head_width) * config.head_width

@@ -31,7 +31,7 @@ from ecar_lab.schedule import MAX_STAGES
 from ecar_lab.timing import open_gates, place
 
 FACTOR, PATCH, CHANNELS = 8, 2, 4
-COARSEST = 4  # latent pixels a side of the first stage, where the number of stages allows it
+COARSEST = 4  # latent pixels per side of the first stage, where the number of stages allows it
 PART = Part(steps=4, tokens=12)
 
 # Flow steps of E-CAR's stages, counted from the finest: as in the presets, and like the coarse ones
@@ -46,8 +46,8 @@ class Setting:
 
     Attributes:
         shape: of E-CAR. seconds: how long the timing of one image may take. Work that is expected
-            to take longer is not timed: its FLOPs stand alone. window: see ``ECAR``; 16 tokens a
-            side are as many as the finest stage has at 256 px.
+            to take longer is not timed: its FLOPs stand alone. window: see ``ECAR``; 16 tokens
+            per side are as many as the finest stage has at 256 px.
     """
 
     shape: dict[str, Any]
@@ -84,7 +84,7 @@ class Arm:
     windows: bool = False
 
     def build(self, pixels: int, setting: Setting) -> LatentGenerator:
-        """The model for images of so many pixels a side, with random weights."""
+        """The model for images of so many pixels per side, with random weights."""
         window = {"attention_window": setting.window} if self.windows else {}
         shape = shape_at(pixels, setting.shape)
         return open_gates(build(self.architecture, shape, **self.options, **window)).eval()
@@ -161,7 +161,7 @@ def run(lab: Lab) -> dict[str, Any]:
 
 
 def shape_at(pixels: int, shape: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of the E-CAR for images of so many pixels a side: as many stages as fit."""
+    """Arguments of the E-CAR for images of so many pixels per side: as many stages as fit."""
     latent = pixels // FACTOR
     stages = min(MAX_STAGES, 1 + max(0, int(math.log2(latent // COARSEST))))
     return {

@@ -180,8 +180,8 @@ def table(result: dict[str, Any]) -> str:
     """One row per kind of tokens, and what is confounded."""
     header = [
         *("tokens", "number", "bits each", "of these used", "PSNR (dB)"),
-        *("Frechet distance, reconstructed", "generated", "named right"),
-        *("generator (M)", "GFLOP an image", "TFLOP of training"),
+        *("Frechet distance, reconstructed", "generated", "classified correctly"),
+        *("generator (M)", "GFLOP per image", "TFLOP of training"),
     ]
     rows = [
         [

@@ -73,7 +73,7 @@ EXTENTS = {
 
 
 def run(lab: Lab) -> dict[str, Any]:
-    """Share named right, distances, precision and recall of every way to a new class."""
+    """Share classified correctly, distances, precision and recall of every way to a new class."""
     extent = EXTENTS[lab.size.name]
     seeds = lab.size.seeds[: extent.seeds]
     complete = {
@@ -213,11 +213,15 @@ def key(arm: str, how: str, shots: int) -> str:
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """Share named right and distance over the number of images, and what the images look like."""
+    """Share classified correctly and distance over the number of images, and what the images
+    look like."""
     figure, axes = figures.new_figure(columns=3, width=4.0, height=4.2)
     positions = ["0", *map(str, result["shots"])]
     for axis, metric, title in zip(
-        axes, ("named_right", "frechet"), ("Share named right", "Frechet distance"), strict=False
+        axes,
+        ("named_right", "frechet"),
+        ("Share classified correctly", "Frechet distance"),
+        strict=False,
     ):
         for arm in ARMS:
             draw_arm(axis, result, arm, metric, positions)
@@ -293,7 +297,7 @@ def table(result: dict[str, Any]) -> str:
         for arm in ARMS
     ]
     lines.append(["real images", "-", "-", *cells(result["real"])])
-    header = ["", "rows of the class", "images", "named right", "Frechet distance"]
+    header = ["", "rows of the class", "images", "classified correctly", "Frechet distance"]
     return figures.markdown_table([*header, "precision", "recall"], lines)
 
 

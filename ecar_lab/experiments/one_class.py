@@ -45,8 +45,9 @@ class OneClass:
     rest: FeatureOutput
 
     def quality(self, judge: Judge, made: FeatureOutput, seed: int) -> dict[str, float]:
-        """How near images come: the share that is named right, and distances, precision and recall
-        as means over parts of as many images as ``rest`` has, since all of them depend on that."""
+        """How near images come: the share that is classified correctly, and distances, precision
+        and recall as means over parts of as many images as ``rest`` has, since all of them depend
+        on that."""
         size = len(self.rest.features)
         starts = range(0, len(made.features) - size + 1, size)
         parts = [

@@ -121,7 +121,7 @@ def head_call(model: TokenAR, count: int, steps: int) -> Callable[[], Any]:
 
 def memory_of_image(model: LatentGenerator, stages: int, kv_cache: bool = True) -> int:
     """Peak bytes beyond the weights, after a warm-up: tables and masks that a process makes once
-    are left out. More flow steps take no more memory, so one a stage is run."""
+    are left out. More flow steps take no more memory, so one per stage is run."""
 
     @torch.no_grad()
     def run() -> None:

@@ -129,7 +129,7 @@ def table(result: dict[str, Any]) -> str:
     ]
     header = [
         *(f"{result['E-CAR']['images']:,} images", "steps", "guidance", "GFLOP"),
-        *("Frechet distance", "precision", "recall", "named right"),
+        *("Frechet distance", "precision", "recall", "classified correctly"),
     ]
     trials = "; ".join(
         f"{name} "

@@ -67,4 +67,6 @@ def table(result: dict[str, Any]) -> str:
         ]
         for row in result["rows"]
     ]
-    return figures.markdown_table(["steps", "Frechet distance", "named right", "GFLOP"], rows)
+    return figures.markdown_table(
+        ["steps", "Frechet distance", "classified correctly", "GFLOP"], rows
+    )

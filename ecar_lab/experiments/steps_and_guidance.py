@@ -127,7 +127,7 @@ def draw(result: dict[str, Any]) -> Figure:
     for index, name in enumerate(("precision", "recall"), start=1):
         figures.line(shares, name, x, [row[name] for row in scales], index)
     if x and scales[0]["named_right"] is not None:
-        figures.line(shares, "named right", x, [row["named_right"] for row in scales], 3)
+        figures.line(shares, "classified correctly", x, [row["named_right"] for row in scales], 3)
     shares.set(ylim=(0, 1), ylabel="share")
     guidance.set(xlabel="guidance, all stages", ylabel="Frechet distance")
     both = [axis.get_legend_handles_labels() for axis in (guidance, shares)]
@@ -157,6 +157,6 @@ def table(result: dict[str, Any]) -> str:
     ]
     header = [
         *("on the front", "steps", "guidance", "solver", "GFLOP", "Frechet distance"),
-        *("precision", "recall", "named right"),
+        *("precision", "recall", "classified correctly"),
     ]
     return figures.markdown_table(header, rows)

@@ -146,7 +146,7 @@ def _sampler(pipe: Any, steps: int | Sequence[int], sampling: dict[str, Any]) ->
 
 
 def quality_rows(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Cells of the usual table: name, steps, Frechet distance, recall, named right, GFLOP."""
+    """Cells of the usual table, see ``QUALITY_HEADER``."""
     return [
         [
             row["name"],
@@ -161,4 +161,4 @@ def quality_rows(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     ]
 
 
-QUALITY_HEADER = ["", "steps", "Frechet distance", "recall", "named right", "GFLOP"]
+QUALITY_HEADER = ["", "steps", "Frechet distance", "recall", "classified correctly", "GFLOP"]

@@ -1,7 +1,7 @@
 """What notebooks are made of beside the model: a first cell, figures, questions, checks, controls.
 
 ``setup`` opens a notebook, ``show`` sets a figure with caption and alternative text, ``quiz`` asks;
-``check`` judges exercises and ``explore`` holds the controls, one module a notebook each. Nothing
+``check`` judges exercises and ``explore`` holds the controls, one module per notebook. Nothing
 here trains or samples by itself: it calls the kit.
 """
 

@@ -1,4 +1,4 @@
-"""Figures of the notebooks: one style, one hue a stage, a caption and a text in words."""
+"""Figures of the notebooks: one style, one hue per stage, a caption and a text in words."""
 
 from __future__ import annotations
 

@@ -59,14 +59,16 @@ for event in events:
     if event.step in (0, event.num_steps):
         moment = "starts" if event.step == 0 else "ends  "
         side = event.latent.shape[-1]
-        print(f"stage {event.stage} {moment} at t = {event.t:.2f} with a latent of {side}×{side}")
+        print(
+            f"stage {event.stage + 1} {moment} at t = {event.t:.2f} with a latent of {side}×{side}"
+        )
 
 # %%
 show(
-    stage_strip(events, pipe.tokenizer, first=0),
+    stage_strip(events, pipe.tokenizer),
     "Figure 0.2. The ship at the end of each stage. Top: the latent, still noisy in the first two stages. "
     "Middle: what the model believes the clean latent to be. Bottom: that belief as an image.",
-    "Three columns, one a stage, growing from 4×4 over 8×8 to 16×16. The noisy latent gets clearer, the "
+    "Three columns, one per stage, growing from 4×4 over 8×8 to 16×16. The noisy latent gets clearer, the "
     "decoded estimate turns from a blur into a ship.",
 )
 
@@ -76,18 +78,18 @@ show(
 # Look at the times above. The first stage does not go all the way: it stops while much noise is left. Then
 # its latent is upsampled, noise is added again, and the next stage goes on.
 #
-# > **Predict.** Stage 1 starts *earlier* in time than stage 0 ended. Why should one go back?
+# > **Predict.** Stage 2 starts *earlier* in time than stage 1 ended. Why should one go back?
 #
 # <details><summary>Explain</summary>
-# Upsampling makes blocks of 2×2 equal pixels, and so equal noise in every block. A latent of the larger size
-# with noise of its own has four different values there. Adding fresh noise makes the four differ again, and more noise
-# means an earlier time. (With this model's coupling they still share a quarter of the noise variance; another coupling
+# Upsampling copies every pixel, with its noise, into a block of 2×2. So inside a block the noise is the same four
+# times. A latent of the larger size with noise of its own has four different values there. Adding fresh noise makes
+# the four differ again, and more noise means an earlier time. (With this model's coupling they still share a quarter of the noise variance; another coupling
 # makes it white.) Notebook 4 does the arithmetic and shows what happens without it.
 # </details>
 
 # %%
 show(
-    stage_overview(events, pipe.tokenizer, first=0),
+    stage_overview(events, pipe.tokenizer),
     "Figure 0.3. Everything at once. Each stage: the transformer writes a token map, the flow head carries "
     "the latent along its window of time, the transition hands it over.",
     "A column per stage with its token map on top, the latent at its start and end, the decoded estimate, "
@@ -97,7 +99,8 @@ show(
 # %% [markdown]
 # ## The numbers of the stages
 #
-# Code and notebooks count stages from 0, the coarsest, to S - 1; the page of `make demo` counts from 1.
+# Words and pictures count stages from 1, the coarsest, to S, as the page of `make demo` does. Code counts from 0, as
+# Python does: `event.stage` is 0 in stage 1. So does the s of formulas: $M_0$ is the token map of stage 1.
 #
 # All of this comes from one small object. It holds no weights: a schedule is numbers.
 
@@ -106,7 +109,7 @@ schedule = pipe.model.schedule
 table(
     ["stage", "latent", "starts at t", "ends at t"],
     [
-        (stage, f"{side}×{side}", *(f"{t:.3f}" for t in schedule.window(stage)))
+        (stage + 1, f"{side}×{side}", *(f"{t:.3f}" for t in schedule.window(stage)))
         for stage, side in enumerate(schedule.resolutions)
     ],
 )
@@ -118,7 +121,7 @@ table(
 # has the full size.
 #
 # <details><summary>Hint</summary>
-# Stage s is smaller than the last one by a factor of 2 to the power of (S - 1 - s).
+# With s = 0 for the coarsest: stage s is smaller than the last one by a factor of 2 to the power of (S - 1 - s).
 # </details>
 
 
@@ -191,7 +194,7 @@ assert sum(flops) == sum(map(sum, pipe.model.flops().values()))
 
 # %%
 figure, (axis,) = new_figure(width=6, height=2.2)
-labels = [f"stage {s}\n{count} tokens" for s, count in enumerate(tokens)]
+labels = [f"stage {s + 1}\n{count} tokens" for s, count in enumerate(tokens)]
 axis.barh(labels, [f / 1e9 for f in flops], color=[hue(s) for s in range(len(flops))])
 axis.set(xlabel="GFLOP for one image")
 axis.invert_yaxis()

@@ -67,7 +67,7 @@ def encode(tokenizer, images):
 
 latent = encode(tokenizer, images)  # (4, 4, 16, 16)
 rebuilt = decode(tokenizer, latent)  # (4, 3, 32, 32)
-print(f"{images[0].numel():,} colour values an image, {latent[0].numel():,} numbers a latent")
+print(f"{images[0].numel():,} colour values per image, {latent[0].numel():,} numbers per latent")
 
 # %%
 colours = LatentColours.of(tokenizer)
@@ -421,7 +421,7 @@ channel_std = raw.double().std((0, 2, 3), correction=0).float()
 # ### Exercise 1.4: shift and scale
 #
 # <details><summary>Hint</summary>
-# mean and std have one entry a channel: mean.view(1, -1, 1, 1) lines them up with (B, C, h, w).
+# mean and std have one entry per channel: mean.view(1, -1, 1, 1) lines them up with (B, C, h, w).
 # </details>
 
 
@@ -575,7 +575,7 @@ for stage, level in enumerate(levels):
     tiles += [enlarge(to_pil(part)[0], 128) for part in (colours(level), decoded, pooled)]
     side = level.shape[-1]
     words += [
-        f"stage {stage}: {side}×{side}",
+        f"stage {stage + 1}: {side}×{side}",
         f"decoded: {psnr(decoded, pooled):.1f} dB",
         "pooled image",
     ]
@@ -690,7 +690,7 @@ show(
 # %% [markdown]
 # Equal are 256 tokens of 4 numbers, the networks, the steps and the images. Not equal is what a token says. A code
 # is worth $\log_2 512 = 9$ bits at most. A continuous token has a *rate*, its KL in bits: an upper bound on what its
-# draw says of the image. Rounding is a third view: the continuous latent in few levels a number.
+# draw says of the image. Rounding is a third view: the continuous latent in few levels per number.
 
 # %%
 with torch.no_grad():
@@ -752,7 +752,7 @@ table(
         "PSNR (dB)",
         "Frechet distance, reconstructed",
         "generated",
-        "named right",
+        "classified correctly",
     ],
     [
         (
@@ -790,7 +790,7 @@ quiz(
 explore.looking_glass(tokenizer, {name: images[i : i + 1] for i, name in enumerate(names)})
 
 # %% [markdown]
-# Try: which channel costs the star most, and which the horse? From how many bits a number on do you see no
+# Try: which channel costs the star most, and which the horse? From how many bits per number on do you see no
 # difference?
 #
 # ## Recap

@@ -57,7 +57,7 @@ lab = setup(2)
 # %% [markdown]
 # ## The result first
 #
-# The shipped model makes one image in three transformer calls, one a stage. You can ask each call for the attention of
+# The shipped model makes one image in three transformer calls, one per stage. You can ask each call for the attention of
 # a layer: who looked at whom.
 
 # %%
@@ -66,13 +66,13 @@ events = list(pipe.trace(["ship"], generator=lab.generator(3), attention_layer=1
 starts = [event for event in events if event.step == 0]
 for event in starts:
     _, heads, queries, keys = event.attention.shape
-    print(f"stage {event.stage}: {queries} new tokens look at {keys} ({heads} heads)")
+    print(f"stage {event.stage + 1}: {queries} new tokens look at {keys} ({heads} heads)")
 run = explore.attention_run(pipe, "ship", 3)
 row = run.row(stage=2, layer=1, head=0, token=run.token_at(2, 4, 4))
 shares = ", ".join(f"{part.sum():.0%}" for part in run.maps(row))
 show(
     explore.look(run, stage=2, layer=1, head=0, row=4, column=4),
-    f"Figure 2.1. Where one token of stage 2 looks: {shares} of its attention go to stages 0, 1 and 2. In stage 1 it picks out the coarse token that covers its own place.",
+    f"Figure 2.1. Where one token of stage 3 looks: {shares} of its attention go to stages 1, 2 and 3. In stage 2 it picks out the coarse token that covers its own place.",
     "A small picture of a ship with one patch outlined, then the grids of the three stages coloured by attention. In the middle grid one token is bright: the one that lies over the outlined patch.",
 )
 assert run.maps(row)[1].argmax() == run.token_at(1, 4, 4)
@@ -88,7 +88,7 @@ assert run.maps(row)[1].argmax() == run.token_at(1, 4, 4)
 # $$p(x \mid c) = \prod_{i=1}^{n} p(x_i \mid x_{<i}, c)$$
 #
 # Exact, but every factor waits for the tokens before it: n calls. The rule holds for larger pieces too. With $e_s$ the
-# end state of stage s, the last one the image's latent:
+# end state of a stage, $e_0$ that of the first, $e_{S-1}$ the image's latent:
 #
 # $$p(e_0, \dots, e_{S-1} \mid c) = \prod_{s=0}^{S-1} p(e_s \mid e_{<s}, c)$$
 #
@@ -148,7 +148,7 @@ assert sequential_flops(3, 8, True) == sum(attention_flops(1, k, 8) for k in (1,
 
 # %% tags=["exercise"]
 def stage_flops(tokens_per_stage, width):
-    """FLOPs of one attention layer: one call a stage."""
+    """FLOPs of one attention layer: one call per stage."""
     # SOLUTION 2.2
     return sum(
         attention_flops(count, sum(tokens_per_stage[: stage + 1]), width)
@@ -348,7 +348,7 @@ quiz(
         "cache call k compares k pairs, and the sum is about n²/2.",
         "O(n log n): the calls get longer only slowly": "They get longer in proportion to k, and what happens in "
         "them to its square.",
-        "O(n³), with a KV cache too": "The cache leaves one query a call, so k pairs: O(n²).",
+        "O(n³), with a KV cache too": "The cache leaves one query per call, so k pairs: O(n²).",
     },
     right="O(n³): n calls, and call k compares k² pairs",
 )
@@ -443,7 +443,7 @@ show(
 #
 # A language model reads token i - 1 where it writes token i. Here the input at the place of a token is what the
 # stage before left *at that place*: its end state, upsampled by two and cut into patches. So input and output of
-# stage s lie on the very same grid. Stage 0 has nothing to read: all its tokens start as the class.
+# stage s lie on the very same grid. Stage 1 has nothing to read: all its tokens start as the class.
 
 # %%
 end_states, labels = list(starts[-1].history), starts[-1].class_labels  # e_0 and e_1 of the ship
@@ -451,8 +451,8 @@ token_map = starts[1].token_map
 assert patchify(upsample(end_states[0]), config.patch_size).shape[1] == token_map.shape[1]
 show(
     explore.same_grid(end_states[0], token_map, LatentColours.of(pipe.tokenizer)),
-    "Figure 2.6. The end state of stage 0, the same as input of stage 1, and stage 1's output M₁ (length of each token's vector). Whole lines: the tokens of stage 1. Dotted: latent pixels; those of a patch are copies of one pixel of e₀.",
-    "Three squares cut by the same white lines into 4 by 4. The first shows the end state of stage 0 as 16 coloured pixels, the second the same picture after upsampling, the third the token map as 16 shades.",
+    "Figure 2.6. The end state of stage 1, the same as input of stage 2, and stage 2's output M₁ (length of each token's vector). Whole lines: the tokens of stage 2. Dotted: latent pixels; those of a patch are copies of one pixel of e₀.",
+    "Three squares cut by the same white lines into 4 by 4. The first shows the end state of stage 1 as 16 coloured pixels, the second the same picture after upsampling, the third the token map as 16 shades.",
 )
 
 # %% [markdown]
@@ -460,7 +460,7 @@ show(
 #
 # ## Where a token lies
 #
-# A token of stage 0 covers a quarter of the image, one of stage 2 a sixty-fourth. To relate them, give every token
+# A token of stage 1 covers a quarter of the image, one of stage 3 a sixty-fourth. To relate them, give every token
 # the coordinates of its centre in the image, from 0 to 1.
 #
 # ### Exercise 2.4: where a token lies
@@ -493,7 +493,7 @@ torch.testing.assert_close(
 show(
     explore.token_places([token_coordinates(side) for side in sides]),
     "Figure 2.7. The tokens of all stages in one image. A coarse token lies in the middle of the four finer ones that it covers, which is what the assertion above says.",
-    "A unit square with three grids of points, of 2, 4 and 8 points a side. Each point of a coarser grid is in the middle of four points of the next finer one.",
+    "A unit square with three grids of points, of 2, 4 and 8 points per side. Each point of a coarser grid is in the middle of four points of the next finer one.",
 )
 
 # %% [markdown]
@@ -540,7 +540,7 @@ show(
 )
 
 # %% [markdown]
-# Relations alone are not enough: in stage 0 all tokens start alike, and only relations to one another would keep
+# Relations alone are not enough: in stage 1 all tokens start alike, and only relations to one another would keep
 # them so. Therefore a fixed sine-cosine embedding of the coordinates is added to the input as well.
 #
 # ## Build the transformer
@@ -656,7 +656,7 @@ append = check.append(append)
 
 
 class MyCache:
-    """One pair (keys, values) a layer."""
+    """One pair (keys, values) per layer."""
 
     def __init__(self):
         self.kept = {}
@@ -675,7 +675,7 @@ torch.testing.assert_close(found, wanted)
 # %% [markdown]
 # The kit's `KVCache` sets its memory aside once instead of copying; what it returns is the same.
 #
-# Now the whole. One method embeds a stage, one runs the blocks; training calls them once with the mask, sampling once a
+# Now the whole. One method embeds a stage, one runs the blocks; training calls them once with the mask, sampling once per
 # stage with the cache.
 
 
@@ -748,7 +748,7 @@ compared = compare_cache(kit, end_states, labels, repeats=lab.pick(60, 5))
 assert compared.difference < 1e-5
 rows = [
     (
-        s,
+        s + 1,
         it.tokens,
         it.reused,
         f"{it.uncached_seconds / it.cached_seconds:.1f}",
@@ -769,13 +769,13 @@ print(
 # <details><summary>Explain</summary>
 # Each stage has four times the tokens of the one before, so all earlier ones together are at most a third of it. Without a
 # cache each stage computes those again on top of its own tokens: at most 4/3 of the tokens in all, so the cache saves at
-# most a quarter. Time differs because here the arm without cache makes six calls instead of three; one masked call a
+# most a quarter. Time differs because here the arm without cache makes six calls instead of three; one masked call per
 # stage would need three. The cache does not change the order of growth here.
 # </details>
 #
 # ## Break it: causality
 #
-# > **Predict.** Change e₁, which stage 2 reads. Which token maps move? And which would move if the mask let everybody see
+# > **Predict.** Change e₁, the end state of stage 2, which stage 3 reads. Which token maps move? And which would move if the mask let everybody see
 # > everybody?
 
 # %%
@@ -811,7 +811,7 @@ explore.attention(pipe)
 
 # %% [markdown]
 # > **Predict, run, explain.** Look at the four heads of layer 1 at one place, then move the place. Which heads follow it?
-# > Then go to stage 0: what is there to look at?
+# > Then go to stage 1: what is there to look at?
 
 # %%
 rows = []
@@ -825,7 +825,7 @@ for head in range(config.num_heads):
 table(
     [
         "head of layer 1",
-        "queries of stage 2 whose favourite in stage 1 covers them",
+        "queries of stage 3 whose favourite in stage 2 covers them",
         "attention to their own stage",
         "commonest step to the favourite there, (down, right)",
     ],
@@ -834,9 +834,9 @@ table(
 
 # %% [markdown]
 # <details><summary>Explain</summary>
-# Head 0 of layer 1 follows the place into stage 1, for all 64 queries: it looks up the coarse token that covers it. The
+# Head 0 of layer 1 follows the place into stage 2, for all 64 queries: it looks up the coarse token that covers it. The
 # other heads look mostly at a neighbour in their own stage, each in one direction for most queries: the
-# difference of places at work. Stage 0 has only its own four tokens, with the class in them.
+# difference of places at work. Stage 1 has only its own four tokens, with the class in them.
 # </details>
 
 # %%

@@ -41,7 +41,7 @@ lab = setup(3)
 # %% [markdown]
 # ## The result first
 #
-# The last stage of the shipped model: its flow head is called once a step and moves the latent a little.
+# The last stage of the shipped model: its flow head is called once per step and moves the latent a little.
 
 # %%
 pipe = lab.pipeline("cifar10")
@@ -383,7 +383,7 @@ print(f"noise: {sliced_wasserstein(noise, real['moons']):.3f}, other real data: 
 # ### Exercise 3.3: a Heun step
 #
 # Euler trusts the velocity at the start. Heun lets Euler look ahead, asks for the velocity there, and takes the
-# mean of both from the old state. Two network calls a step.
+# mean of both from the old state. Two network calls per step.
 #
 # <details><summary>Hint</summary>
 # `ahead, first = euler_step(...)`; the second velocity is at `ahead` and at the time `step + 1`.
@@ -611,7 +611,7 @@ table(
 )
 
 # %% [markdown]
-# Why? Calls should go where the path turns. Both samplers follow the same crowd, so count both on the flow's clock:
+# Why? Calls should go where the path turns. Both samplers follow the same crowd, so express the times of both as the flow's time t:
 
 # %%
 turning = walk(net, noise, even(64)).diff(dim=0).diff(dim=0).norm(dim=-1).mean(1)
@@ -705,7 +705,7 @@ digits = lab.pipeline("digits").model
 
 
 def kit_velocity(scale):
-    """The velocity of stage 0 at its start, as the sampler takes it."""
+    """The velocity of stage 1 at its start, as the sampler takes it."""
     start, end, *_ = trace(digits, [3], 1, scale, lab.generator(8), dtype=torch.float32)
     return end.latent - start.latent
 
@@ -824,7 +824,7 @@ table(
 # ## The kit's flow
 #
 # In the kit a stage's flow has its own clock: local time τ from 0 at its start to 1 at its end. The state is
-# (1 - τ) · start + τ · end, the target end - start. For stage 0, start is ε and end $b\,x + (1-b)\,\varepsilon$, so
+# (1 - τ) · start + τ · end, the target end - start. For stage 1, start is ε and end $b\,x + (1-b)\,\varepsilon$, so
 # the target is $b\,(x - \varepsilon)$: the same velocity, counted per unit of local time: one such unit is only b
 # units of t.
 
@@ -842,7 +842,7 @@ torch.testing.assert_close(ends[0] - starts[0], end_time * (clean - draw.noise[0
 # %% [markdown]
 # The shipped digits model, trained before: its loss on test digits in eight bins of local time.
 #
-# > **Predict.** Stage 0 starts at pure noise and goes half the way. Does its loss rise or fall as it goes?
+# > **Predict.** Stage 1 starts at pure noise and goes half the way. Does its loss rise or fall as it goes?
 
 
 # %%
@@ -864,13 +864,14 @@ figure, axes = new_figure(2, width=3.8, height=2.8)
 middle = [(k + 0.5) / 8 for k in range(8)]
 for stage in range(2):
     look = {"color": hue(stage), "marker": "os"[stage]}
-    line(axes[0], f"stage {stage}", middle, bins[stage].tolist(), **look)
-    line(axes[1], f"stage {stage}", middle, (bins[stage] / target[stage]).tolist(), **look)
+    line(axes[0], f"stage {stage + 1}", middle, bins[stage].tolist(), **look)
+    line(axes[1], f"stage {stage + 1}", middle, (bins[stage] / target[stage]).tolist(), **look)
 axes[0].set(xlabel="local time", ylabel="squared error", ylim=(0, None))
 axes[1].set(xlabel="local time", ylabel="share of the target", ylim=(0, None))
 axes[0].legend(frameon=False)
 said = [
-    f"stage {s}: {bins[s, 0]:.2f} in the first bin, {bins[s].min():.2f} at least" for s in range(2)
+    f"stage {s + 1}: {bins[s, 0]:.2f} in the first bin, {bins[s].min():.2f} at least"
+    for s in range(2)
 ]
 show(
     figure,
@@ -884,7 +885,7 @@ show(
 # It rises. At the start the state is the noise itself; only x is unknown, and a digit of 2×2 numbers varies little
 # once its class is known. Later noise and data are mixed, and neither can be told exactly. For Gaussian data of
 # variance s² the floor can be worked out: s² / ((1 - t)² + t² s²), which grows until t = 1 / (1 + s²). So a loss
-# that rises along the window is no fault. Stage 1 starts from a state that is partly data; its share is higher, and
+# that rises along the window is no fault. Stage 2 starts from a state that is partly data; its share is higher, and
 # least past the middle. Notebook 4 looks at what it starts from.
 # </details>
 #
@@ -906,8 +907,8 @@ table(
     [
         "Frechet distance (lower is better)",
         "steps per stage",
-        "stage 0 alone",
         "stage 1 alone",
+        "stage 2 alone",
         "end to end",
         "its recall",
     ],

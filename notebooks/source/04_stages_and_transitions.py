@@ -62,7 +62,7 @@ def view(picture):
 
 noisy = [view(colours(event.latent[3:])) for event, _ in moments]
 believed = [view(pipe.decode(event.clean_estimate[3:]) * 2 - 1) for event, _ in moments]
-words = [f"stage {event.stage} {what}, t = {event.t:.2f}" for event, what in moments]
+words = [f"stage {event.stage + 1} {what}, t = {event.t:.2f}" for event, what in moments]
 show(
     image_grid([*noisy, *believed], 5, labels=[*words, *["clean estimate"] * 5]),
     "Figure 4.1. An automobile before and after both transitions. Above: the latent. At a transition it "
@@ -82,7 +82,7 @@ for stage in (1, 2):
     end, start = ends[stage - 1], starts[stage]
     before = (end.latent - end.t * end.clean_estimate).std().item()
     after = (start.latent - start.t * flow.upsample(end.clean_estimate)).std().item()
-    where = f"{stage - 1} → {stage}"
+    where = f"{stage} → {stage + 1}"
     rows.append(
         (where, *(f"{v:.2f}" for v in (end.t, before, 1 - end.t, start.t, after, 1 - start.t)))
     )
@@ -91,7 +91,7 @@ table(["transition", "t before", "noise", "1 - t", "t after", "noise", "1 - t"],
 # %% [markdown]
 # ## The pyramid
 #
-# Stage s works on `D_s(x)`: the latent average-pooled, stage 0 the coarsest. To keep an eye on it we use digits
+# Stage s works on `D_s(x)`: the latent average-pooled, s = 0 the coarsest. To keep an eye on it we use digits
 # of 8×8 pixels without any tokenizer: one channel, zero mean, unit standard deviation. A latent like any other.
 
 # %%
@@ -119,7 +119,7 @@ show(
 # ## Windows
 #
 # Stage s covers the window [a_s, b_s] of flow time. The ends b_s are chosen, the starts follow. Windows
-# overlap: t = 0.3 occurs in stage 0 and in stage 1, at different resolutions. So the head is not told t but a
+# overlap: t = 0.3 occurs in stage 1 and in stage 2, at different resolutions. So the head is not told t but a
 # *conditioning time*: every stage has a slice of its own, with a gap between slices.
 
 # %%
@@ -130,7 +130,7 @@ for axis, part, title in zip(
 ):
     for stage in range(schedule.num_stages):
         low, high = part(stage)
-        axis.barh(f"stage {stage}", high - low, left=low, color=hue(stage))
+        axis.barh(f"stage {stage + 1}", high - low, left=low, color=hue(stage))
         axis.text(low, stage, f" {low:.2f} to {high:.2f}", va="center", fontsize=8, color="white")
     axis.set(xlim=(0, 1.02), xlabel=title)
     axis.invert_yaxis()
@@ -175,7 +175,8 @@ print(covariance.numpy().round(3))
 # ## How much noise must be added
 #
 # The transition is `x_start = (a / b) · Up2(y) + σ · ε'`: a / b turns b · D into a · D. The noise it brings has
-# covariance `c² · 11ᵀ`, `c = (a / b)(1 - b)`. Wanted is `(1 - a)² · I`, so what we add must have
+# covariance `c² · 11ᵀ`, `c = (a / b)(1 - b)`. Here `1` is the column (1, 1, 1, 1), so `11ᵀ` is the 4×4 matrix whose
+# entries are all one. Wanted is `(1 - a)² · I`, so what we add must have
 #
 # $$ (1-a)^2 I - c^2\, 11^\top . $$
 #
@@ -226,9 +227,9 @@ for stage in (1, 2):
 print("b = 0.4 →", round(window_start(0.4), 4), "  b = 0.7 →", round(window_start(0.7), 4))
 
 # %% [markdown]
-# At this a the noise to be added is `(1 - a)² (I - 11ᵀ / 4)`: none along 1, so its **block means are zero**. Each
-# pixel has variance ¾ (1 - a)², hence σ = (1 - a) · √3 / 2 and an ε' of covariance 4/3 · (I - 11ᵀ / 4). This is the
-# coupling `correlated` (known from Pyramid-Flow).
+# For this value of a, the covariance of the noise to be added is `(1 - a)² (I - 11ᵀ / 4)`. It has no part along
+# (1, 1, 1, 1), so its **block means are zero**. Each pixel has variance ¾ (1 - a)², hence σ = (1 - a) · √3 / 2
+# and an ε' of covariance 4/3 · (I - 11ᵀ / 4). This is the coupling `correlated` (known from Pyramid-Flow).
 #
 # ### Exercise 4.2: noise without block means
 #
@@ -378,7 +379,7 @@ explore.transitions(latent)
 
 # %%
 def pairs(schedule, latent, noise):
-    """Starts and ends of two stages; noise: white, one tensor a stage."""
+    """Starts and ends of two stages; noise: white, one tensor per stage."""
     clean, step = flow.pyramid(latent, 2), schedule.transition(1)
     ends = [t * d + (1 - t) * e for t, d, e in zip(schedule.ends, clean, noise, strict=True)]
     return [noise[0], transition(ends[0], noise[1], step.scale, step.sigma)], ends
@@ -391,10 +392,10 @@ torch.testing.assert_close(pairs(two, latent, noise), flow.endpoints(two, latent
 first, last = flow.endpoints(two, latent[:1], [eps[:1] for eps in noise])
 taus = (0, 0.25, 0.5, 0.75, 1)
 shown = [tile(((1 - tau) * first[s] + tau * last[s])[0]) for s in (0, 1) for tau in taus]
-words = [f"stage {s}, τ = {tau}" for s in (0, 1) for tau in taus]
+words = [f"stage {s + 1}, τ = {tau}" for s in (0, 1) for tau in taus]
 show(
     image_grid(shown, 5, labels=words),
-    "Figure 4.6. The pairs of one digit: every row is one straight line. Stage 0 ends half noise; stage 1 starts "
+    "Figure 4.6. The pairs of one digit: every row is one straight line. Stage 1 ends half noise; stage 2 starts "
     "with more noise than that, at four times the pixels, and ends clean.",
     "Two rows of five pictures. Upper row, 4×4: noise turning into a coarse digit, still noisy. Lower row, "
     "8×8: a noisy 3 turning into a clean one.",
@@ -425,7 +426,7 @@ def clean(start, end, previous_end, scale, sigma, window_end):
 
 # %%
 clean = check.clean(clean)
-middle = StageSchedule(8, 3, (0.4, 0.7, 1.0))  # its stage 1 starts noisy and ends noisy
+middle = StageSchedule(8, 3, (0.4, 0.7, 1.0))  # its stage 2 starts noisy and ends noisy
 small = [torch.randn(len(latent), 1, r, r, generator=draw).to(lab.device) for r in (2, 4, 8)]
 first, last = flow.endpoints(middle, latent, small)
 step = middle.transition(1)
@@ -444,7 +445,7 @@ for coupling in explore.COUPLINGS:
         found = [flow.clean_estimate(three, stage, x, v, tau, before) for tau, x in states]
         gaps = [(one - pyramid[stage]).abs().max().item() for one in found]
         assert max(gaps) < 1e-3
-        rows.append((f"`{coupling}`", stage, *(f"{gap:.0e}" for gap in gaps)))
+        rows.append((f"`{coupling}`", stage + 1, *(f"{gap:.0e}" for gap in gaps)))
 table(["coupling", "stage", "largest error, τ = 0", "τ = 0.3", "τ = 1"], rows)
 
 # %% [markdown]
@@ -502,8 +503,8 @@ rows = [
 table(["coupling", "y seen", "d unknown at τ = 0.25", "τ = 0.5", "τ = 0.75"], rows)
 
 # %% [markdown]
-# With `independent`, y helps, as it should: it is evidence. With `correlated` it ends all doubt, and **only in
-# training**. When sampling, there is no x yet: mean(x_τ) holds nothing but y and what the head itself has added. A
+# With `independent`, y helps, as it should: it is evidence. With `correlated` it determines d
+# completely, but **only in training**. When sampling, there is no x yet: mean(x_τ) holds nothing but y and what the head itself has added. A
 # head that computes "the clean block means" from it reads back its own first guess.
 #
 # > **Predict.** Three equal trainings: `correlated` with history, `correlated` without, `independent` with. Which
@@ -577,7 +578,7 @@ held_out = open_dataset("digits", split="test").arrays()[0][:, :1].float()
 held_out = ((held_out - grey.mean()) / grey.std()).to(lab.device)
 header = [
     "",
-    "training loss, stage 1",
+    "training loss, stage 2",
     "Frechet, 2 steps",
     "4 steps",
     "8 steps",
@@ -628,7 +629,7 @@ real = probe.RealLatents(latent[:few], labels[:few])
 
 @torch.no_grad()
 def mean_error(model, tau):
-    """Squared velocity error in the block means of stage 1, per degree of freedom."""
+    """Squared velocity error in the block means of stage 2, per degree of freedom."""
     draw = model.draw(few, lab.generator(5)).to(lab.device)
     first, last = flow.endpoints(model.schedule, real.latents, draw.noise)
     token_map = model.transformer(last[:-1], real.labels, 2)[1]
@@ -640,7 +641,7 @@ def mean_error(model, tau):
 
 
 def change_of_mind(model, num_steps=8):
-    """Change of the block means' velocity since the first step of stage 1, relative to it."""
+    """Change of the block means' velocity since the first step of stage 2, relative to it."""
     events = trace(
         model, [index % 10 for index in range(200)], num_steps, generator=lab.generator(6)
     )
@@ -658,9 +659,9 @@ for index, name in enumerate(compared):
     line(axes[0], name, range(len(smooth)), smooth.tolist(), index, marker="")
     line(axes[1], name, grid, [mean_error(models[name], tau) for tau in grid], index)
     line(axes[2], name, range(1, 9), change_of_mind(models[name]), index)
-for axis, x in zip(axes, ("training step", "local time τ", "step of stage 1"), strict=True):
+for axis, x in zip(axes, ("training step", "local time τ", "step of stage 2"), strict=True):
     axis.set(xlabel=x, ylim=(0, None))
-titles = ("loss, stage 1", "error of block means", "change of their velocity")
+titles = ("loss, stage 2", "error of block means", "change of their velocity")
 for axis, title in zip(axes, titles, strict=True):
     axis.set_title(title, fontsize=10)
 axes[2].legend(frameon=False, fontsize=8, loc="upper left")
@@ -708,7 +709,7 @@ by_name = {row["name"]: row for row in study["rows"]}
 
 
 def from_study(name, step_index=-1, keys=("frechet", "recall")):
-    """A row of the study: name, training loss of stage 1, scores at one number of steps."""
+    """A row of the study: name, training loss of stage 2, scores at one number of steps."""
     row = by_name[name]
     scores = [row["quality"][step_index][key] for key in keys]
     shown = [f"{score['mean']:.2f} ± {score['std']:.2f}" for score in scores]
@@ -716,7 +717,7 @@ def from_study(name, step_index=-1, keys=("frechet", "recall")):
 
 
 coupled = ["correlated, history (leak)", "correlated, no history", "end 0.5, independent, history"]
-table(["", "training loss, stage 1", "Frechet, 8 + 8 steps", "recall"], map(from_study, coupled))
+table(["", "training loss, stage 2", "Frechet, 8 + 8 steps", "recall"], map(from_study, coupled))
 
 # %% [markdown]
 # The deceptive loss is there, the damage in distance is not: it is no worse than the others within the spread; only
@@ -726,8 +727,8 @@ table(["", "training loss, stage 1", "Frechet, 8 + 8 steps", "recall"], map(from
 #
 # ## Why the transformer needs all earlier stages
 #
-# Under `independent`, e_0 and e_1 are views of the same x with noises of their own: given x they know nothing of each
-# other. So e_1 does not make e_0 superfluous. How much e_0 adds is a question of windows:
+# Under `independent`, e_0 and e_1 are views of the same x with noises of their own: once x is known, neither tells
+# anything more about the other. So e_1 does not make e_0 superfluous. How much e_0 adds is a question of windows:
 
 
 # %%
@@ -757,12 +758,12 @@ table(["coupling", "window ends", "D₀ unknown from e₀", "from e₁", "from b
 #
 # > **Predict.** In training the history comes from real images, in sampling from the model's own, slightly wrong ones:
 # > *exposure bias*. We add an error of standard deviation δ to the clean D_0 inside the history of real images and let
-# > stage 1 sample. Who suffers more: `independent`, whose history is half noise, or `restart`, whose history is clean?
+# > stage 2 sample. Who suffers more: `independent`, whose history is half noise, or `restart`, whose history is clean?
 
 
 # %%
 def with_error(model, delta, count):
-    """Stage 1 sampled after the history of real images whose D_0 is wrong by delta."""
+    """Stage 2 sampled after the history of real images whose D_0 is wrong by delta."""
     draw, end = lab.generator(7), model.schedule.ends[0]
     rows = torch.randperm(len(latent), generator=draw)[:count]
     wrong, eps = torch.randn(2, count, 1, 4, 4, generator=draw).to(lab.device)
@@ -817,7 +818,7 @@ rows = [
     (name, *(f"{score[s]:.2f}" for s in (1, 2)), *(f"{value:.2f}" for value in band))
     for name, score, band in zip(("with noise", "without"), scores, bands, strict=True)
 ]
-table(["", "boundary score, stage 1", "stage 2", "std of D₀", "detail 1", "detail 2"], rows)
+table(["", "boundary score, stage 2", "stage 3", "std of D₀", "detail 1", "detail 2"], rows)
 print(diagnose.boundary_artefacts(scores[1], scores[0]).found)
 print(diagnose.flat_samples(bands[1], bands[0]).found)
 

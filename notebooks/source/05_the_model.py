@@ -71,8 +71,8 @@ show(
 
 
 # %% [markdown]
-# > **Predict.** The head has more weights than the transformer. And while the transformer runs once a stage, the head
-# > runs once a step: 8, 6 and 6 times. Which share of an image's FLOPs is the transformer's: a quarter, a tenth, less?
+# > **Predict.** The head has more weights than the transformer. And while the transformer runs once per stage, the head
+# > runs once per step: 8, 6 and 6 times. Which share of an image's FLOPs is the transformer's: a quarter, a tenth, less?
 
 
 # %%
@@ -88,7 +88,7 @@ per_call = {
     "head": velocity_flops(model.config, last),
 }
 table(
-    ["part", "weights", "GFLOP a call, finest stage", "calls there", "GFLOP of an image, guided"],
+    ["part", "weights", "GFLOP per call, finest stage", "calls there", "GFLOP of an image, guided"],
     [
         [
             *(part, f"{count(getattr(model, part)) / 1e6:.2f} M", f"{per_call[part] / 1e9:.3f}"),
@@ -116,7 +116,7 @@ show(
 
 # %% [markdown]
 # <details><summary>Explain</summary>
-# A block costs about the same per call in both. The transformer pays it once a stage, the head at every step, and
+# A block costs about the same per call in both. The transformer pays it once per stage, the head at every step, and
 # guidance doubles both where it is on. So a block moved from head to transformer makes the image cheaper. Whether it
 # stays as good is another question, and not measured here.
 # </details>
@@ -136,7 +136,7 @@ for stage in range(schedule.num_stages):
     for axis, (low, high) in zip(
         axes, (schedule.window(stage), schedule.time_slice(stage)), strict=True
     ):
-        axis.barh(f"stage {stage}", high - low, left=low, color=hue(stage))
+        axis.barh(f"stage {stage + 1}", high - low, left=low, color=hue(stage))
         axis.text(
             (low + high) / 2,
             stage,
@@ -153,7 +153,7 @@ show(
     figure,
     "Figure 5.3. Left: windows. At t = 0.6 (dotted) two stages are at work. Right: slices. No number belongs to two.",
     "Three bars per panel. Left, the windows of neighbouring stages overlap; a dotted line at 0.6 crosses those of "
-    "stages 1 and 2. Right, the slices follow one another with small gaps.",
+    "stages 2 and 3. Right, the slices follow one another with small gaps.",
 )
 
 # %% [markdown]
@@ -187,8 +187,8 @@ for stage in range(schedule.num_stages):
 
 
 # %% [markdown]
-# Now the head, of the kit's blocks. Three methods, because they are called unequally often: `read` once a
-# stage, `modulations` once a stage for all steps, `forward` at every step. Attention is full inside the stage; a
+# Now the head, of the kit's blocks. Three methods, because they are called unequally often: `read` once per
+# stage, `modulations` once per stage for all steps, `forward` at every step. Attention is full inside the stage; a
 # token never needs those of other stages, since the token map brings what is to be known of them.
 
 
@@ -292,7 +292,7 @@ print("loss of a new model, by stage:", *(f"{loss:.3f}" for loss in new_loss.per
 # %% [markdown]
 # <details><summary>Explain</summary>
 # The velocity is zero everywhere, so the loss is the mean square of what it should have been, E|end - start|². It
-# differs by stage: stage 0 goes from noise to half-way only, so its velocity is b · (data - noise) with b = 0.5.
+# differs by stage: stage 1 goes from noise to half-way only, so its velocity is b · (data - noise) with b = 0.5.
 # Losses of different stages are not comparable as they stand; compare each with its own value here. A new model
 # that starts anywhere else has a fault in its wiring.
 # </details>
@@ -304,7 +304,7 @@ print("loss of a new model, by stage:", *(f"{loss:.3f}" for loss in new_loss.per
 
 # %%
 first_maps = [next(pipe.trace(["ship"], generator=lab.generator(n))).token_map for n in (1, 2)]
-assert torch.equal(*first_maps)  # stage 0: two seeds, one map
+assert torch.equal(*first_maps)  # stage 1: two seeds, one map
 maps = events[-1].token_map.cpu()
 side = round(maps.shape[1] ** 0.5)
 columns = []
@@ -326,7 +326,7 @@ show(
 )
 
 # %% [markdown]
-# In stage 0, where there is no history, the map follows from the class alone, whatever the seed. It could be stored.
+# In stage 1, where there is no history, the map follows from the class alone, whatever the seed. It could be stored.
 # What does the head get out of the map? Spoil it and look at the loss. We use real digits, the shipped digits
 # model and its loss at `draw`, and change nothing but the map. The head is still told the true class.
 #
@@ -369,17 +369,17 @@ figure, axes = new_figure(2, width=4.6, height=2.4)
 for stage, axis in enumerate(axes):
     bars(axis, list(found), [loss[stage] for loss in found.values()], color=hue(stage))
     axis.axvline(standing_still[stage].item(), color="#1B1F24", linestyle=":")
-    axis.set_title(f"stage {stage}", fontsize=10, loc="left")
+    axis.set_title(f"stage {stage + 1}", fontsize=10, loc="left")
     axis.set_xlabel("velocity error")
     for number in axis.texts:
         number.set_bbox(dict(facecolor="white", edgecolor="none", pad=0.5))
 axes[1].tick_params(labelleft=False)
 show(
     figure,
-    "Figure 5.5. Loss with a spoiled token map. Dotted: the error of standing still (velocity zero). In stage 0 "
+    "Figure 5.5. Loss with a spoiled token map. Dotted: the error of standing still (velocity zero). In stage 1 "
     "images of one class share their map, so swapping it within the class changes nothing.",
     "; ".join(
-        f"{name}: {loss[0]:.3f} in stage 0, {loss[1]:.3f} in stage 1"
+        f"{name}: {loss[0]:.3f} in stage 1, {loss[1]:.3f} in stage 2"
         for name, loss in found.items()
     ),
 )
@@ -389,7 +389,7 @@ torch.testing.assert_close(
 
 # %% [markdown]
 # <details><summary>Explain</summary>
-# Of the three, the shift is worst by far; in stage 1 worse than not moving at all. The map tells each token where it
+# Of the three, the shift is worst by far; in stage 2 worse than not moving at all. The map tells each token where it
 # is: the head has relative positions only (rotary). A map of the wrong class costs less, because state and class still
 # say what is wanted; so does the mean of all maps, which knows nothing of the image. "All zeros" is something the head
 # never met.
@@ -541,16 +541,16 @@ figure, (axis,) = new_figure(width=6, height=2.8)
 centres = (torch.arange(my_loss.per_bin.shape[1]) + 0.5) / my_loss.per_bin.shape[1]
 for stage, bin_losses in enumerate(my_loss.per_bin.cpu()):
     share = bin_losses / standing_still[stage].cpu()
-    axis.plot(centres, share, marker="os"[stage], color=hue(stage), label=f"stage {stage}")
+    axis.plot(centres, share, marker="os"[stage], color=hue(stage), label=f"stage {stage + 1}")
 axis.set(xlabel="local time", ylabel="error / error of standing still", ylim=(0, None))
 axis.legend(frameon=False)
 show(
     figure,
     "Figure 5.6. Where on its way each stage of the digits model errs, by local time. Part of it no training "
     "removes: many images fit one state, and the best answer is the mean of their velocities.",
-    "Two lines over local time, one a stage. Shares per bin: "
+    "Two lines over local time, one per stage. Shares per bin: "
     + "; ".join(
-        f"stage {s}: " + ", ".join(f"{v:.2f}" for v in (row / standing_still[s]).tolist())
+        f"stage {s + 1}: " + ", ".join(f"{v:.2f}" for v in (row / standing_still[s]).tolist())
         for s, row in enumerate(my_loss.per_bin)
     ),
 )
@@ -595,7 +595,7 @@ torch.testing.assert_close(
 # %% [markdown]
 # > **Predict.** Guidance only in the *last* stage: which calls double, of the transformer and of the head?
 #
-# The loop, once a stage: transformer (with cache), token map read, start of the stage, Euler steps, hand-over.
+# The loop, once per stage: transformer (with cache), token map read, start of the stage, Euler steps, hand-over.
 
 
 # %%
@@ -710,7 +710,7 @@ print("masked equals cached:", *(tuple(token_map.shape) for token_map in masked)
 
 # %%
 def own_ends(labels, generator):
-    """End states of stage 0 as the digits model makes them."""
+    """End states of stage 1 as the digits model makes them."""
     for event in trace(digits.model, labels.tolist(), generator=generator):
         if event.is_stage_end:
             return event.latent
@@ -726,7 +726,7 @@ candidates = {
 true = ends[0].flatten(1).cpu()
 apart = {name: frechet_distance(part.flatten(1).cpu(), true) for name, part in candidates.items()}
 table(
-    ["stage 0 of the digits model", "Frechet distance to true end states"],
+    ["stage 1 of the digits model", "Frechet distance to true end states"],
     [(name, f"{distance:.3f}") for name, distance in apart.items()],
 )
 
@@ -749,11 +749,11 @@ show(
 )
 
 # %% [markdown]
-# So sampling on the model's own stage 0 costs next to nothing. Stage 1 costs more, and the last stage by itself most.
+# So sampling on the model's own stage 1 costs next to nothing. Stage 2 costs more, and the last stage by itself most.
 # (A step from k to k + 1 holds that stage's own error and what later stages make of it; the two are not told apart.)
 #
 # *Our reading* of why the coarse history does little harm: end states of early stages are noisy in training too. Of
-# stage 0 on CIFAR-10, which ends at t = 0.4, noise makes 0.6, and small errors drown in it.
+# stage 1 on CIFAR-10, which ends at t = 0.4, noise makes 0.6, and small errors drown in it.
 #
 # ## Where every FLOP goes
 #
@@ -774,7 +774,7 @@ for stage, side in enumerate(schedule.resolutions):
     a_step = f"{velocity_flops(config, stage) / 1e9:.3f}"
     halves = 1 + (guidance[stage] != 1)
     setup_cost = f"{head_setup_flops(config, stage, steps[stage]) * halves / 1e9:.3f}"
-    rows.append([stage, *shapes, once, setup_cost, a_step, f"{steps[stage]} × {halves}"])
+    rows.append([stage + 1, *shapes, once, setup_cost, a_step, f"{steps[stage]} × {halves}"])
     rows[-1].append(f"{bill['head'][stage] / 1e9:.3f}")
 header = ["stage", "latent", "token map", "tokens it sees", "GFLOP, transformer"]
 header.append("GFLOP, head's set-up")
@@ -820,21 +820,21 @@ for _ in range(num_steps):
     optimizer.step()
     rate.step()
     curve.append(out.per_stage.cpu())
-print(f"{count(student):,} weights, {num_steps} steps of {len(batch)} flows a stage")
+print(f"{count(student):,} weights, {num_steps} steps of {len(batch)} flows per stage")
 
 # %%
 figure, (axis,) = new_figure(width=6, height=2.8)
 curve = torch.stack(curve)
 for stage, (losses, line) in enumerate(zip(curve.T, ("-", "--"), strict=True)):
-    axis.semilogy(losses, line, color=hue(stage), label=f"stage {stage}")
+    axis.semilogy(losses, line, color=hue(stage), label=f"stage {stage + 1}")
 axis.set(xlabel="step", ylabel="velocity error")
 axis.legend(frameon=False)
 before_after = enumerate(zip(curve[0].tolist(), curve[-5:].mean(0).tolist(), strict=True))
-fall = ", ".join(f"stage {stage} from {a:.2f} to {b:.4f}" for stage, (a, b) in before_after)
+fall = ", ".join(f"stage {stage + 1} from {a:.2f} to {b:.4f}" for stage, (a, b) in before_after)
 show(
     figure,
     f"Figure 5.8. Ten images learned by heart: {fall} (mean of the last 5 steps).",
-    f"Two falling lines on a logarithmic axis, one a stage: {fall}.",
+    f"Two falling lines on a logarithmic axis, one per stage: {fall}.",
 )
 
 # %% [markdown]
@@ -871,9 +871,9 @@ explore.velocity(pipe)
 # estimate follow? Tell both another class, early in the last stage and late.
 #
 # <details><summary>Explain</summary>
-# At local time 0 the estimate is a guess, coarse in stage 0. At 1 it is the state itself in the last stage, which ends at
+# At local time 0 the estimate is a guess, coarse in stage 1. At 1 it is the state itself in the last stage, which ends at
 # t = 1; the others end noisy, so theirs is still a guess. Told two classes, the estimate follows the transformer's
-# from stage 1 on; in stage 0 it lies in between. In the last stage another class changes a little at the start and next
+# from stage 2 on; in stage 1 it lies in between. In the last stage another class changes a little at the start and next
 # to nothing at the end: history and state say what is in the picture.
 # </details>
 
@@ -903,7 +903,7 @@ quiz(
 
 # %% [markdown]
 # ## Recap
-# - E-CAR is a schedule, a transformer (once a stage) and a flow head (once a step). The head's steps are the bill.
+# - E-CAR is a schedule, a transformer (once per stage) and a flow head (once per step). The head's steps are the bill.
 # - The head is told state and map token by token; time in the stage's own slice, stage and class by adaLN.
 # - The loss: straight lines from each stage's start to its end, true history, every stage counting the same.
 # - Sampling replaces the true history by the model's own.

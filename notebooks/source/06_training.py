@@ -69,7 +69,7 @@ judge = load_features("digits").to(lab.device)
 
 
 def named_right(pipe, count, seed=0):
-    """Share of ``count`` generated digits that the classifier names right, and the images."""
+    """Share of ``count`` generated digits that are classified correctly, and the images."""
     digits = torch.arange(count) % 10
     noise = lab.generator(seed)
     images = pipe(digits, generator=noise, dtype=lab.dtype, output_type="pt").images.cpu()
@@ -80,8 +80,8 @@ samples = lab.pick(500, 60)
 shipped_share, images = named_right(lab.pipeline("digits"), samples)
 show(
     image_grid(2 * images[:40] - 1, 10, scale=5),
-    f"Figure 6.1. Forty of {samples} digits of the shipped checkpoint, 8×8 pixels, one column a class: "
-    f"{shipped_share:.1%} are named right.",
+    f"Figure 6.1. Forty of {samples} digits of the shipped checkpoint, 8×8 pixels, one column per class: "
+    f"{shipped_share:.1%} are classified correctly.",
     "A grid of forty small generated digits; each column shows one of the digits 0 to 9, readable.",
 )
 
@@ -143,7 +143,7 @@ for name in ("noise", "local_time", "class_drop", "latent_noise"):
 assert torch.equal(feed(0)[0][2], labels), "the batch of step 0 is always the same"
 
 # %% [markdown]
-# `noise` is one map a stage (coarsest first), `class_drop` decides who loses the class, for guidance.
+# `noise` is one map per stage (coarsest first), `class_drop` decides who loses the class, for guidance.
 # `latent_noise` samples the tokenizer's latent: mean + std · noise.
 #
 # ### Exercise 6.1: stratified times
@@ -481,8 +481,8 @@ pipe.set_progress_bar_config(disable=True)
 share, images = named_right(pipe, samples)
 show(
     image_grid(2 * images[:40] - 1, 10, scale=5),
-    f"Figure 6.4. Forty digits of the model trained in this notebook: {share:.1%} of {samples} are named "
-    f"right (shipped checkpoint: {shipped_share:.1%}).",
+    f"Figure 6.4. Forty digits of the model trained in this notebook: {share:.1%} of {samples} are classified "
+    f"correctly (shipped checkpoint: {shipped_share:.1%}).",
     "A grid of forty generated digits, one column for each of 0 to 9, from the model trained above.",
 )
 assert share >= lab.pick(0.95, 0.0), "the full profile trains long enough for 95%"
@@ -500,8 +500,8 @@ clipped = sum(row["gradient_norm"] > model_config.grad_clip for row in rows) / l
 show(
     explore.charts(panels, 2, from_zero=True, height=2.3),
     f"Figure 6.5. The log of the run. {clipped:.0%} of the logged gradient norms exceed the clip, "
-    f"{model_config.grad_clip:g}; the last losses are {rows[-1]['loss_stage'][0]:.3f} (stage 0) and "
-    f"{rows[-1]['loss_stage'][1]:.3f} (stage 1). Waiting is a share of the time.",
+    f"{model_config.grad_clip:g}; the last losses are {rows[-1]['loss_stage'][0]:.3f} (stage 1) and "
+    f"{rows[-1]['loss_stage'][1]:.3f} (stage 2). Waiting is a share of the time.",
     "Four charts over the step: losses of two stages, gradient norm, images per second, waiting.",
 )
 
@@ -514,25 +514,25 @@ show(
 middles = [(index + 0.5) / 8 for index in range(8)]
 moments = [rows[0], rows[len(rows) // 4], rows[-1]]
 panels = {
-    f"loss, stage {s}": {f"step {row['step']}": (middles, row["loss_bin"][s]) for row in moments}
+    f"loss, stage {s + 1}": {
+        f"step {row['step']}": (middles, row["loss_bin"][s]) for row in moments
+    }
     for s in (0, 1)
 }
 largest = [middles[max(range(8), key=rows[-1]["loss_bin"][s].__getitem__)] for s in (0, 1)]
 caption = (
     "Figure 6.6. Loss by local time. At the end it is largest around τ = "
-    f"{largest[0]:.2f} in stage 0 and {largest[1]:.2f} in stage 1."
+    f"{largest[0]:.2f} in stage 1 and {largest[1]:.2f} in stage 2."
 )
-alt = (
-    "Two charts, one a stage, of the loss over local time at three moments; later curves lie lower."
-)
+alt = "Two charts, one per stage, of the loss over local time at three moments; later curves lie lower."
 show(explore.charts(panels, x="local time τ", from_zero=True), caption, alt)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
 # At τ = 0 the state is the start, and the error is what class and history do not tell about the end. At τ = 1 the
-# state is the end, and the error is what the end does not tell about the noise in the start. The end of stage 0 is
+# state is the end, and the error is what the end does not tell about the noise in the start. The end of stage 1 is
 # half data and half noise: their sum is known, the target is their difference, and the error grows with τ. In
-# stage 1 both ends hide about as much, and the middle, where the state tells something of both, is lowest.
+# stage 2 both ends hide about as much, and the middle, where the state tells something of both, is lowest.
 # </details>
 #
 # ### Averaged against raw
@@ -560,10 +560,10 @@ x = [int(one.name.split("-")[1]) for one in checkpoints]
 lines = {name: (x, [100 * share for share in shares]) for name, shares in scores.items()}
 raw, averaged = ([f"{share:.1%}" for share in shares] for shares in scores.values())
 show(
-    explore.charts({"named right, %": lines}, width=5),
-    f"Figure 6.7. At step {x[0]} {raw[0]} are named right with raw weights, {averaged[0]} with averaged "
+    explore.charts({"classified correctly, %": lines}, width=5),
+    f"Figure 6.7. At step {x[0]} {raw[0]} are classified correctly with raw weights, {averaged[0]} with averaged "
     f"ones; at the end {raw[-1]} and {averaged[-1]}.",
-    "Two lines over the step, raw and averaged weights, of the share of samples named right.",
+    "Two lines over the step, raw and averaged weights, of the share of samples classified correctly.",
 )
 
 # %% [markdown]
@@ -662,7 +662,7 @@ show(
 
 # %% [markdown]
 # <details><summary>Explain</summary>
-# Something else: one image a step, and its own noise and time. The scatter of a mean falls with the root of the
+# Something else: one image per step, and its own noise and time. The scatter of a mean falls with the root of the
 # number in it; a batch of 64 scatters by an eighth as much. A logged loss should be a mean over a thousand images
 # or so before its scatter means anything: raise log_every before you lower lr. (The remedy in the table names the
 # learning rate first because it cannot know the cause; here it would be the wrong knob.)
@@ -700,7 +700,7 @@ quiz(
 
 # %%
 def judge_run(name):
-    """Diagnostics of a short run's samples, and the share named right."""
+    """Diagnostics of a short run's samples, and the share classified correctly."""
     made = quietly(load_pipeline, str(configure(name).run_folder / "final"), dtype=torch.float32)
     made = made.to(lab.device)
     made.set_progress_bar_config(disable=True)
@@ -720,7 +720,7 @@ table(
         "finest stage's loss, last fifth",
         "leak (below 0.5 fires)",
         "flat_samples",
-        "named right",
+        "classified correctly",
     ],
     [
         (
@@ -736,7 +736,7 @@ table(
 
 # %% [markdown]
 # <details><summary>Explain</summary>
-# The losses hardly differ: the log cannot tell, and so early the share named right need not either. The error by
+# The losses hardly differ: the log cannot tell, and so early the share classified correctly need not either. The error by
 # band can. Late in the stage a leaky model knows the block means far better than the rest, which no honest model
 # can; its samples lose a little detail, too little for flat_samples to fire. The cure is one word, coupling
 # independent: the healthy run. (In notebook 4, after more steps, the leaky loss is far lower.)
@@ -791,7 +791,7 @@ clocked = lab.pick(cifar, pipe).model  # the fast profile times the smaller one
 usual = clocked.inference_steps()
 timings = {
     "default steps": probe.time_sampling(clocked, 1, usual, lab.pick(3, 1)),
-    "100 steps in stage 0": probe.time_sampling(clocked, 1, [100, *usual[1:]], lab.pick(3, 1)),
+    "100 steps in stage 1": probe.time_sampling(clocked, 1, [100, *usual[1:]], lab.pick(3, 1)),
 }
 rows_of_timings = []
 for name, timing in timings.items():
@@ -804,8 +804,8 @@ for name, timing in timings.items():
 table(
     [
         "sampling",
-        "stage 0: of the FLOPs",
-        "stage 0: of the time",
+        "stage 1: of the FLOPs",
+        "stage 1: of the time",
         "time saved / FLOPs saved, against a DiT of 50 steps",
         "verdict (fires below 0.5)",
     ],
@@ -911,7 +911,7 @@ def one_pass():
 
 
 counted = count_flops(one_pass) / 2
-print(f"digits: {flops / 1e9:.4f} GFLOP an image by formula, {counted / 1e9:.4f} counted")
+print(f"digits: {flops / 1e9:.4f} GFLOP per image by formula, {counted / 1e9:.4f} counted")
 torch.testing.assert_close(flops, counted, rtol=0.02, atol=0.0)
 IMAGES, MINUTES = 634_368, 116.0  # of the shipped checkpoint, see its card
 work = IMAGES * explore.training_flops("cifar10", [1, 1, 2], [2, 2, 1])

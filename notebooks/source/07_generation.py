@@ -43,7 +43,7 @@ lab = setup(7)
 # %% [markdown]
 # ## The result first
 #
-# Every class the model knows, one row a seed.
+# Every class the model knows, one row per seed.
 
 # %%
 pipe = lab.pipeline("cifar10")
@@ -53,7 +53,7 @@ generators = [lab.generator(seed) for seed in range(rows) for _ in names]
 out = pipe(names * rows, generator=generators, dtype=lab.dtype)
 show(
     image_grid(out.images, 10, scale=3, labels=names * rows),
-    "Figure 7.1. One seed a row. With the same seed, classes share colours and layout.",
+    "Figure 7.1. One seed per row. With the same seed, classes share colours and layout.",
     f"Generated images, ten classes wide, {rows} seeds high. Cars, trucks and most ships and horses can be made out; cats, dogs and some birds are blurs.",
 )
 
@@ -71,11 +71,14 @@ metrics = [
 table(
     ["", "generated", "real"],
     [(key.split("[")[0], f"{made[key]:.2f}", f"{real[key]:.2f}") for key in metrics]
-    + [(f"{name} named right", *(f"{x:.0%}" for x in shares[name].values())) for name in names],
+    + [
+        (f"{name} classified correctly", *(f"{x:.0%}" for x in shares[name].values()))
+        for name in names
+    ],
 )
 
 # %% [markdown]
-# Read it with care. The judge names generated cats right more often than real ones: guidance makes images that are
+# Read it with care. The judge classifies generated cats correctly more often than real ones: guidance makes images that are
 # *typical*, and a classifier likes those. Recall is the share of real images that have a generated one near them; it
 # is low, and guidance costs some of it. By eye, many of those cats are blurs.
 #
@@ -139,13 +142,14 @@ gaps = [
     for s in range(3)
 ]
 table(
-    ["stage", "one generator", "one each"], [(s, *map("{:.2g}".format, gaps[s])) for s in range(3)]
+    ["stage", "one generator", "one each"],
+    [(s + 1, *map("{:.2g}".format, gaps[s])) for s in range(3)],
 )
 assert max(each for _, each in gaps) < 1e-4
 
 # %% [markdown]
 # <details><summary>Explain</summary>
-# One generator draws stage 0 for all four images, the ship's numbers first: they are the old ones. When stage 1
+# One generator draws stage 1 for all four images, the ship's numbers first: they are the old ones. When stage 2
 # asks for noise, the other three images have taken numbers that were the ship's, so from there on it is another
 # ship. With a generator per image nobody takes anybody's numbers; what is left is rounding. Use a list of
 # generators whenever an image should survive a change of the batch.
@@ -154,7 +158,7 @@ assert max(each for _, each in gaps) < 1e-4
 # ## Steps per stage
 #
 # First the price. `model.flops` gives the FLOPs of one image without the decoder; from one step and from two
-# steps a stage we read off what a call of the transformer, a reading of the token map, and a flow step cost.
+# steps per stage we read off what a call of the transformer, a reading of the token map, and a flow step cost.
 
 # %%
 one, two = model.flops(1, 1.0), model.flops(2, 1.0)
@@ -182,7 +186,7 @@ print("in millions of FLOPs")
 
 # %% tags=["exercise"]
 def plan_flops(steps, guidance, call, read, step):
-    """FLOPs of one image; every argument has one number a stage."""
+    """FLOPs of one image; every argument has one number per stage."""
     # SOLUTION 7.1
     total = 0
     for s in range(len(steps)):
@@ -212,7 +216,7 @@ chosen = [some.index("automobile"), some.index("horse")]
 gflop = {n: total_flops(model.flops(n)) / 1e9 for n in counts}
 show(
     gallery({f"{n}+{n}+{n}: {gflop[n]:.1f} GFLOP": euler[n][chosen] for n in counts}, 5, 1),
-    "Figure 7.2. 1 to 16 steps a stage. One step is a blur. From four on the picture stays and gains in detail.",
+    "Figure 7.2. 1 to 16 steps per stage. One step is a blur. From four on the picture stays and gains in detail.",
     "An automobile and a horse with 1, 2, 4, 8 and 16 steps per stage, from a blur to a sharp small picture.",
 )
 
@@ -229,7 +233,7 @@ best = run(some, seeds, num_inference_steps=16, solver="heun")[-1].latent
 
 
 def off(latent):
-    """Distance (root mean square) from Heun with 16 steps a stage, which stands for the exact flow."""
+    """Distance (root mean square) from Heun with 16 steps per stage, which stands for the exact flow."""
     return (latent - best).square().mean().sqrt().item()
 
 
@@ -257,7 +261,7 @@ show(
 # %% [markdown]
 # <details><summary>Explain</summary>
 # Halving the step divides Euler's error by about two and Heun's by about four, once steps are small enough.
-# At one or two steps a stage they are not: the second look is then spent on a point that is far off. This is the
+# At one or two steps per stage they are not: the second look is then spent on a point that is far off. This is the
 # error of the *solver*; the model's own error stays however many steps you take.
 # </details>
 #
@@ -276,7 +280,7 @@ print(f"4 + 4 + 4 is {off(euler[4]):.3f} away from it")
 
 # %% [markdown]
 # That was the distance to a finely solved flow, of a few images. What counts is how good many images are:
-# `ecar experiment steps-and-guidance` measured it with 500 images a row, guidance 2.5 in every stage.
+# `ecar experiment steps-and-guidance` measured it with 500 images per row, guidance 2.5 in every stage.
 
 # %%
 trials = lab.result("steps-and-guidance-cpu")["rows"]
@@ -288,7 +292,7 @@ def score(row):
     return f"{row['gflop']:.2f}", f"{row['frechet']:.2f}", *shares
 
 
-columns = ["GFLOP", "Frechet distance", "named right", "recall"]
+columns = ["GFLOP", "Frechet distance", "classified correctly", "recall"]
 stepped = sorted((r for r in trials if r["kind"] in ("steps", "Heun")), key=lambda r: r["gflop"])
 table(
     ["steps", "solver", *columns],
@@ -303,9 +307,9 @@ print(f"Heun, 4 + 4 + 4: {heun_row['frechet']:.2f}, at {part:.0%} of the cost of
 print(f"Euler, 12 + 12 + 12: {euler_row['frechet']:.2f}")
 
 # %% [markdown]
-# More steps in stage 0 buy nothing here. Per GFLOP stage 1 buys most, stage 2 less, though its steps bring the run
+# More steps in stage 1 buy nothing here. Per GFLOP stage 2 buys most, stage 3 less, though its steps bring the run
 # closest. The larger table agrees roughly. Even plans hold their own: 6 + 6 + 6 is cheaper than 2 + 4 + 8 and no
-# worse, and with all their steps in stage 0, 8 + 4 + 2 and 16 + 8 + 4 gain nothing over even plans of about their
+# worse, and with all their steps in stage 1, 8 + 4 + 2 and 16 + 8 + 4 gain nothing over even plans of about their
 # cost. Heun with few steps keeps up with Euler with many, for less (last line).
 #
 # ## Guidance per stage
@@ -335,8 +339,8 @@ def guided(with_class, without, scales, stage):
 guided = check.guided(guided)
 
 # %% [markdown]
-# With it we write one whole step of stage 1 ourselves, from its start state, and compare with the trace. No
-# cache here: the transformer reads the end state of stage 0 under its mask.
+# With it we write one whole step of stage 2 ourselves, from its start state, and compare with the trace. No
+# cache here: the transformer reads the end state of stage 1 under its mask.
 
 
 # %%
@@ -377,7 +381,7 @@ table(["guidance", *(f"{name}, GFLOP" for name in parts), "together"], prices)
 # <details><summary>Explain</summary>
 # At exactly 1.0 the half without class has weight 0 and is never computed. Any other number pays for it in
 # full: head and transformer double. Guided in the finest stage only, the transformer doubles all the same, in all
-# stages; the head doubles in stage 2, where most of its cost is. Guidance in the coarsest stage costs nearly nothing,
+# stages; the head doubles in stage 3, where most of its cost is. Guidance in the coarsest stage costs nearly nothing,
 # so cost is not why it is off there.
 # </details>
 #
@@ -398,7 +402,7 @@ show(
 )
 
 # %% [markdown]
-# > **Predict.** The shipped model has guidance 1 / 2.5 / 2.5. Does guidance in stage 0 help or harm?
+# > **Predict.** The shipped model has guidance 1 / 2.5 / 2.5. Does guidance in stage 1 help or harm?
 
 # %%
 by_guidance = [r for r in trials if r["kind"].startswith("guidance")]
@@ -409,21 +413,21 @@ table(
 
 # %%
 scored, rows = {tuple(r["guidance_scale"]): r for r in by_guidance}, []
-for where, g in (("alone", 1.0), ("beside stages 1 and 2", 2.5)):
+for where, g in (("alone", 1.0), ("beside stages 2 and 3", 2.5)):
     pair = scored[1.0, g, g], scored[2.5, g, g]
     distances, recalls = (f"{r['frechet']:.2f}" for r in pair), (f"{r['recall']:.0%}" for r in pair)
     rows.append((where, *distances, *recalls))
-table(["guidance in stage 0", "distance without", "with", "recall without", "with"], rows)
+table(["guidance in stage 1", "distance without", "with", "recall without", "with"], rows)
 errors = lab.result("stage-errors-cpu")["rows"]
 plain = [r["frechet"] for r in errors if set(r["guidance_scale"]) == {1.0}]
 falls = [f"{before - after:.2f}" for before, after in pairwise(plain)]
-print("the distance falls by", *falls, "when stages 0, 1, 2 are taken from real images")
+print("the distance falls by", *falls, "when stages 1, 2, 3 are taken from real images")
 
 # %% [markdown]
 # <details><summary>Explain</summary>
-# Guidance trades variety (recall) for typical images (named right): look down the rows of equal guidance. It pays
-# where the model makes mistakes, and the last line says where: hardly any of the distance is made in stage 0. Beside
-# guidance in the later stages, stage 0's adds nothing: the distance is no better and recall is a few points lower,
+# Guidance trades variety (recall) for typical images (classified correctly): look down the rows of equal guidance. It pays
+# where the model makes mistakes, and the last line says where: hardly any of the distance is made in stage 1. Beside
+# guidance in the later stages, stage 1's adds nothing: the distance is no better and recall is a few points lower,
 # which 500 images barely resolve. Alone it even helps a little. So the reason to leave it off is weak: there is little
 # to mend. (Differences of a tenth or two in distance are noise here.)
 # </details>
@@ -436,7 +440,7 @@ explore.knobs(pipe, "horse")
 # %% [markdown]
 # ## Forks: what each stage decides
 #
-# All chance of a run is its noise: one tensor a stage. Keep the noise of the stages up to `kept`, take other
+# All chance of a run is its noise: one tensor per stage. Keep the noise of the stages up to `kept`, take other
 # noise for the later ones, and you have a *fork*: the same run up to there, another one afterwards.
 #
 # ### Exercise 7.3: the noise of a fork
@@ -470,7 +474,7 @@ assert torch.equal(at(whole_run, 0).latent, at(alone, 0).latent)
 torch.testing.assert_close(shortcut[-1].latent, whole_run[-1].latent, atol=1e-4, rtol=1e-4)
 
 # %% [markdown]
-# > **Predict.** Four forks that share stage 0, and four that share stages 0 and 1. Which of the two groups shows
+# > **Predict.** Four forks that share stage 1, and four that share stages 1 and 2. Which of the two groups shows
 # > the same object in the same place?
 
 
@@ -485,7 +489,7 @@ def forks(labels, kept, count):
     return events[-1].latent.unflatten(0, (len(labels), count))
 
 
-keeping = {-1: "nothing kept", 0: "stage 0 kept", 1: "stages 0 and 1 kept"}
+keeping = {-1: "nothing kept", 0: "stage 1 kept", 1: "stages 1 and 2 kept"}
 forked = lab.pick(names, ["automobile", "horse"])
 members = {kept: forks(forked, kept, 4) for kept in keeping}
 
@@ -493,9 +497,9 @@ members = {kept: forks(forked, kept, 4) for kept in keeping}
 chosen = [forked.index("automobile"), forked.index("horse")]
 show(
     gallery({keeping[kept]: members[kept][chosen].flatten(0, 1) for kept in (0, 1)}, 2),
-    "Figure 7.6. Forks of an automobile and of a horse. After stage 0 colours and pose are still open; after stage 1 "
-    "they are fixed, and stage 2 draws the detail.",
-    "Two groups of two rows of four images. With stage 0 kept the four differ in colour and pose; with stages "
+    "Figure 7.6. Forks of an automobile and of a horse. After stage 1 colours and pose are still open; after stage 2 "
+    "they are fixed, and stage 3 draws the detail.",
+    "Two groups of two rows of four images. With stage 1 kept the four differ in colour and pose; with stages "
     "0 and 1 kept they are alike but for details.",
 )
 
@@ -530,13 +534,13 @@ for kept, latent in members.items():
         (named(latent.flatten(0, 1)).unflatten(0, latent.shape[:2]) == base_named).float().mean()
     )
     report.append((keeping[kept], f"{apart:.2f}", f"{as_base:.0%}"))
-table(["", "two forks are apart (root mean square)", "named like the run of seed 0"], report)
+table(["", "two forks are apart (root mean square)", "classified like the run of seed 0"], report)
 
 # %%
 figure, (axis,) = new_figure(width=6, height=2.8)
 for kept, shares in still_open.items():
     places = [band + 0.38 * (kept - 0.5) for band in range(3)]
-    drawn = axis.bar(places, shares, 0.36, color=hue(kept), label=f"after stage {kept}")
+    drawn = axis.bar(places, shares, 0.36, color=hue(kept), label=f"after stage {kept + 1}")
     axis.bar_label(drawn, [f"{share:.0%}" for share in shares], fontsize=8)
 axis.set_xticks(range(3), ["4×4", "8×8 adds", "16×16 adds"])
 axis.set(ylabel="variance still open")
@@ -544,14 +548,14 @@ axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 after = {kept: ", ".join(f"{share:.0%}" for share in shares) for kept, shares in still_open.items()}
 show(
     figure,
-    f"Figure 7.7. Of the variance between {len(members[0])} × 4 runs, what is left open, by band. Stage 0 settles part of the coarsest band and little else; stage 1 most of what is left.",
-    f"Three pairs of bars. Still open after stage 0: {after[0]}. After stage 1: {after[1]}.",
+    f"Figure 7.7. Of the variance between {len(members[0])} × 4 runs, what is left open, by band. Stage 1 settles part of the coarsest band and little else; stage 2 most of what is left.",
+    f"Three pairs of bars. Still open after stage 1: {after[0]}. After stage 2: {after[1]}.",
 )
 
 # %% [markdown]
 # <details><summary>Explain</summary>
-# Stage 0 works on the coarsest pixels, yet it leaves much of even them open: its window ends at t = 0.4, where the
-# latent is still more noise than picture, and the noise added at the transition drowns part of that. Stage 1
+# Stage 1 works on the coarsest pixels, yet it leaves much of even them open: its window ends at t = 0.4, where the
+# latent is still more noise than picture, and the noise added at the transition drowns part of that. Stage 2
 # ends at 0.7 and settles the layout. That is what partial denoising means: a stage does not finish its
 # resolution, later ones go on with it. (Our windows; with others the shares would move.) The judge names
 # most forks like the run of seed 0, whatever is kept: every stage hears the class.
@@ -574,7 +578,7 @@ before = [first for first, _ in pairs for _ in range(tries)]
 later = [second for _, second in pairs for _ in range(tries)]
 seeds = list(range(tries)) * len(pairs)
 switched = {
-    f"from stage {stage}": run(before, seeds, class_labels_from={stage: later})[-1].latent
+    f"from stage {stage + 1}": run(before, seeds, class_labels_from={stage: later})[-1].latent
     for stage in (0, 1, 2)
 }
 switched["never"] = run(before, seeds)[-1].latent
@@ -583,20 +587,20 @@ switched["never"] = run(before, seeds)[-1].latent
 picks = [index * tries for index in range(len(pairs))]
 show(
     gallery({when: latent[picks] for when, latent in switched.items()}, 2),
-    "Figure 7.9. Automobile → frog, horse → ship, ship → truck, airplane → deer. From stage 1 on the second class "
-    "wins; from stage 2 on it can only repaint what is there.",
-    "Four groups of four images: the second class from stage 0, 1, 2 or never. Switched at stage 1 the second "
-    "object appears; at stage 2 the first one's outline stays.",
+    "Figure 7.9. Automobile → frog, horse → ship, ship → truck, airplane → deer. From stage 2 on the second class "
+    "wins; from stage 3 on it can only repaint what is there.",
+    "Four groups of four images: the second class from stage 1, 2, 3 or never. Switched at stage 2 the second "
+    "object appears; at stage 3 the first one's outline stays.",
 )
 found = []
 for when, latent in switched.items():
     hits = [named(latent) == model.class_ids(wanted) for wanted in (before, later)]
     first, second = (hit.float().mean().item() for hit in hits)
     found.append((when, f"{first:.0%}", f"{second:.0%}", f"{1 - first - second:.0%}"))
-table(["second class", "named as the first", "as the second", "as neither"], found)
+table(["second class", "classified as the first", "as the second", "as neither"], found)
 
 # %% [markdown]
-# Stage 1 is where the object is decided, as in the forks. Switched at stage 2, some images are named as neither
+# Stage 2 is where the object is decided, as in the forks. Switched at stage 3, some images are classified as neither
 # class: the judge is asked about something that looks like none.
 
 # %%
@@ -604,11 +608,11 @@ quiz(
     "You have a horse you like and want eight variants with other details, as cheaply as can be. What do you do?",
     {
         "Eight new seeds": "Those are eight other horses, at the full price.",
-        "Fork after stage 0": "Much of the picture is still open then: eight other horses again.",
-        "Fork after stage 1": "Layout and colours stay; only the steps of stage 2 are computed, though those are "
+        "Fork after stage 1": "Much of the picture is still open then: eight other horses again.",
+        "Fork after stage 2": "Layout and colours stay; only the steps of stage 3 are computed, though those are "
         "most of the cost.",
     },
-    right="Fork after stage 1",
+    right="Fork after stage 2",
 )
 
 # %% [markdown]
@@ -653,19 +657,19 @@ for stage in range(3):
         edited[kind, stage] = run(ships, range(len(ships)), **options)[-1].latent
 
 # %% [markdown]
-# > **Predict.** The left half of an automobile is pasted into a ship at the end of stage 0, 1 or 2. Where do you
+# > **Predict.** The left half of an automobile is pasted into a ship at the end of stage 1, 2 or 3. Where do you
 # > see the seam?
 
 # %%
 flat = run(ships, range(len(ships)), renoise=False)[-1].latent
 shown = {"A: ship": run_a[-1].latent, "B: automobile": run_b[-1].latent, "A, no re-noise": flat}
-shown |= {f"{kind}, stage {stage}": latent for (kind, stage), latent in edited.items()}
+shown |= {f"{kind}, stage {stage + 1}": latent for (kind, stage), latent in edited.items()}
 show(
     gallery({label: latent[:1] for label, latent in shown.items()}, 3, 1),
-    "Figure 7.10. Top: two runs, and A without re-noising, which has lost its detail. Below, a row a stage: A's left "
+    "Figure 7.10. Top: two runs, and A without re-noising, which has lost its detail. Below, one row per stage: A's left "
     "half zeroed, made noise, or taken from B, at that stage's end.",
-    "Three columns: zero, noise, paste; a row a stage. Edits at the end of stage 0 leave little trace; after stage 1 "
-    "the seam is soft; after stage 2 a hard edge cuts the image in two.",
+    "Three columns: zero, noise, paste; one row per stage. Edits at the end of stage 1 leave little trace; after stage 2 "
+    "the seam is soft; after stage 3 a hard edge cuts the image in two.",
 )
 
 
@@ -678,7 +682,7 @@ def seam(latent):
 
 
 table(
-    ["seam at the middle", "stage 0", "stage 1", "stage 2"],
+    ["seam at the middle", "stage 1", "stage 2", "stage 3"],
     [(kind, *(f"{seam(edited[kind, s]):.2f}" for s in range(3))) for kind in kinds],
 )
 plain, coarse = run_a[-1].latent, bands(flat)[-1]
@@ -687,8 +691,8 @@ print(f"finest detail: {bands(plain)[-1].std():.2f}, without re-noising {coarse.
 
 # %% [markdown]
 # <details><summary>Explain</summary>
-# Stage 0 decides little, so an edit there leaves little. After stage 1 there is much of either picture to see; stage
-# 2 softens the seam and does not remove it. After stage 2 only the decoder comes, and the cut stays. "Noise" there
+# Stage 1 decides little, so an edit there leaves little. After stage 2 there is much of either picture to see; stage
+# 3 softens the seam and does not remove it. After stage 3 only the decoder comes, and the cut stays. "Noise" there
 # equals "zero": at t = 1 a latent without signal holds no noise. Without re-noising the detail is gone: notebook 4.
 # </details>
 #
@@ -782,7 +786,7 @@ for share, latent in blends.items():
     votes = named(latent).tolist()
     counted = [votes.count(label) / tries for label in (first, second)]
     found.append((f"{share:.0%}", *(f"{x:.0%}" for x in (*counted, 1 - sum(counted)))))
-table(["share of horse", "named automobile", "named horse", "named something else"], found)
+table(["share of horse", "classified as automobile", "as horse", "as something else"], found)
 
 # %% [markdown]
 # Is the middle anything? On either side the nearer class wins. In the middle the judge mostly sees something else.
@@ -814,8 +818,8 @@ lab.workspace.mkdir(parents=True, exist_ok=True)
 (lab.workspace / "ship.json").write_text(json.dumps(recipe, indent=1))
 again = json.loads((lab.workspace / "ship.json").read_text())
 assert fingerprint(bake(again)) == again["sha256"]
-save_gif(strip_frames(alone, pipe.tokenizer, side=96, first=0), lab.workspace / "ship.gif")
-contact_sheet(alone, pipe.tokenizer, title="ship, seed 3", first=0).save(lab.workspace / "ship.png")
+save_gif(strip_frames(alone, pipe.tokenizer, side=96), lab.workspace / "ship.gif")
+contact_sheet(alone, pipe.tokenizer, title="ship, seed 3").save(lab.workspace / "ship.png")
 for file in sorted(lab.workspace.glob("ship.*")):
     print(f"{file.name}: {file.stat().st_size / 1024:.1f} KiB")
 
@@ -841,7 +845,7 @@ stopped = pipe(
     "ship", generator=lab.generator(3), callback_on_step_end=watch, output_type="pt"
 ).images
 print("step: std of the latent", *seen, sep="  ")
-print("stopped after stage 1:", tuple(stopped.shape))
+print("stopped after stage 2:", tuple(stopped.shape))
 
 # %% [markdown]
 # Another program can ask the page for all this. With `make demo` running:
@@ -857,7 +861,7 @@ print("stopped after stage 1:", tuple(stopped.shape))
 # again, record = app.predict(recipe=recipes[0], api_name="/generate")
 # ```
 #
-# Its `/fork` counts stages from 0, as we do.
+# Its `/fork` takes the code's index, which counts from 0: `stage=1` is stage 2 of 3.
 #
 # ## The bill
 #
@@ -873,10 +877,10 @@ knobs = {
     "Heun, 4 + 4 + 4": {"num_inference_steps": 4, "solver": "heun"},
     "no guidance": {"guidance_scale": 1.0},
     "guidance in all stages": {"guidance_scale": 2.5},
-    "guidance in stage 2 only": {"guidance_scale": [1.0, 1.0, 2.5]},
-    "fork after stage 0": {"start_from": at(alone, 0)},
-    "fork after stage 1": {"start_from": at(alone, 1)},
-    "other class from stage 1": {"class_labels_from": {1: "truck"}},
+    "guidance in stage 3 only": {"guidance_scale": [1.0, 1.0, 2.5]},
+    "fork after stage 1": {"start_from": at(alone, 0)},
+    "fork after stage 2": {"start_from": at(alone, 1)},
+    "other class from stage 2": {"class_labels_from": {1: "truck"}},
     "an edit": {"edits": [edit]},
     "own noise in every stage": {"noise": dict(enumerate(other))},
     "no re-noise": {"renoise": False},
@@ -913,24 +917,24 @@ print(f"the usual: {usual[0]:.2f} GFLOP, {1000 * usual[1]:.0f} ms")
 quiz(
     "Which plan costs most?",
     {
-        "Guidance 1.0001 in stage 2 only": "Stage 2's head runs twice, and the transformer twice in all stages.",
-        "Guidance 4 in stage 0 only": "Both halves run in stage 0 alone, and that has the fewest tokens.",
-        "Guidance 0 in stage 1 only": "The scale is not 1, so both halves run up to stage 1. But most tokens are "
-        "in stage 2.",
+        "Guidance 1.0001 in stage 3 only": "Stage 3's head runs twice, and the transformer twice in all stages.",
+        "Guidance 4 in stage 1 only": "Both halves run in stage 1 alone, and that has the fewest tokens.",
+        "Guidance 0 in stage 2 only": "The scale is not 1, so both halves run up to stage 2. But most tokens are "
+        "in stage 3.",
     },
-    right="Guidance 1.0001 in stage 2 only",
+    right="Guidance 1.0001 in stage 3 only",
 )
 
 # %% [markdown]
 # ## Recap
-# - Steps: useless in stage 0 beyond a few, best value in stage 1, costly but needed in stage 2. Heun pays from a few
-#   steps a stage on.
+# - Steps: useless in stage 1 beyond a few, best value in stage 2, costly but needed in stage 3. Heun pays from a few
+#   steps per stage on.
 # - Guidance trades variety for typical images; it pays in the stages that make mistakes. At 1.0 it is free.
-# - Stage 1 decides the picture: forks, class switches and edits all say so. Stage 2 draws detail.
-# - All chance is one noise tensor a stage: keep it, swap it, or walk along the arc between two.
+# - Stage 2 decides the picture: forks, class switches and edits all say so. Stage 3 draws detail.
+# - All chance is one noise tensor per stage: keep it, swap it, or walk along the arc between two.
 # - A list of generators keeps each image apart from its batch; a recipe brings it back.
 #
-# **What breaks if…** you give `LatentEdit` a mask of the full size at stage 0? Start from the last event of a run?
+# **What breaks if…** you give `LatentEdit(0, ...)`, in the first stage, a mask of the full size? Start from the last event of a run?
 # Name a class that is not there? Try it and read the sentences.
 #
 # **On**: notebook 8 puts the paper's claims to the test; the *Intervene* tab of `make demo` has forks, switches and

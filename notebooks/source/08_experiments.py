@@ -235,7 +235,7 @@ table(
 #
 # ### Exercise 8.2: is it more than the spread?
 #
-# Write t for two lists of values, one value a seed.
+# Write t for two lists of values, one value per seed.
 #
 # <details><summary>Hint</summary>
 # <code>statistics.variance</code> divides by n - 1, as it should.
@@ -257,7 +257,7 @@ a, b = (rows[name]["quality"][0]["frechet"]["values"] for name in (DEFAULT, WITH
 torch.testing.assert_close(float(welch_t(a, b)), float(ttest_ind(a, b, equal_var=False).statistic))
 
 # %% [markdown]
-# Our rule: a difference is **beyond the spread** if Welch's test gives p < 0.05. With three seeds a side that takes
+# Our rule: a difference is **beyond the spread** if Welch's test gives p < 0.05. With three seeds per side that takes
 # a |t| of about 3 to 4, with two often far more: two seeds can hardly show anything. And of twenty comparisons
 # without any difference one is expected to pass. The rule also knows only the spread of training seeds, not other data.
 
@@ -412,12 +412,10 @@ verdict("three stages are better than one", max(orders) < 0, "; ".join(said), no
 # %%
 objective = load("flow-vs-diffusion")
 figure = load_experiment("flow-vs-diffusion").draw(objective)
-for stage, level in enumerate(objective["levels"]):  # the module counts stages from 1
-    figure.axes[stage].set_title(f"Stage {stage}, at t = {level:g}", fontsize=10, loc="left")
 show(
     figure,
     "Figure 8.6. The same network with two objectives: filled markers are flow matching, hollow ones noise prediction. E-CAR, blue, has no such twin. The grey dotted line is real training images. One seed.",
-    "Three panels over steps per stage: stage 0 alone, stage 1 alone, end to end. Noise prediction lies above its twin in flow matching at every step count, most of all at two steps. In stage 1 E-CAR lies above full denoise per scale.",
+    "Three panels over steps per stage: stage 1 alone, stage 2 alone, end to end. Noise prediction lies above its twin in flow matching at every step count, most of all at two steps. In stage 2 E-CAR lies above full denoise per scale.",
 )
 
 # %%
@@ -438,7 +436,7 @@ said = f"better in {wins} of {len(gaps)} comparisons, per stage and end to end"
 verdict("flow matching beats noise prediction", wins == len(gaps), said, "seen, one seed")
 
 # %% [markdown]
-# *A negative result beside it*: in stage 1 E-CAR is worse than full denoise per scale, at every step count. *Reservation*: one seed, so
+# *A negative result beside it*: in stage 2 E-CAR is worse than full denoise per scale, at every step count. *Reservation*: one seed, so
 # the rule of part 1 cannot even be asked: these are 20 readings of two trained pairs. DiT with noise prediction stays near 120
 # at every step count: more steps are not what it lacks (our reading: it is hardly trained), and the size of that gap says little. Noise
 # prediction is sampled here with evenly spaced levels and no clipping, the weaker of the samplers of notebook 3.
@@ -569,7 +567,7 @@ verdict(
 print("\n".join(f"not equal: {sentence}" for sentence in kinds["confounded"]))
 
 # %% [markdown]
-# Equal tokens are not equal bits. A fair reading: tokens of this size are better spent on numbers than on a code book of this size.
+# Equal tokens are not equal bits. A fair reading: with this number of tokens, continuous numbers give better images than codes from a code book of this size.
 #
 # ## Part 5: the headline
 #
@@ -618,8 +616,8 @@ best = pareto(points)
 assert [tuple(p) for p in best] == [(r["gflop"], r["frechet"]) for r in front(sampling["rows"])]
 show(
     load_experiment("steps-and-guidance").draw(sampling),
-    f"Figure 8.9. {len(points)} ways to sample the shipped E-CAR, {sampling['size']['num_samples']} images each; {len(best)} are on the front. Right: guidance buys classes named right with recall.",
-    "Left: distance over FLOPs, a step line along the lowest points. Right: over the guidance scale the distance falls and rises again with its lowest point at 2, the share named right rises, recall falls.",
+    f"Figure 8.9. {len(points)} ways to sample the shipped E-CAR, {sampling['size']['num_samples']} images each; {len(best)} are on the front. Right: guidance buys classes classified correctly with recall.",
+    "Left: distance over FLOPs, a step line along the lowest points. Right: over the guidance scale the distance falls and rises again with its lowest point at 2, the share classified correctly rises, recall falls.",
 )
 
 # %% [markdown]
@@ -650,7 +648,7 @@ guidance = dit[0]["guidance_scale"]
 steps = matched_steps(lambda n: total_flops(dit_model.flops(n, guidance)) / 1e9, ours[0]["gflop"])
 assert steps == dit[1]["num_inference_steps"]  # what the experiment took
 table(
-    ["CIFAR-10", "steps", "GFLOP", "Frechet distance", "recall", "named right"],
+    ["CIFAR-10", "steps", "GFLOP", "Frechet distance", "recall", "classified correctly"],
     [
         (
             name,
@@ -695,7 +693,7 @@ table(
     [(name, *(f"{distance:.2f}" for distance in line)) for name, line in lines.items()],
 )
 parts = [(a - b) / lines["no guidance"][0] for a, b in itertools.pairwise(lines["no guidance"])]
-said = "without guidance, stages 0, 1, 2: " + ", ".join(f"{part:.0%}" for part in parts)
+said = "without guidance, stages 1, 2, 3: " + ", ".join(f"{part:.0%}" for part in parts)
 verdict("which stage errs most", parts[-1] == max(parts), said, "the finest", "a coarser one")
 
 # %% [markdown]
@@ -713,12 +711,12 @@ few = load("few-shot")
 show(
     load_experiment("few-shot").draw(few),
     f"Figure 8.10. A class that was not trained on, for three classes one after the other. Right: what the new class {few['strips']['class']} looks like.",
-    "Left and middle: share named right and distance over the number of images shown. With learned embeddings DiT does better than E-CAR at every number; mixes of other classes are hardly better than nothing. Right: strips of generated digits, real ones on top.",
+    "Left and middle: share classified correctly and distance over the number of images shown. With learned embeddings DiT does better than E-CAR at every number; mixes of other classes are hardly better than nothing. Right: strips of generated digits, real ones on top.",
 )
 learned = {(r["arm"], r["shots"]): r["named_right"] for r in few["rows"] if r["how"] == "learned"}
 said = [f"{k}: {compare(learned['E-CAR', k], learned['DiT', k], 2)[0]}" for k in few["shots"]]
 ahead = all(learned["E-CAR", k]["mean"] > learned["DiT", k]["mean"] for k in few["shots"])
-said = "named right by images shown, " + "; ".join(said)
+said = "classified correctly by images shown, " + "; ".join(said)
 verdict("few-shot", ahead, said, "ahead of DiT", "not ahead of DiT")
 
 # %% [markdown]

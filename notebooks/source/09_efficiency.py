@@ -132,8 +132,8 @@ call = [transformer_flops(config, s) + head_setup_flops(config, s, plan[s]) for 
 step = [velocity_flops(config, s) for s in stages]
 tokens = ecar.transformer.tokens_per_stage
 table(
-    ["stage", "tokens", "steps", "once a stage, GFLOP", "each step, GFLOP"],
-    [(s, tokens[s], plan[s], f"{call[s] / 1e9:.3f}", f"{step[s] / 1e9:.3f}") for s in stages],
+    ["stage", "tokens", "steps", "once per stage, GFLOP", "each step, GFLOP"],
+    [(s + 1, tokens[s], plan[s], f"{call[s] / 1e9:.3f}", f"{step[s] / 1e9:.3f}") for s in stages],
 )
 
 # %% [markdown]
@@ -182,7 +182,7 @@ flops = [sum(e.flops for e in runs[0] if e.stage == s) for s in stages]
 figure, axes = new_figure(2, width=4, height=2.4)
 for axis, values, title in zip(axes, (flops, seconds), ("FLOPs", "time, batch 1"), strict=True):
     shares = [100 * value / sum(values) for value in values]
-    axis.barh([f"stage {s}" for s in stages], shares, color=[hue(s) for s in stages])
+    axis.barh([f"stage {s + 1}" for s in stages], shares, color=[hue(s) for s in stages])
     axis.invert_yaxis()
     axis.set(title=title, xlabel="share, %", xlim=(0, 80))
 rates = [f / t / 1e9 for f, t in zip(flops, seconds, strict=True)]
@@ -227,7 +227,7 @@ table(
 
 # %% [markdown]
 # The cheaper steps have two sources: three of the four stages are small, and a step runs only the head, two thirds of
-# the blocks, while the transformer is paid once a stage.
+# the blocks, while the transformer is paid once per stage.
 
 # %%
 full_size = dit_step * sum(plan)
@@ -400,7 +400,7 @@ for name in shown:
         points = [(row["pixels"], row[key]) for row in rows if row.get(key)]
         axis.plot(*zip(*points, strict=True), label=name, markersize=5, **style(name))
 for axis, label in zip(axes, ("GFLOP", "seconds for one image"), strict=True):
-    logarithmic(axis, "x", "y", xlabel="pixels a side", ylabel=label)
+    logarithmic(axis, "x", "y", xlabel="pixels per side", ylabel=label)
 axes[0].legend(frameon=False, fontsize=8)
 fits = complexity["fits"]
 exponents = {name: fits[name]["gflop"]["largest_three"] for name in shown}

@@ -47,7 +47,7 @@ WRONG = {
     "guided": [
         (lambda w, n, g, s: w + g[s] * (n - w), "swapped"),
         (lambda w, n, g, s: w + g[s] * (w - n), "already overshoot"),
-        (lambda w, n, g, s: n + g[0] * (w - n), "scale of stage 0 in stage 1"),
+        (lambda w, n, g, s: n + g[0] * (w - n), "takes scales[0] where stage is 1"),
         (lambda w, n, g, s: g[s] * (w - n), "difference alone"),
         (
             lambda w, n, g, s: torch.cat(((n + g[s] * (w - n))[:, :3], w[:, 3:]), 1),

@@ -52,7 +52,7 @@ WRONG = {
     ],
     "clean": [
         (lambda x, e, y, c, s, b: (e - (1 - b) * x / s) / b, "all of x_start for noise"),
-        (lambda x, e, y, c, s, b: (e - (1 - b) * x) / b, "holds in stage 0 only"),
+        (lambda x, e, y, c, s, b: (e - (1 - b) * x) / b, "holds in the first stage only"),
         (
             lambda x, e, y, c, s, b: (e - (1 - b) * (x - c * upsample(y))) / b,
             "not divide the noise",

@@ -21,7 +21,7 @@ def _sequential_flops(n: int, width: int, kv_cache: bool) -> int:
 
 @exercise("2.1 one token after the other", _sequential_flops)
 def sequential_flops(attempt: Callable[[int, int, bool], float]) -> None:
-    """``sequential_flops(n, width, kv_cache) -> FLOPs`` of attention for n tokens, one a call."""
+    """``sequential_flops(n, width, kv_cache) -> FLOPs`` of attention for n tokens, one per call."""
     for n, width, kv_cache in ((5, 8, False), (5, 8, True), (7, 4, False), (7, 4, True)):
         right = _sequential_flops(n, width, kv_cache)
         asking = 1 if kv_cache else n

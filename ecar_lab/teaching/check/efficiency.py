@@ -55,7 +55,7 @@ def plan_flops(attempt: Callable[..., float]) -> None:
         attempt(call, step, steps, guided),
         _plan_flops(call, step, steps, guided),
         {
-            "it calls the transformer at every step: once a stage": sum(
+            "it calls the transformer at every step: once per stage": sum(
                 (1 + g) * k * (c + v) for c, v, k, g in stages
             ),
             "guidance is missing: a guided stage runs everything twice": sum(

@@ -74,7 +74,7 @@ def _welch_t(a: Sequence[float], b: Sequence[float]) -> float:
 
 @exercise("8.2 is it more than the spread?", _welch_t)
 def welch_t(attempt: Callable[[Sequence[float], Sequence[float]], float]) -> None:
-    """``welch_t(a, b) -> t`` of two lists of values, one value a seed."""
+    """``welch_t(a, b) -> t`` of two lists of values, one value per seed."""
     a, b = [12.1, 13.4, 11.9], [15.0, 14.2, 16.5, 15.4]
     gap = statistics.fmean(a) - statistics.fmean(b)
     std_a, std_b = statistics.stdev(a), statistics.stdev(b)

@@ -50,7 +50,7 @@ def plan_flops(attempt: Callable[..., float]) -> None:
                 "it calls the transformer at every flow step: one call serves a whole stage": (
                     sum(every_step) + sum(heads)
                 ),
-                "it forgets that the head reads the token map once a stage: add read": (
+                "it forgets that the head reads the token map once per stage: add read": (
                     transformer
                     + sum(h * n * v for h, n, v in zip(halves, steps, step, strict=True))
                 ),
@@ -64,7 +64,7 @@ def plan_flops(attempt: Callable[..., float]) -> None:
                 "it doubles every stage where only some are guided: at scale 1 there is one half": (
                     max(halves) * (sum(call) + sum(read) + bare)
                 ),
-                "it reads the token map at every step: that is done once a stage": (
+                "it reads the token map at every step: that is done once per stage": (
                     transformer
                     + sum(
                         h * n * (r + v)
@@ -90,7 +90,7 @@ def guided(attempt: Callable[..., Tensor]) -> None:
         change = with_class - without
         three_of_four = torch.cat((right[:, :3], with_class[:, 3:]), dim=1)
         others = {
-            f"it takes the scale of stage {other} in stage {stage}": (
+            f"it takes scales[{other}] where stage is {stage}": (
                 _guided(with_class, without, scales, other)
             )
             for other in range(len(scales))
@@ -113,7 +113,7 @@ def guided(attempt: Callable[..., Tensor]) -> None:
                 "it guides three of the four channels: all of them are guided": three_of_four,
                 **others,
             },
-            f"the velocity in stage {stage}",
+            f"the velocity for stage={stage}",
         )
 
 
@@ -133,7 +133,7 @@ def fork_noise(attempt: Callable[..., Mapping[int, Tensor]]) -> None:
         if not isinstance(found, Mapping):
             raise Wrong(f"the result is a {type(found).__name__}: return a dict {{stage: noise}}")
         if set(found) - set(range(stages)):
-            raise Wrong(f"its stages are {sorted(found)}: they count from 0 to {stages - 1}")
+            raise Wrong(f"its keys are {sorted(found)}: they go from 0 to {stages - 1}")
         if not all(isinstance(noise, Tensor) for noise in found.values()):
             raise Wrong("the values are noises: base[s] or fresh[s]")
         kept_now = _taken(found, base)
@@ -147,10 +147,10 @@ def fork_noise(attempt: Callable[..., Mapping[int, Tensor]]) -> None:
         if fresh_now == wanted and kept_now == set(range(stages)) - wanted:
             raise Wrong(f"{asked} is the wrong way round: the early stages are kept")
         if kept_now == set(range(max(kept, 0))):
-            raise Wrong(f"{asked} keeps a stage too few: stage {kept} itself is kept")
+            raise Wrong(f"{asked} keeps a stage too few: base[{kept}] itself is kept")
         if kept_now == set(range(min(kept + 2, stages))):
-            raise Wrong(f"{asked} keeps a stage too many: stage {kept + 1} is drawn anew")
-        raise Wrong(f"{asked} keeps stages {sorted(kept_now)}, it should be {sorted(wanted)}")
+            raise Wrong(f"{asked} keeps a stage too many: take fresh[{kept + 1}]")
+        raise Wrong(f"{asked} keeps base at {sorted(kept_now)}, it should be {sorted(wanted)}")
 
 
 def _taken(noise: Mapping[int, Tensor], source: Sequence[Tensor]) -> set[int]:
@@ -174,12 +174,12 @@ def left_half(attempt: Callable[..., Tensor]) -> None:
         if isinstance(found, Tensor) and found.ndim == 2 and found.shape[0] == found.shape[1]:
             if found.shape[0] == resolutions[-1] != side:
                 raise Wrong(
-                    f"the mask of stage {stage} has the full size: this stage's latent has "
-                    f"{side} pixels a side"
+                    f"the mask for stage={stage} has the full size: this stage's latent has "
+                    f"{side} pixels per side"
                 )
             if found.shape[0] == side // 2:
                 raise Wrong("the mask is as small as the half: it covers the whole latent")
-        found = expect_tensor(found, (side, side), f"the mask of stage {stage}")
+        found = expect_tensor(found, (side, side), f"the mask for stage={stage}")
         if found.dtype != torch.bool:
             raise Wrong(f"the mask holds {found.dtype}: torch.where asks for torch.bool")
         if torch.equal(found, right):
@@ -194,7 +194,7 @@ def left_half(attempt: Callable[..., Tensor]) -> None:
             raise Wrong("it is the lower half: the last index counts columns, the first one rows")
         extra, missing = int((found & ~right).sum()), int((~found & right).sum())
         raise Wrong(
-            f"the mask of stage {stage}: {extra} places are True and should not be, "
+            f"the mask for stage={stage}: {extra} places are True and should not be, "
             f"{missing} are missing"
         )
 

@@ -40,7 +40,7 @@ def conditioning_time(attempt: Callable[[StageSchedule, int, Tensor], Tensor]) -
                     high - local_time * (high - low)
                 ),
             },
-            f"the conditioning time of stage {stage}",
+            f"the conditioning time for stage={stage}",
         )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def _multistage_loss(errors: Sequence[Tensor]) -> Tensor:
 
 @exercise("5.4 the loss of all stages", _multistage_loss)
 def multistage_loss(attempt: Callable[[Sequence[Tensor]], Tensor]) -> None:
-    """``multistage_loss(errors) -> loss``: errors (B, C, r_s, r_s), one tensor a stage."""
+    """``multistage_loss(errors) -> loss``: errors (B, C, r_s, r_s), one tensor per stage."""
     errors = [torch.randn(3, 4, side, side) * scale for side, scale in ((2, 0.3), (4, 1), (8, 2))]
     errors = [error.requires_grad_() for error in errors]  # as in training
     squares = [error.square() for error in errors]

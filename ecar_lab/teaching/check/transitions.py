@@ -173,10 +173,10 @@ def clean(attempt: Callable[[Tensor, Tensor, Tensor, float, float, float], Tenso
         attempt(start.clone(), end.clone(), state.clone(), scale, sigma, until),
         wanted,
         {
-            "it takes all of x_start for noise: first subtract what came from stage s - 1": (
+            "it takes all of x_start for noise: first subtract what came from the stage before": (
                 (end - (1 - until) * start / sigma) / until
             ),
-            "it takes x_start itself for the noise: that holds in stage 0 only": (
+            "it takes x_start itself for the noise: that holds in the first stage only": (
                 (end - (1 - until) * start) / until
             ),
             "it does not divide the noise by sigma": (

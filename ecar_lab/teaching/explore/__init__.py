@@ -67,7 +67,7 @@ def explorer(
             :func:`flag`, or any built-in widget with a ``value``.
         examples: label -> settings that differ from the controls' own values.
         caption, alt: see :func:`ecar_lab.teaching.show`.
-        columns: pictures a row; by default all in one.
+        columns: pictures per row; by default all in one.
 
     Raises:
         EcarError: an example names a setting that has no control.

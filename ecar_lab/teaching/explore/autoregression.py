@@ -112,13 +112,13 @@ def look(
         if index >= len(maps):
             axis.set(xlim=(0, 1), ylim=(0, 1))
             axis.text(0.5, 0.5, "not there yet", ha="center", va="center", color="#59626E")
-            axis.set_title(f"stage {index}", fontsize=9)
+            axis.set_title(f"stage {index + 1}", fontsize=9)
             axis.set_aspect("equal")
             continue
         times_average = maps[index] * len(weights)
         shade = axis.imshow(times_average.numpy(), cmap="viridis", vmin=0, vmax=BRIGHTEST)
         share = maps[index].sum().item()
-        axis.set_title(f"stage {index}: {share:.0%} of the attention", fontsize=9)
+        axis.set_title(f"stage {index + 1}: {share:.0%} of the attention", fontsize=9)
         if index == stage:
             _outline(axis, token, side, "white")
     if shade is not None:
@@ -127,7 +127,9 @@ def look(
         bar.ax.tick_params(labelsize=7)
     _mask_row(figure.add_subplot(grid[1, :]), run.sides, stage)
     where = f"{head} of heads" if head == MEAN else f"head {head}"
-    figure.suptitle(f"query: token {token} of stage {stage}; layer {layer}, {where}", fontsize=10)
+    figure.suptitle(
+        f"query: token {token} of stage {stage + 1}; layer {layer}, {where}", fontsize=10
+    )
     return figure
 
 
@@ -138,12 +140,12 @@ def attention(pipe: ECARPipeline, name: str = "ship", seed: int = 3):
     last = len(run.sides) - 1
 
     def draw(stage: int, layer: int, head: int | str, row: int, column: int) -> Figure:
-        return look(run, stage, layer, head, row, column)
+        return look(run, stage - 1, layer, head, row, column)
 
     return explorer(
         draw,
         {
-            "stage": choice("stage of the query", range(last + 1), last),
+            "stage": choice("stage of the query", range(1, last + 2), last + 1),
             "layer": choice("layer", range(layers)),
             "head": choice("head", [MEAN, *range(heads)]),
             "row": whole("row", 0, finest - 1, finest // 2),
@@ -151,7 +153,7 @@ def attention(pipe: ECARPipeline, name: str = "ship", seed: int = 3):
         },
         {f"layer {layer}": {"layer": layer} for layer in range(layers)},
         caption(run),
-        "One panel a layer: the generated picture with the query's patch outlined, beside it the "
+        "One panel per layer: the generated picture with the query's patch outlined, beside it the "
         "grids of the three stages coloured by attention weight, below them the row of the mask.",
         columns=1,
     )
@@ -165,9 +167,10 @@ def caption(run: AttentionRun) -> str:
         shares = " / ".join(f"{share:.0%}" for share in run.shares(last, layer))
         parts.append(f"layer {layer}: {shares}, {run.covered(last, layer, MEAN):.0%}")
     return (
-        f"Figure 2.10. The same query in each layer, mean of the heads. Over all queries of stage "
-        f"{last}: attention to stages 0 to {last}, then the share of queries whose favourite in "
-        f"stage {last - 1} is the token that covers them (by chance {1 / run.sides[-2] ** 2:.0%}): "
+        f"Figure 2.10. The same query in each layer, mean of the heads. Over all queries of "
+        f"stage {last + 1}: attention to stages 1 to {last + 1}, then the share of queries "
+        f"whose favourite in stage {last} is the token that covers them (by "
+        f"chance {1 / run.sides[-2] ** 2:.0%}): "
         f"{'; '.join(parts)}."
     )
 
@@ -177,7 +180,7 @@ def order_of_calls(sides: Sequence[int]) -> Figure:
     figure, axes = new_figure(1 + len(sides), width=2.1, height=2.4)
     for stage, axis in enumerate(axes, start=-1):
         side = sides[stage]
-        axis.set(title="token by token" if stage < 0 else f"stage {stage}", aspect="equal")
+        axis.set(title="token by token" if stage < 0 else f"stage {stage + 1}", aspect="equal")
         axis.title.set_fontsize(9)
         axis.set_facecolor("#E9ECF0" if stage < 0 else to_rgba(hue(stage), alpha=0.3))
         _grid_lines(axis, side)
@@ -225,12 +228,12 @@ def same_grid(end_state: Tensor, token_map: Tensor, colours: LatentColours) -> F
 
 
 def token_places(coordinates: Sequence[Tensor]) -> Figure:
-    """Where the tokens of the stages lie; one (N, 2) of (y, x) a stage, coarsest first."""
+    """Where the tokens of the stages lie; one (N, 2) of (y, x) per stage, coarsest first."""
     figure, (axis,) = new_figure(width=3.6, height=3.6)
     for stage, places in enumerate(coordinates):
         y, x = places.T.numpy()
         size, marker = 200 / 4**stage + 5, MARKERS[stage]
-        axis.scatter(x, y, s=size, color=hue(stage), marker=marker, label=f"stage {stage}")
+        axis.scatter(x, y, s=size, color=hue(stage), marker=marker, label=f"stage {stage + 1}")
     axis.set(xlim=(0, 1), ylim=(1, 0), xlabel="x", ylabel="y", aspect="equal")
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, fontsize=8, frameon=False)
     return figure
@@ -251,7 +254,7 @@ def logit_maps(cases: Mapping[str, tuple[Tensor, float, float]]) -> Figure:
 
 
 def changes(moved: Mapping[str, Sequence[float]]) -> Figure:
-    """One panel a mask: how far the token map of each stage moved."""
+    """One panel per mask: how far the token map of each stage moved."""
     figure, axes = new_figure(len(moved), width=3.3, height=2.5)
     highest = max(map(max, moved.values()))
     for axis, (name, values) in zip(axes, moved.items(), strict=True):
@@ -265,7 +268,7 @@ def changes(moved: Mapping[str, Sequence[float]]) -> Figure:
 def growth_lines(
     tokens: Sequence[int], panels: Mapping[str, Mapping[str, tuple[Sequence[float], float]]]
 ) -> Figure:
-    """One panel a quantity, one line a way to generate: name -> (values, exponent to quote)."""
+    """One panel per quantity, one line per way to generate: name -> (values, exponent to quote)."""
     looks = {"stage by stage": STYLES["E-CAR"]}
     figure, axes = new_figure(len(panels), width=4.3, height=4.0)
     for axis, (label, lines) in zip(axes, panels.items(), strict=True):
@@ -317,7 +320,7 @@ def _mask_row(axis: Axes, sides: Sequence[int], stage: int) -> None:
     for index, length in enumerate(tokens):
         colour = hue(index) if row[start] else "white"
         axis.barh(0, length, left=start, color=colour, edgecolor="black")
-        words = f"stage {index}" if length / sum(tokens) > 0.1 else f"{index}"
+        words = f"stage {index + 1}" if length / sum(tokens) > 0.1 else f"{index + 1}"
         axis.text(start + length / 2, 0, words, ha="center", va="center", fontsize=8)
         start += length
     axis.set(xlim=(0, start), yticks=[], ylim=(-0.4, 0.4))

@@ -102,7 +102,7 @@ def calculator():
             "guidance": choice("guidance", [2.0, 1.0]),
         },
         {
-            "3 steps a stage, 2 in the finest; DiT at 50": {},
+            "3 steps per stage, 2 in the finest; DiT at 50": {},
             "8 steps everywhere; DiT at 8": {"coarse": 8, "finest": 8, "dit_steps": 8},
         },
         "The same models, two plans. Left, E-CAR takes a few steps and DiT fifty: more than an "

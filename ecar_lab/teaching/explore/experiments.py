@@ -21,7 +21,7 @@ UPWARDS = {
     "Frechet distance": "frechet",
     "recall": "recall",
     "precision": "precision",
-    "named right": "named_right",
+    "classified correctly": "named_right",
 }
 RESULTS = (
     *("quality", "single-stage", "two-stage", "resolution-scaling", "stage-ablation"),

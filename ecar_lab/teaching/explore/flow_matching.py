@@ -79,7 +79,7 @@ def clouds(
 def curves(
     arms: Mapping[str, tuple[Sequence[int], Sequence[float]]], floor: float, dashed: str = ""
 ) -> Figure:
-    """Distance over network calls, (calls, distances) an arm; ``dashed``: how those begin that get
+    """Distance over network calls, (calls, distances) per arm; ``dashed``: how those begin that get
     a dashed line."""
     figure, (axis,) = new_figure(width=6, height=3.3)
     for index, (name, (calls, distances)) in enumerate(arms.items()):

@@ -21,7 +21,7 @@ Draw = Callable[..., Image.Image]
 def sample(
     pipe: ECARPipeline, name: str, seed: int, steps: Sequence[int], guidance: Sequence[float]
 ) -> list[TraceEvent]:
-    """All events of one image; steps and guidance have one value a stage."""
+    """All events of one image; steps and guidance have one value per stage."""
     generator = torch.Generator().manual_seed(seed)
     return list(pipe.trace([name], steps, guidance, generator))
 
@@ -47,7 +47,7 @@ def draw_plan(pipe: ECARPipeline) -> Draw:
         steps = [int(plan[f"steps_{stage}"]) for stage in range(stages)]
         guidance = [plan[f"guidance_{stage}"] for stage in range(stages)]
         events = sample(pipe, name, seed, steps, guidance)
-        strip = stage_strip(events, pipe.tokenizer, side=SIDE, colours=colours, first=0)
+        strip = stage_strip(events, pipe.tokenizer, side=SIDE, colours=colours)
         return image_grid([strip], labels=[cost_in_words(events)])
 
     return draw
@@ -60,7 +60,7 @@ def draw_seeds(pipe: ECARPipeline) -> Draw:
     def draw(name: str, **seeds: int) -> Image.Image:
         chosen = [seeds[f"seed_{stage}"] for stage in range(stages)]
         events = sample_seeds(pipe, name, chosen)
-        return stage_strip(events, pipe.tokenizer, side=SIDE, colours=colours, first=0)
+        return stage_strip(events, pipe.tokenizer, side=SIDE, colours=colours)
 
     return draw
 
@@ -69,11 +69,11 @@ def knobs(pipe: ECARPipeline, name: str, seed: int = 0):
     """Controls for class, seed, and the steps and guidance of every stage."""
     model = pipe.model
     steps = {
-        f"steps_{stage}": whole(f"steps, stage {stage}", 1, 16, value)
+        f"steps_{stage}": whole(f"steps, stage {stage + 1}", 1, 16, value)
         for stage, value in enumerate(model.inference_steps())
     }
     guidance = {
-        f"guidance_{stage}": real(f"guidance, stage {stage}", 1.0, 6.0, value, 0.25)
+        f"guidance_{stage}": real(f"guidance, stage {stage + 1}", 1.0, 6.0, value, 0.25)
         for stage, value in enumerate(model.guidance())
     }
     controls = {
@@ -98,18 +98,19 @@ def seeds(pipe: ECARPipeline, name: str, first: int = 0, second: int = 1):
     """Controls for the class and for the seed that each stage's noise comes from."""
     stages = len(pipe.model.sides)
     controls = {
-        f"seed_{stage}": whole(f"seed of stage {stage}", 0, 99, first) for stage in range(stages)
+        f"seed_{stage}": whole(f"seed of stage {stage + 1}", 0, 99, first)
+        for stage in range(stages)
     }
     examples: dict[str, dict[str, int]] = {f"all of seed {first}": {}}
     for stage in range(stages):
-        examples[f"stage {stage} of seed {second}"] = {f"seed_{stage}": second}
+        examples[f"stage {stage + 1} of seed {second}"] = {f"seed_{stage}": second}
     return explorer(
         draw_seeds(pipe),
         {"name": choice("class", pipe.class_names, name), **controls},
         examples,
         "Figure 7.8. One run, and the same run with the noise of another seed in one stage alone. "
-        "Stage 1's noise makes another picture of it.",
-        "Four strips of stages. With other noise in stage 1 the picture is another one; with other "
-        "noise in stage 0 or 2 it keeps its layout.",
+        "Stage 2's noise makes another picture of it.",
+        "Four strips of stages. With other noise in stage 2 the picture is another one; with other "
+        "noise in stage 1 or 3 it keeps its layout.",
         columns=2,
     )

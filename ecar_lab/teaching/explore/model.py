@@ -107,7 +107,7 @@ def velocity(pipe: ECARPipeline, name: str = TRUE_CLASS):
     last, other = pipe.model.schedule.num_stages - 1, at.labels[0 if at.labels[0] != name else 1]
 
     def draw(stage: int, local_time: float, to_head: str, to_transformer: str) -> Image.Image:
-        return strip(at, moment(at, stage, local_time, to_head, to_transformer))
+        return strip(at, moment(at, stage - 1, local_time, to_head, to_transformer))
 
     def times_worse(stage: int) -> float:
         right, wrong = (moment(at, stage, 0.5, told, told).error for told in (name, other))
@@ -116,14 +116,14 @@ def velocity(pipe: ECARPipeline, name: str = TRUE_CLASS):
     return explorer(
         draw,
         {
-            "stage": whole("stage", 0, last, last),
+            "stage": whole("stage", 1, last + 1, last + 1),
             "local_time": real("local time", 0.0, 1.0, 0.5, 0.05),
             "to_head": choice("class told to head", at.labels, name),
             "to_transformer": choice("... to transformer", at.labels, name),
         },
         {
-            f"stage {stage}, local time 0.5, both told {told}": {
-                "stage": stage,
+            f"stage {stage + 1}, local time 0.5, both told {told}": {
+                "stage": stage + 1,
                 "to_head": told,
                 "to_transformer": told,
             }
@@ -132,11 +132,11 @@ def velocity(pipe: ECARPipeline, name: str = TRUE_CLASS):
         },
         f"One generated {name}, noised as in training. Each row: the state, where it should go, "
         "where the head says it goes, the clean latent that follows. When head and transformer are "
-        f"both told another class, the head errs {times_worse(0):.2f} times as much in stage 0, "
-        f"{times_worse(last):.2f} times in stage {last}, where the history says what is in the "
+        f"both told another class, the head errs {times_worse(0):.2f} times as much in stage 1, "
+        f"{times_worse(last):.2f} times in stage {last + 1}, where the history says what is in the "
         "picture.",
         "Four rows of five pictures: state, true velocity, predicted velocity, clean estimate and "
-        f"the estimate decoded; two rows for stage 0, two for stage {last}, told {name} and "
-        f"{other}. In stage {last} the {name} can be seen in both.",
+        f"the estimate decoded; two rows for stage 1, two for stage {last + 1}, told {name} and "
+        f"{other}. In stage {last + 1} the {name} can be seen in both.",
         columns=1,
     )

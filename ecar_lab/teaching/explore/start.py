@@ -20,7 +20,7 @@ def stages(pipe: ECARPipeline, side: int = 128):
     """Controls for class and seed above the strip of stages."""
 
     def draw(name: str, seed: int) -> Image.Image:
-        return stage_strip(run(pipe, name, seed), pipe.tokenizer, side=side, first=0)
+        return stage_strip(run(pipe, name, seed), pipe.tokenizer, side=side)
 
     names = pipe.class_names
     return explorer(

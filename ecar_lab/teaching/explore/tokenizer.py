@@ -89,7 +89,7 @@ def looking_glass(tokenizer: Tokenizer, images: Mapping[str, Tensor], side: int 
         "name": choice("image", list(images)),
         "without": choice("channel set to 0", [NONE, *channels]),
         "sigma": real("noise on the latent", 0.0, 1.0, 0.0, 0.05),
-        "bits": choice("bits a number", [EXACT, *map(str, range(1, 9))]),
+        "bits": choice("bits per number", [EXACT, *map(str, range(1, 9))]),
     }
     return explorer(
         draw,
@@ -98,10 +98,10 @@ def looking_glass(tokenizer: Tokenizer, images: Mapping[str, Tensor], side: int 
             "untouched": {},
             "without channel 0": {"without": "0"},
             "noise of std 0.3": {"sigma": 0.3},
-            "2 bits a number": {"bits": "2"},
+            "2 bits per number": {"bits": "2"},
         },
         "The same image four times: untouched, without a channel, with noise on its latent, with "
-        "its latent rounded to four levels a number. Error maps run from dark (none) to yellow "
+        "its latent rounded to four levels per number. Error maps run from dark (none) to yellow "
         "(a quarter of the range of colours, or more).",
         "Four strips of image, latent, reconstruction and error map. Untouched, the error map is "
         "almost dark; in the other three it lights up.",

@@ -80,7 +80,7 @@ def series(rows: Rows, curve: str, window: int = 1) -> dict[str, tuple[list[int]
         add(curve, [row.get(FIELDS[curve]) for row in losses])
     elif losses and curve == "loss per stage" and "loss_stage" in losses[0]:
         for stage in range(len(losses[0]["loss_stage"])):
-            add(f"stage {stage}", [row["loss_stage"][stage] for row in losses])
+            add(f"stage {stage + 1}", [row["loss_stage"][stage] for row in losses])
     elif losses and curve == "loss per time bin" and "loss_bin" in losses[0]:
         finest = [row["loss_bin"][-1] for row in losses]
         count = len(finest[0])
@@ -106,7 +106,7 @@ def charts(
     """Charts of lines, one per title.
 
     Args:
-        columns: charts a row; by default all in one.
+        columns: charts per row; by default all in one.
         from_zero: the y axis begins at zero. thick: the first line of each chart is, so that others
             can lie on it.
     """

@@ -45,10 +45,11 @@ def in_blocks(noise: Tensor) -> Tensor:
 
 
 def formula(schedule: StageSchedule, renoise: bool = True) -> Tensor:
-    """Covariance (4, 4) of a block's noise after the transition into stage 1.
+    """Covariance (4, 4) of a block's noise after the transition into the second stage.
 
     ``c² 11ᵀ + sigma² Sigma`` with ``c = (a / b) (1 - b)``; Sigma = I under ``independent`` and
-    4/3 (I - 11ᵀ / 4) under ``correlated``. Without re-noising the first term alone.
+    4/3 (I - 11ᵀ / 4) under ``correlated``; 11ᵀ is the matrix of ones. Without
+    re-noising the first term alone.
     """
     hand_over, end = schedule.transition(1), schedule.ends[0]
     equal, own = torch.ones(4, 4).double(), torch.eye(4).double()
@@ -59,7 +60,8 @@ def formula(schedule: StageSchedule, renoise: bool = True) -> Tensor:
 
 
 def start_state(schedule: StageSchedule, latent: Tensor, renoise: bool, seed: int) -> Tensor:
-    """x_start of stage 1 for clean latents (B, C, R, R), with or without the noise added again."""
+    """x_start of the second stage for clean latents (B, C, R, R), with or without the noise added
+    again."""
     draw = torch.Generator().manual_seed(seed)
     small = block_mean(latent)
     end, eps = schedule.ends[0], torch.randn(small.shape, generator=draw).to(latent)
