@@ -4,14 +4,13 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
 
-import apps
-from apps.studio import Studio
+from apps.shared.parts import styles
+from apps.shared.studio import Studio
 
 CHROMIUM_SWITCHES = [
     "--no-sandbox",
@@ -41,14 +40,13 @@ def served(studio: Studio, kind: Any) -> Iterator[tuple[str, Any]]:
         tab = kind(studio)
         tab.wire(page)
     page.queue()
-    styles = sorted(Path(apps.__path__[0]).glob("*.css"))
     _, address, _ = page.launch(
         prevent_thread_lock=True,
         server_port=port,
         share=False,
         run_history=False,
         max_file_size="5mb",
-        css_paths=styles,
+        css_paths=styles(),
     )
     yield address, tab
     page.close()

@@ -156,8 +156,8 @@ def kill_one(address: str, class_name: str, killed: list[bool]) -> None:
 
 def expected_images(checkpoint: str, wanted: list[tuple[str, int]]) -> dict[tuple[str, int], Any]:
     """The same images by the pipeline itself, as the app loads it."""
-    from apps.settings import Settings
-    from apps.studio import Studio
+    from apps.shared.settings import Settings
+    from apps.shared.studio import Studio
     from ecar_lab.colours import decode
     from ecar_lab.viz import to_pil
 

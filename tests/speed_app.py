@@ -24,9 +24,9 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for apps/, which is not installed
 
 from apps import demo
-from apps.parts import preset_steps
-from apps.stream import stream
-from apps.studio import Studio
+from apps.shared.parts import preset_steps
+from apps.shared.stream import stream
+from apps.shared.studio import Studio
 from ecar_lab.colours import decode
 from ecar_lab.metrics import machine
 

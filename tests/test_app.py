@@ -15,8 +15,10 @@ import torch
 from app_page import PATIENCE, free_port
 from PIL import Image
 
-from apps import demo, generate, stream, studio
-from apps.settings import Edit, Settings
+from apps import demo
+from apps.generate import tab as generate
+from apps.shared import stream, studio
+from apps.shared.settings import Edit, Settings
 from ecar_lab.colours import LatentColours
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline

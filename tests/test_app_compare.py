@@ -12,11 +12,11 @@ import torch
 from app_page import PATIENCE, served
 from PIL import Image
 
-from apps import compare_runs
-from apps.compare import Compare, result_table
-from apps.compare_runs import Rival, compare, rows
-from apps.settings import Settings
-from apps.studio import Studio
+from apps.compare import runs as compare_runs
+from apps.compare.runs import Rival, compare, rows
+from apps.compare.tab import Compare, result_table
+from apps.shared.settings import Settings
+from apps.shared.studio import Studio
 from ecar_lab.baselines import BaselinePipeline, DiT, make_pipeline
 from ecar_lab.cards import images_seen
 from ecar_lab.errors import EcarError

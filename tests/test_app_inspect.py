@@ -13,9 +13,9 @@ from app_page import PATIENCE, served
 from conftest import tiny_model
 from PIL import Image
 
-from apps import inspect_views
-from apps.inspect_tab import Inspect
-from apps.inspect_views import (
+from apps.inspection import views as inspect_views
+from apps.inspection.tab import Inspect
+from apps.inspection.views import (
     Inspections,
     attention_view,
     cache_sentence,
@@ -24,8 +24,8 @@ from apps.inspect_views import (
     mask_picture,
     principal_colours,
 )
-from apps.settings import Settings
-from apps.studio import Studio
+from apps.shared.settings import Settings
+from apps.shared.studio import Studio
 from ecar_lab.caching import compare_cache
 from ecar_lab.errors import EcarError
 from ecar_lab.interventions import stage_noise

@@ -12,12 +12,11 @@ import torch
 from app_page import PATIENCE, served
 from PIL import Image
 
-from apps import intervene_runs as runs
-from apps import intervene_views as views
-from apps.intervene import Intervene
-from apps.intervene_runs import Bases, Made, make
-from apps.settings import Edit, Settings
-from apps.studio import Studio
+from apps.intervene import runs, views
+from apps.intervene.runs import Bases, Made, make
+from apps.intervene.tab import Intervene
+from apps.shared.settings import Edit, Settings
+from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import upsample
 from ecar_lab.pipeline import ECARPipeline

@@ -16,10 +16,10 @@ import torch
 from app_page import free_port
 from PIL import Image
 
-from apps import programs
-from apps.recipes import pixels_of
-from apps.settings import Settings
-from apps.studio import Studio
+from apps.shared import programs
+from apps.shared.recipes import pixels_of
+from apps.shared.settings import Settings
+from apps.shared.studio import Studio
 from ecar_lab import cli
 
 # Gradio's own bookkeeping, in pandas' words of yesterday.

@@ -12,13 +12,13 @@ import torch
 from app_page import PATIENCE, free_port
 from PIL import Image
 
-from apps.differences import differing_settings, distance, distance_in_words
-from apps.exports import EXPORTS, export
-from apps.parts import PRIVATE, visitor
-from apps.recipes import MAX_BYTES, Origin, Recipe, finished, pixels_of, replay
-from apps.runs import Runs
-from apps.settings import Edit, Settings
-from apps.studio import Run, Studio
+from apps.runs.differences import differing_settings, distance, distance_in_words
+from apps.runs.exports import EXPORTS, export
+from apps.runs.tab import Runs
+from apps.shared.parts import PRIVATE, styles, visitor
+from apps.shared.recipes import MAX_BYTES, Origin, Recipe, finished, pixels_of, replay
+from apps.shared.settings import Edit, Settings
+from apps.shared.studio import Run, Studio
 from ecar_lab.colours import STAGE_HUES
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
@@ -357,9 +357,12 @@ def address(studio: Studio) -> Iterator[str]:
     gr.set_static_paths([studio.folders.root])
     page.queue()
     port = free_port()
-    styles = sorted((Path(__file__).parents[1] / "apps").glob("*.css"))
     _, url, _ = page.launch(
-        server_port=port, prevent_thread_lock=True, quiet=True, css_paths=styles, run_history=False
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        css_paths=styles(),
+        run_history=False,
     )
     yield url
     page.close()

@@ -11,10 +11,10 @@ import torch
 from app_page import PATIENCE, served
 from PIL import Image
 
-from apps.studio import Studio
-from apps.tokenizer_pictures import MAX_BYTES, PICTURES, open_upload, picture_of
-from apps.tokenizer_tab import GENERATED, TokenizerTab
-from apps.tokenizer_views import BITS, Views, decibels, trained_result
+from apps.shared.studio import Studio
+from apps.tokenizer.pictures import MAX_BYTES, PICTURES, open_upload, picture_of
+from apps.tokenizer.tab import GENERATED, TokenizerTab
+from apps.tokenizer.views import BITS, Views, decibels, trained_result
 from ecar_lab.colours import decode
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import block_mean

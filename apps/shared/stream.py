@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apps.settings import Settings
+from apps.shared.settings import Settings
 from ecar_lab.colours import STAGE_HUES, LatentColours, decode
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.trace import TraceEvent

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from apps.settings import Settings
-from apps.stream import Progress, stream
+from apps.shared.settings import Settings
+from apps.shared.stream import Progress, stream
 from ecar_lab.colours import LatentColours, decode
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gradio as gr
 
-from apps.intervene_runs import FEWEST, MOST
-from apps.parts import script
-from apps.settings import MAX_SEED
-from apps.studio import Studio
+from apps.intervene.runs import FEWEST, MOST
+from apps.shared.parts import script
+from apps.shared.settings import MAX_SEED
+from apps.shared.studio import Studio
 
 FORK = "Keeps the stages up to the one chosen and draws new noise for all later ones."
 CLASS = "From the chosen stage on another class is wanted."
@@ -27,7 +27,7 @@ def piece(kind: str, elem_id: str, label: str) -> gr.HTML:
     return gr.HTML(
         None,
         html_template=f'<div class="{kind}" role="group" aria-label="{label}"></div>',
-        js_on_load=script("intervene.js"),
+        js_on_load=script("intervene/intervene.js"),
         apply_default_css=False,
         elem_id=elem_id,
     )

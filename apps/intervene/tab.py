@@ -8,13 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from apps import intervene_runs as runs
-from apps import intervene_views as views
-from apps.intervene_controls import Interventions, piece
-from apps.intervene_runs import Bases, Made, make
-from apps.parts import LATEST, PRIVATE, QUEUE, RunControls, spoken_errors, tell, visitor
-from apps.settings import Edit, Settings
-from apps.studio import Studio, told_when_memory_is_full
+from apps.intervene import runs, views
+from apps.intervene.controls import Interventions, piece
+from apps.intervene.runs import Bases, Made, make
+from apps.shared.parts import LATEST, PRIVATE, QUEUE, RunControls, spoken_errors, tell, visitor
+from apps.shared.settings import Edit, Settings
+from apps.shared.studio import Studio, told_when_memory_is_full
 from ecar_lab.errors import EcarError
 from ecar_lab.probe import boundary_scores
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from apps.recipes import Origin, Recipe, timings, with_dtype
-from apps.studio import Run, Studio, told_when_memory_is_full
+from apps.shared.recipes import Origin, Recipe, timings, with_dtype
+from apps.shared.studio import Run, Studio, told_when_memory_is_full
 from ecar_lab.errors import EcarError
 from ecar_lab.runtime import write_error
 from ecar_lab.trace import TraceEvent

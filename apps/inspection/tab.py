@@ -7,10 +7,19 @@ from typing import Any
 
 import gradio as gr
 
-from apps.inspect_views import Inspection, Inspections, cache_table, compare_caches
-from apps.parts import LATEST, PRIVATE, QUEUE, RunControls, script, spoken_errors, tell, visitor
-from apps.settings import Settings
-from apps.studio import Studio, told_when_memory_is_full
+from apps.inspection.views import Inspection, Inspections, cache_table, compare_caches
+from apps.shared.parts import (
+    LATEST,
+    PRIVATE,
+    QUEUE,
+    RunControls,
+    script,
+    spoken_errors,
+    tell,
+    visitor,
+)
+from apps.shared.settings import Settings
+from apps.shared.studio import Studio, told_when_memory_is_full
 from ecar_lab.errors import EcarError
 
 INSPECTOR = "inspect-view"
@@ -57,7 +66,7 @@ class Inspect:
                     None,
                     html_template='<div class="inspector" role="group" '
                     'aria-label="Attention, mask and token maps"></div>',
-                    js_on_load=script("inspect.js"),
+                    js_on_load=script("inspection/inspection.js"),
                     apply_default_css=False,
                     elem_id=INSPECTOR,
                 )

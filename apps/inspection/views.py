@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from apps.settings import Settings
-from apps.studio import Studio, told_when_memory_is_full
+from apps.shared.settings import Settings
+from apps.shared.studio import Studio, told_when_memory_is_full
 from ecar_lab.caching import CacheComparison, compare_cache
 from ecar_lab.colours import STAGE_HUES, LatentColours, decode
 from ecar_lab.errors import EcarError
@@ -51,7 +51,7 @@ class Inspection:
     attention: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def view(self, layer: int) -> dict[str, Any]:
-        """JSON for inspect.js."""
+        """JSON for inspection.js."""
         return {**self.pictures, **self.attention[layer], "layer": layer}
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 import gradio as gr
 
-from apps.settings import MAX_SEED, Settings
-from apps.studio import Studio
+from apps.shared.settings import MAX_SEED, Settings
+from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import SOLVERS
 
 HERE = Path(__file__).parent
+APPS = HERE.parent
 MAX_STEPS, MAX_GUIDANCE = 32, 8.0
 # One image at a time, whoever asks for it, page or program.
 QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
@@ -137,13 +138,20 @@ def preset_steps(default_steps: tuple[int, ...], name: str) -> list[int]:
     return [max(1, round(PRESETS[name] * count)) for count in default_steps]
 
 
-def script(file: str) -> str:
-    """The JavaScript of a component: a file of this folder, after what all have in common."""
-    return "".join((HERE / name).read_text(encoding="utf-8") for name in ("dom.js", file))
+def script(name: str) -> str:
+    """The JavaScript of a component, after what all have in common. ``name``: the file, from
+    ``apps/``."""
+    return "".join((APPS / file).read_text(encoding="utf-8") for file in ("shared/dom.js", name))
+
+
+def styles() -> list[Path]:
+    """The style sheets of the page: what all tabs share, then each tab's own."""
+    own = [sheet for sheet in sorted(APPS.glob("*/*.css")) if sheet.parent != HERE]
+    return [*sorted(HERE.glob("*.css")), *own]
 
 
 def player(value: dict[str, Any], elem_id: str, label: str) -> gr.HTML:
-    """Shows the views of ``apps.stream`` as lanes that grow, with a scrubber; see player.js.
+    """Shows the views of ``apps.shared.stream`` as lanes that grow, with a scrubber; see player.js.
 
     Events on the document, of which the detail is the element's id: ``ecar:wait`` (a run has been
     asked for), ``ecar:stop``.
@@ -152,7 +160,7 @@ def player(value: dict[str, Any], elem_id: str, label: str) -> gr.HTML:
         value,
         html_template=f'<div class="player" role="group" data-name="{elem_id}" '
         f'aria-label="{html.escape(label)}"></div>',
-        js_on_load=script("player.js"),
+        js_on_load=script("shared/player.js"),
         apply_default_css=False,
         elem_id=elem_id,
         elem_classes="player-host",

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from apps.parts import (
+from apps.shared.parts import (
     PRIVATE,
     QUEUE,
     RunControls,
@@ -19,8 +19,8 @@ from apps.parts import (
     tell,
     visitor,
 )
-from apps.stream import Progress, blank_view, total
-from apps.studio import Studio
+from apps.shared.stream import Progress, blank_view, total
+from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
 
 PLAYER = "generate-player"

@@ -18,9 +18,9 @@ from typing import Any
 
 from PIL import Image
 
-from apps.settings import MAX_SEED, Settings
-from apps.stream import Progress, StageCost
-from apps.studio import Run, Studio
+from apps.shared.settings import MAX_SEED, Settings
+from apps.shared.stream import Progress, StageCost
+from apps.shared.studio import Run, Studio
 from ecar_lab.cards import versions
 from ecar_lab.errors import EcarError
 from ecar_lab.judge import fingerprint

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from apps.settings import Edit, Settings
+from apps.shared.settings import Edit, Settings
 from ecar_lab.tokenizer import psnr
 
 Row = tuple[str, str, str]

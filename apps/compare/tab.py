@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from apps.compare_runs import UNTRAINED, Moment, Rival, compare, rows
-from apps.parts import (
+from apps.compare.runs import UNTRAINED, Moment, Rival, compare, rows
+from apps.shared.parts import (
     MAX_GUIDANCE,
     PRIVATE,
     QUEUE,
@@ -21,8 +21,8 @@ from apps.parts import (
     show_banner,
     tell,
 )
-from apps.parts import visitor as visitor_of
-from apps.studio import Studio, told_when_memory_is_full
+from apps.shared.parts import visitor as visitor_of
+from apps.shared.studio import Studio, told_when_memory_is_full
 from ecar_lab.errors import EcarError
 
 LANES = "compare-lanes"
@@ -78,7 +78,7 @@ class Compare:
                 self.lanes = gr.HTML(
                     {"status": "Nothing has run yet: press Compare."},
                     html_template=PLACE,
-                    js_on_load=script("compare.js"),
+                    js_on_load=script("compare/compare.js"),
                     apply_default_css=False,
                     elem_id=LANES,
                     elem_classes="player-host",

@@ -5,19 +5,17 @@ from __future__ import annotations
 import html
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from apps.differences import differing_settings, distance_in_words
-from apps.exports import EXPORTS, export
-from apps.parts import LATEST, PRIVATE, QUEUE, banner, script, show_banner, visitor
-from apps.recipes import Origin, Recipe, finished, replay
-from apps.studio import Run, Studio
+from apps.runs.differences import differing_settings, distance_in_words
+from apps.runs.exports import EXPORTS, export
+from apps.shared.parts import LATEST, PRIVATE, QUEUE, banner, script, show_banner, visitor
+from apps.shared.recipes import Origin, Recipe, finished, replay
+from apps.shared.studio import Run, Studio
 from ecar_lab.errors import EcarError
 
-HERE = Path(__file__).parent
 INTRODUCTION = (
     "What you have made in this session, newest first. Choose a run to take it away as a file, pin "
     "two to see what sets them apart, or load a recipe: it alone brings its image back."
@@ -51,7 +49,7 @@ class Runs:
         self.history = gr.HTML(
             {"runs": [], "chosen": None, "a": None, "b": None},
             html_template='<div class="history" role="radiogroup" aria-label="My runs"></div>',
-            js_on_load=script("runs.js"),
+            js_on_load=script("runs/runs.js"),
             apply_default_css=False,
             elem_id="runs-history",
         )

@@ -11,11 +11,11 @@ from typing import Any
 
 import gradio as gr
 
-from apps.parts import QUEUE, visitor
-from apps.recipes import Origin, Recipe, check_settings, finished, replay, timings
-from apps.settings import MAX_SEED, Settings
-from apps.stream import Progress
-from apps.studio import Studio
+from apps.shared.parts import QUEUE, visitor
+from apps.shared.recipes import Origin, Recipe, check_settings, finished, replay, timings
+from apps.shared.settings import MAX_SEED, Settings
+from apps.shared.stream import Progress
+from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
 
 MAX_VARIANTS = 9

@@ -10,11 +10,11 @@ import gradio as gr
 from PIL import Image
 from torch import Tensor
 
-from apps.parts import LATEST, PRIVATE, QUEUE, banner, script, show_banner
-from apps.parts import visitor as visitor_of
-from apps.studio import Studio, told_when_memory_is_full
-from apps.tokenizer_pictures import MAX_SIDE, PICTURES, open_upload, picture_of
-from apps.tokenizer_views import Views
+from apps.shared.parts import LATEST, PRIVATE, QUEUE, banner, script, show_banner
+from apps.shared.parts import visitor as visitor_of
+from apps.shared.studio import Studio, told_when_memory_is_full
+from apps.tokenizer.pictures import MAX_SIDE, PICTURES, open_upload, picture_of
+from apps.tokenizer.views import Views
 from ecar_lab.errors import EcarError
 
 GENERATED = "image of this model"
@@ -60,7 +60,7 @@ class TokenizerTab:
                 self.views = gr.HTML(
                     None,
                     html_template='<div class="views"></div>',
-                    js_on_load=script("tokenizer_tab.js"),
+                    js_on_load=script("tokenizer/tokenizer.js"),
                     apply_default_css=False,
                     elem_id="tokenizer-views",
                     elem_classes="player-host",

@@ -20,7 +20,7 @@ from ecar_lab.viz import to_pil
 
 BITS = tuple(range(1, 9))
 EXACT = 119.0  # dB from which two images are called equal
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("data/results")
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apps.intervene_runs import Made, distance, heat, spread
-from apps.settings import Settings
+from apps.intervene.runs import Made, distance, heat, spread
+from apps.shared.settings import Settings
 from ecar_lab.colours import STAGE_HUES
 from ecar_lab.viz import to_pil
 

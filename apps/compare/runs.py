@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apps.settings import Settings
-from apps.stream import INTERVAL
-from apps.studio import Studio
+from apps.shared.settings import Settings
+from apps.shared.stream import INTERVAL
+from apps.shared.studio import Studio
 from ecar_lab.baselines import DiT, build, load_pipeline, make_pipeline
 from ecar_lab.cards import images_seen
 from ecar_lab.colours import STAGE_HUES, LatentColours, decode

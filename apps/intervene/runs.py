@@ -16,10 +16,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from apps.inspect_views import a_folder
-from apps.settings import MAX_SEED, Edit, Settings
-from apps.stream import Progress, stream
-from apps.studio import Studio
+from apps.inspection.views import a_folder
+from apps.shared.settings import MAX_SEED, Edit, Settings
+from apps.shared.stream import Progress, stream
+from apps.shared.studio import Studio
 from ecar_lab.colours import decode
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
