@@ -1,40 +1,26 @@
 """The whole page for people who do not see well or use no mouse: axe-core looks at every tab, light
 and dark, and on a phone."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from app_page import PATIENCE, free_port
+from browsing import PATIENCE
 
-from apps import demo
+from app.page import DONE, QUIET, open_tab
 from apps.demo import TABS
 
-# Gradio's own bookkeeping, in pandas' words of yesterday.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated"
-)
+pytestmark = QUIET
 
-DONE = "document.querySelector('#generate-player .status')?.textContent.startsWith('Done')"
 SERIOUS = ("serious", "critical")
 # Gradio's own, which no setting of ours changes: an image without a value is a div with a label.
 GRADIOS_OWN = [("aria-prohibited-attr", 'aria-label="Empty value"')]
 
 
-@pytest.fixture(scope="module")
-def address(tiny_checkpoint: Path) -> Iterator[str]:
-    page, address = demo.launch(tiny_checkpoint, port=free_port(), dtype="float32", block=False)
-    yield address
-    page.close()
-
-
 @pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 1440), ("light", 390)])
-def test_axe_finds_nothing_serious_that_is_ours(browser, address, theme, width):
+def test_axe_finds_nothing_serious_that_is_ours(browser, demo_address, theme, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     tab = browser.new_page(viewport={"width": width, "height": 1000}, reduced_motion="reduce")
     tab.set_default_timeout(PATIENCE)
-    tab.goto(f"{address}?__theme={theme}")  # with the tour's card, as on a first visit
-    tab.wait_for_function(DONE)
+    tab.goto(f"{demo_address}?__theme={theme}")  # with the tour's card, as on a first visit
+    tab.wait_for_function(DONE % "")
     found = []
     for name, _ in TABS:
         open_tab(tab, name)
@@ -52,14 +38,3 @@ def test_axe_finds_nothing_serious_that_is_ours(browser, address, theme, width):
 def gradios_own(rule: str, html: str) -> bool:
     """Whether a finding is one of those that are known to be Gradio's."""
     return any(rule == known and part in html for known, part in GRADIOS_OWN)
-
-
-def open_tab(tab, name: str) -> None:
-    """Opens a tab, from the overflow menu where there is no room for it."""
-    wanted = tab.get_by_role("tab", name=name, exact=True)
-    if not wanted.is_visible():
-        tab.locator("#tabs .overflow-menu > button").first.click()
-        tab.locator("#tabs .overflow-dropdown").get_by_text(name, exact=True).click()
-    else:
-        wanted.click()
-    tab.wait_for_timeout(600)

@@ -9,9 +9,10 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from app_page import PATIENCE, served
+from browsing import PATIENCE
 from PIL import Image
 
+from app.page import QUIET, served
 from apps.intervene import runs, views
 from apps.intervene.runs import Bases, Made, make
 from apps.intervene.tab import Intervene
@@ -22,9 +23,7 @@ from ecar_lab.flow import upsample
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.viz import to_pil
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated"
-)
+pytestmark = QUIET
 CORNER = ("1100", "1000", "0000", "0000")
 INSIDE = torch.tensor([[cell == "1" for cell in row] for row in CORNER])
 

@@ -1,4 +1,4 @@
-"""A page with one tab of the app, and the browser that looks at it, for the tabs' own tests."""
+"""Chromium and a free port, for tests and scripts that look at a page."""
 
 import shutil
 import socket
@@ -6,11 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import gradio as gr
 import pytest
-
-from apps.shared.parts import styles
-from apps.shared.studio import Studio
 
 CHROMIUM_SWITCHES = [
     "--no-sandbox",
@@ -29,27 +25,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-@contextmanager
-def served(studio: Studio, kind: Any) -> Iterator[tuple[str, Any]]:
-    """The address of a page that holds one tab, and the tab."""
-    port = free_port()
-    gr.set_static_paths([studio.folders.root])
-    with gr.Blocks(analytics_enabled=False) as page:
-        tab = kind(studio)
-        tab.wire(page)
-    page.queue()
-    _, address, _ = page.launch(
-        prevent_thread_lock=True,
-        server_port=port,
-        share=False,
-        run_history=False,
-        max_file_size="5mb",
-        css_paths=styles(),
-    )
-    yield address, tab
-    page.close()
 
 
 @contextmanager

@@ -9,10 +9,11 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from app_page import PATIENCE, served
+from browsing import PATIENCE
 from conftest import tiny_model
 from PIL import Image
 
+from app.page import QUIET, served
 from apps.inspection import views as inspect_views
 from apps.inspection.tab import Inspect
 from apps.inspection.views import (
@@ -33,9 +34,7 @@ from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.tokenizer import IdentityTokenizer
 from ecar_lab.transformer import KVCache, block_causal_mask
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated"
-)
+pytestmark = QUIET
 TOKENS = (4, 16)
 
 

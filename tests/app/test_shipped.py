@@ -1,20 +1,14 @@
 """One visit to the real page on the checkpoint that ships, tab by tab, as a person makes it."""
 
-import pytest
-from app_page import PATIENCE, free_port
-from test_app_access import open_tab
-from test_app_runs import download, load
+from browsing import PATIENCE, free_port
 
+from app.page import DONE, NO_TOUR, QUIET, download, load, open_tab
 from apps import demo
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
 
-# Gradio's own bookkeeping, in pandas' words of yesterday.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated"
-)
+pytestmark = QUIET
 
-DONE = "document.querySelector('#generate-player .status')?.textContent.startsWith('Done: %s')"
 SAYS = "words => document.querySelector('%s').textContent.includes(words)"
 
 
@@ -22,7 +16,7 @@ def test_a_visit_to_every_tab_of_the_shipped_model(browser, tmp_path, monkeypatc
     page, address = demo.launch("cifar10", port=free_port(), block=False)
     try:
         context = browser.new_context(reduced_motion="reduce")
-        context.add_init_script("localStorage.setItem('ecar-tour-seen', 'yes')")
+        context.add_init_script(NO_TOUR)
         context.set_default_timeout(PATIENCE)
         tab = context.new_page()
         tab.goto(address)

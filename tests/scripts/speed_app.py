@@ -1,4 +1,4 @@
-"""How fast the page is: ``python tests/speed_app.py --checkpoint cifar10``.
+"""How fast the page is: ``python tests/scripts/speed_app.py --checkpoint cifar10``.
 
 Three ways to the same image, taken in turns in one run: the bare trace with its decoder, the stream
 that writes every frame, and a click in a real browser (chromium, Playwright) against a real server.
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for apps/, which is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for apps/, which is not installed
 
 from apps import demo
 from apps.shared.parts import preset_steps
@@ -147,7 +147,7 @@ def clicks(switches: Switches) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    switches = tyro.cli(Switches, prog="python tests/speed_app.py")
+    switches = tyro.cli(Switches, prog="python tests/scripts/speed_app.py")
     result = measure(switches)
     text = json.dumps(result, indent=2)
     print(text)

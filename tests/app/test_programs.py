@@ -13,24 +13,17 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from app_page import free_port
+from browsing import free_port
 from PIL import Image
 
+from app.page import QUIET
 from apps.shared import programs
 from apps.shared.recipes import pixels_of
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
 from ecar_lab import cli
 
-# Gradio's own bookkeeping, in pandas' words of yesterday.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated"
-)
-
-
-@pytest.fixture(scope="module")
-def studio(tiny_checkpoint: Path) -> Studio:
-    return Studio(tiny_checkpoint, "cpu", "float32")
+pytestmark = QUIET
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from app_page import PATIENCE, served
+from browsing import PATIENCE
 from PIL import Image
 
+from app.page import QUIET, served
 from apps.compare import runs as compare_runs
 from apps.compare.runs import Rival, compare, rows
 from apps.compare.tab import Compare, result_table
@@ -23,9 +24,7 @@ from ecar_lab.errors import EcarError
 from ecar_lab.tokenizer import IdentityTokenizer
 from ecar_lab.viz import to_pil
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated"
-)
+pytestmark = QUIET
 CARD = "| | |\n|---|---|\n| model | 1,234 images (5 steps of 256) in 1 minute |\n"
 
 

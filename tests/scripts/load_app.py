@@ -1,4 +1,6 @@
-"""Many clients at once, on a real server: ``python tests/load_app.py --clients 20 --kill 3``.
+"""Many clients at once, on a real server.
+
+    python tests/scripts/load_app.py --clients 20 --kill 3
 
 Not a test of ``make test``: it takes minutes. It starts the app, lets every client generate images
 of its own classes and seeds, kills some clients in the middle of a run, compares every image with
@@ -32,7 +34,7 @@ import torch
 import tyro
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180
 # A client that has gone is noticed at its next heartbeat, 15 seconds apart.
 SETTLE_SECONDS = 20
@@ -291,7 +293,7 @@ def count_files(folder: Path) -> int:
 
 def main() -> None:
     sys.path.insert(0, str(ROOT))
-    switches = tyro.cli(Switches, prog="python tests/load_app.py")
+    switches = tyro.cli(Switches, prog="python tests/scripts/load_app.py")
     result = load(switches)
     print(json.dumps(result, indent=2))
     if switches.out is not None:
