@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +31,6 @@ from ecar_lab.viz import enlarge, to_pil
 LONGEST_DECODING = 4.0
 BATCH = 16  # frames decoded at once
 SMALLEST_FINAL = 256  # pixels of the finished images, enlarged by nearest neighbour
-NOT_RECORDED = "not recorded"
 UNTRAINED = "untrained: timing only"
 
 
@@ -307,47 +306,6 @@ def lane_view(lane: Lane) -> dict[str, Any]:
     }
 
 
-# -- numbers ---------------------------------------------------------------------------------------
-
-
 def steps_text(lane: Lane) -> str:
     """8 + 6 + 6, or 50."""
     return " + ".join(map(str, lane.steps))
-
-
-def rows(lanes: tuple[Lane, ...]) -> list[tuple[str, str, str, str]]:
-    """The table: what, E-CAR, DiT, and how many times E-CAR's the DiT's is."""
-    measures: list[tuple[str, Callable[[Lane], str], Callable[[Lane], float | None]]] = [
-        (
-            "Parameters",
-            lambda lane: f"{lane.contender.parameters:,}",
-            lambda lane: lane.contender.parameters,
-        ),
-        ("Training images", _images, lambda lane: lane.contender.images),
-        ("Steps", steps_text, lambda lane: sum(lane.steps)),
-        ("Guidance", _guidance, lambda lane: None),
-        ("GFLOP", lambda lane: f"{lane.flops / 1e9:.3g}", lambda lane: lane.flops),
-        ("Seconds", lambda lane: f"{lane.seconds:.3f}", lambda lane: lane.seconds),
-        ("Decoder, seconds", lambda lane: f"{lane.decoder:.4f}", lambda lane: lane.decoder),
-    ]
-    ecar, dit = lanes
-    return [
-        (name, words(ecar), words(dit), _ratio(number(ecar), number(dit)))
-        for name, words, number in measures
-    ]
-
-
-def _ratio(ecar: float | None, dit: float | None) -> str:
-    return f"{dit / ecar:.2f}×" if ecar and dit else ""
-
-
-def _images(lane: Lane) -> str:
-    if not lane.contender.trained:
-        return f"none ({UNTRAINED})"
-    images = lane.contender.images
-    return NOT_RECORDED if images is None else f"{images:,}"
-
-
-def _guidance(lane: Lane) -> str:
-    scales = lane.guidance if len(set(lane.guidance)) > 1 else lane.guidance[:1]
-    return " / ".join(f"{scale:g}" for scale in scales)

@@ -8,7 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from apps.compare.runs import UNTRAINED, Moment, Rival, compare, rows
+from apps.compare.runs import UNTRAINED, Moment, Rival, compare
+from apps.compare.views import result_table
 from apps.shared.parts import (
     MAX_GUIDANCE,
     PRIVATE,
@@ -22,8 +23,9 @@ from apps.shared.parts import (
     tell,
 )
 from apps.shared.parts import visitor as visitor_of
-from apps.shared.studio import Studio, told_when_memory_is_full
+from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
+from ecar_lab.runtime import told_when_memory_is_full
 
 LANES = "compare-lanes"
 PLACE = f'<div class="lanes" data-name="{LANES}" role="group" aria-label="Both runs"></div>'
@@ -160,24 +162,3 @@ class Compare:
             self.pictures: tuple(map(str, images)) if both else None,
             self.table: result_table(moment),
         }
-
-
-def result_table(moment: Moment) -> str:
-    """What both cost, side by side."""
-    body = ""
-    for name, *cells in rows(moment.lanes):
-        body += f"<tr><th scope='row'>{name}</th>"
-        body += "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-    heads = ("", "E-CAR", "DiT", "Ratio")
-    head = "".join(f"<th scope='col'>{name}</th>" for name in heads)
-    dit = moment.lanes[1].contender
-    notes = "Seconds are the model's own, after one step of warming up; other programs slow them. "
-    notes += "The decoder is left out of GFLOP and axis. "
-    if not dit.trained:
-        notes += "The DiT has random weights: only its cost means anything. "
-    watching = 1000 * sum(lane.watching for lane in moment.lanes)
-    notes += f"Watching (previews and files) took another {watching:.0f} ms."
-    return (
-        "<table><caption>What each took for one image; ratio: DiT ÷ E-CAR</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{notes}</p>"
-    )

@@ -7,7 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from apps.inspection.views import Inspection, Inspections, cache_table, compare_caches
+from apps.inspection.runs import Inspection, Inspections, compare_caches
+from apps.inspection.views import cache_table
 from apps.shared.parts import (
     LATEST,
     PRIVATE,
@@ -19,8 +20,9 @@ from apps.shared.parts import (
     visitor,
 )
 from apps.shared.settings import Settings
-from apps.shared.studio import Studio, told_when_memory_is_full
+from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
+from ecar_lab.runtime import told_when_memory_is_full
 
 INSPECTOR = "inspect-view"
 INTRODUCTION = (

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import base64
 import html
-from collections import OrderedDict
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
@@ -21,99 +18,15 @@ from PIL import Image
 from torch import Tensor
 
 from apps.shared.settings import Settings
-from apps.shared.studio import Studio, told_when_memory_is_full
-from ecar_lab.caching import CacheComparison, compare_cache
+from apps.shared.studio import Studio
+from ecar_lab.caching import CacheComparison
 from ecar_lab.colours import STAGE_HUES, LatentColours, decode
-from ecar_lab.errors import EcarError
 from ecar_lab.trace import TraceEvent
 from ecar_lab.transformer import block_causal_mask
 from ecar_lab.viz import to_pil
 
-# Runs opened for inspection that a visitor, and that all of them, can go back to at once.
-KEEP, KEEP_ALL = 4, 64
 # Attention weights that are sent head by head; of more than that, the mean over heads only.
 MAX_WEIGHTS = 2_000_000
-
-
-@dataclass
-class Inspection:
-    """One run, opened.
-
-    Attributes:
-        ends: the last event of every stage. pictures: the view without attention.
-        attention: the view's part for every layer looked at so far.
-    """
-
-    settings: Settings
-    folder: Path
-    ends: list[TraceEvent]
-    pictures: dict[str, Any]
-    attention: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-    def view(self, layer: int) -> dict[str, Any]:
-        """JSON for inspection.js."""
-        return {**self.pictures, **self.attention[layer], "layer": layer}
-
-
-class Inspections:
-    """The runs that visitors have opened, each computed once per layer; the oldest make room."""
-
-    def __init__(self, studio: Studio) -> None:
-        self.studio = studio
-        self._kept: OrderedDict[tuple[str | None, Settings], Inspection] = OrderedDict()
-        self._lock = Lock()
-
-    def open(self, settings: Settings, layer: int, visitor: str | None) -> Inspection:
-        """The run of these settings with the attention of one layer.
-
-        Raises:
-            EcarError: settings or a layer that the model does not have, no memory.
-        """
-        with self._lock:
-            key = (visitor, settings)
-            found = self._kept.pop(key, None)
-            if found is None or not found.folder.exists():
-                found = self._compute(settings, layer, visitor)
-            elif layer not in found.attention:
-                events = self.studio.trace(settings, attention_layer=layer)
-                found.attention[layer] = attention_view([e for e in events if e.step == 0])
-            self._kept[key] = found
-            self._make_room(visitor)
-        return found
-
-    def _compute(self, settings: Settings, layer: int, visitor: str | None) -> Inspection:
-        events = list(self.studio.trace(settings, attention_layer=layer))
-        ends = [event for event in events if event.is_stage_end]
-        with a_folder(self.studio, visitor) as folder:
-            pictures = draw(self.studio, settings, ends, folder)
-        attention = attention_view([event for event in events if event.step == 0])
-        return Inspection(settings, folder, ends, pictures, {layer: attention})
-
-    def _make_room(self, visitor: str | None) -> None:
-        own = [key for key in self._kept if key[0] == visitor]
-        gone = [key for key, kept in self._kept.items() if not kept.folder.exists()]
-        spare = [key for key in self._kept if key[0] is not None][: -KEEP_ALL or None]
-        for key in {*own[:-KEEP], *gone, *spare}:
-            del self._kept[key]
-
-
-@contextmanager
-def a_folder(studio: Studio, visitor: str | None) -> Generator[Path]:
-    """A fresh folder of the visitor's; what is written there after they left does not stay.
-
-    Raises:
-        EcarError: they left meanwhile.
-    """
-    folder = studio.folders.new_run(visitor)
-    try:
-        with told_when_memory_is_full():
-            yield folder
-    except FileNotFoundError as error:
-        if folder.exists():
-            raise
-        raise EcarError("the session has ended: load the page again") from error
-    finally:
-        studio.folders.close_run(folder)
 
 
 # -- pictures --------------------------------------------------------------------------------------
@@ -226,18 +139,6 @@ def pack(weights: Tensor) -> str:
 
 
 # -- the cache -------------------------------------------------------------------------------------
-
-
-def compare_caches(studio: Studio, inspection: Inspection) -> list[CacheComparison]:
-    """With and without the cache on the end states of a run: in the dtype used, and in float32."""
-    # The labels of a run may change from stage to stage, the masked call takes one: the first.
-    ends = [event.latent for event in inspection.ends[:-1]]
-    labels = inspection.ends[0].class_labels
-    with told_when_memory_is_full():
-        return [
-            compare_cache(studio.pipeline.model.transformer, ends, labels, dtype)
-            for dtype in dict.fromkeys((studio.dtype, torch.float32))
-        ]
 
 
 def cache_table(comparisons: Sequence[CacheComparison]) -> str:

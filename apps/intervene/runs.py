@@ -16,10 +16,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from apps.inspection.views import a_folder
 from apps.shared.settings import MAX_SEED, Edit, Settings
 from apps.shared.stream import Progress, stream
-from apps.shared.studio import Studio
+from apps.shared.studio import Studio, a_folder
 from ecar_lab.colours import decode
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline

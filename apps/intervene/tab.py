@@ -13,9 +13,10 @@ from apps.intervene.controls import Interventions, piece
 from apps.intervene.runs import Bases, Made, make
 from apps.shared.parts import LATEST, PRIVATE, QUEUE, RunControls, spoken_errors, tell, visitor
 from apps.shared.settings import Edit, Settings
-from apps.shared.studio import Studio, told_when_memory_is_full
+from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
 from ecar_lab.probe import boundary_scores
+from ecar_lab.runtime import told_when_memory_is_full
 
 RESULTS = "intervene-results"
 INTRODUCTION = (

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from apps.shared.recipes import Origin, Recipe, timings, with_dtype
-from apps.shared.studio import Run, Studio, told_when_memory_is_full
+from apps.shared.studio import Run, Studio
 from ecar_lab.errors import EcarError
-from ecar_lab.runtime import write_error
+from ecar_lab.runtime import told_when_memory_is_full, write_error
 from ecar_lab.trace import TraceEvent
 from ecar_lab.viz import contact_sheet, save_gif, strip_frames
 

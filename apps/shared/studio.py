@@ -12,14 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-
 from apps.shared.settings import Settings
 from apps.shared.stream import Progress, stream
 from ecar_lab.colours import LatentColours, decode
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.runtime import pick_device, pick_dtype, resolve_checkpoint
+from ecar_lab.runtime import (
+    pick_device,
+    pick_dtype,
+    resolve_checkpoint,
+    told_when_memory_is_full,
+)
 from ecar_lab.trace import Stream
 
 # A visitor whose browser never said goodbye loses the folder after this many seconds without a run.
@@ -222,19 +225,19 @@ class Studio:
 
 
 @contextmanager
-def told_when_memory_is_full() -> Generator[None]:
-    """Says in one sentence what to do when the device has no memory left.
+def a_folder(studio: Studio, visitor: str | None) -> Generator[Path]:
+    """A fresh folder of the visitor's; what is written there after they left does not stay.
 
     Raises:
-        EcarError: it has none.
+        EcarError: they left meanwhile.
     """
+    folder = studio.folders.new_run(visitor)
     try:
-        yield
-    except RuntimeError as error:
-        # A GPU has an error of its own for that; the CPU's allocator says it in words only.
-        full = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-        if not full:
+        with told_when_memory_is_full():
+            yield folder
+    except FileNotFoundError as error:
+        if folder.exists():
             raise
-        raise EcarError(
-            "the device ran out of memory: close other programs, or start with --device cpu"
-        ) from error
+        raise EcarError("the session has ended: load the page again") from error
+    finally:
+        studio.folders.close_run(folder)

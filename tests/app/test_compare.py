@@ -14,8 +14,9 @@ from PIL import Image
 
 from app.page import QUIET, served
 from apps.compare import runs as compare_runs
-from apps.compare.runs import Rival, compare, rows
-from apps.compare.tab import Compare, result_table
+from apps.compare.runs import Rival, compare
+from apps.compare.tab import Compare
+from apps.compare.views import result_table, rows
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
 from ecar_lab.baselines import BaselinePipeline, DiT, make_pipeline

@@ -14,19 +14,18 @@ from conftest import tiny_model
 from PIL import Image
 
 from app.page import QUIET, served
-from apps.inspection import views as inspect_views
+from apps.inspection import runs, views
+from apps.inspection.runs import Inspections, compare_caches
 from apps.inspection.tab import Inspect
 from apps.inspection.views import (
-    Inspections,
     attention_view,
     cache_sentence,
     cache_table,
-    compare_caches,
     mask_picture,
     principal_colours,
 )
 from apps.shared.settings import Settings
-from apps.shared.studio import Studio
+from apps.shared.studio import Studio, a_folder
 from ecar_lab.caching import compare_cache
 from ecar_lab.errors import EcarError
 from ecar_lab.interventions import stage_noise
@@ -90,7 +89,7 @@ def test_no_later_stage_changes_what_an_earlier_one_looks_at(studio, settings):
 def test_too_many_weights_are_sent_as_their_mean(studio, settings, monkeypatch):
     starts = [e for e in studio.trace(settings, attention_layer=0) if e.step == 0]
     whole = attention_view(starts)
-    monkeypatch.setattr(inspect_views, "MAX_WEIGHTS", 100)
+    monkeypatch.setattr(views, "MAX_WEIGHTS", 100)
     short = attention_view(starts)
     assert (whole["heads"], short["heads"]) == (2, 1)
     mean = unpacked(whole, 1).mean(axis=0)
@@ -194,20 +193,20 @@ def test_a_run_is_computed_once_per_layer_and_the_oldest_make_room(studio, setti
     assert calls == [0, 1]
     kept.open(settings, 0, "another")
     assert calls == [0, 1, 0]
-    for seed in range(inspect_views.KEEP):
+    for seed in range(runs.KEEP):
         kept.open(replace(settings, seed=100 + seed), 0, "one")
     kept.open(settings, 0, "another")
-    assert len(calls) == 3 + inspect_views.KEEP
+    assert len(calls) == 3 + runs.KEEP
     kept.open(settings, 0, "one")
-    assert len(calls) == 4 + inspect_views.KEEP
+    assert len(calls) == 4 + runs.KEEP
     studio.folders.forget("another")
     kept.open(settings, 0, "another")  # the pictures are gone with the folder
-    assert len(calls) == 5 + inspect_views.KEEP
+    assert len(calls) == 5 + runs.KEEP
 
 
 def test_a_visitor_who_left_is_told_so(studio):
     def write_late() -> None:
-        with inspect_views.a_folder(studio, "gone") as folder:
+        with a_folder(studio, "gone") as folder:
             studio.folders.forget("gone")
             (folder / "late.png").write_bytes(b"")
 

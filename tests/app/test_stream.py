@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from app.page import QUIET
-from apps.generate import tab as generate
+from apps.generate.views import cost_table
 from apps.shared import stream
 from apps.shared.settings import Edit, Settings
 from ecar_lab.colours import LatentColours
@@ -60,7 +60,7 @@ def test_times_are_those_of_the_trace(tiny_pipeline, settings, colours, tmp_path
     assert all(stage.transformer > 0 and stage.head > 0 for stage in progress.costs)
     assert progress.costs[0].decode == 0 < progress.costs[1].decode
     assert stream.total(progress.costs).head == sum(stage.head for stage in progress.costs)
-    table = generate.cost_table(progress)
+    table = cost_table(progress)
     assert re.findall(r"<th scope='row'>(.*?)</th>", table) == ["1: 4×4", "2: 8×8", "All"]
 
 
