@@ -9,21 +9,19 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
 from ecar_lab.caching import CacheComparison
-from ecar_lab.colours import STAGE_HUES, LatentColours, decode
+from ecar_lab.colours import STAGE_HUES, decode, principal_colours, token_grid
 from ecar_lab.trace import TraceEvent
 from ecar_lab.transformer import block_causal_mask
-from ecar_lab.viz import to_pil
+from ecar_lab.viz import mask_picture, to_pil
 
 # Attention weights that are sent head by head; of more than that, the mean over heads only.
 MAX_WEIGHTS = 2_000_000
@@ -38,7 +36,7 @@ def draw(
     """Writes latents, decoded estimates, token maps and the mask; returns the view of them."""
     model, tokenizer = studio.pipeline.model, studio.pipeline.tokenizer
     transformer = model.transformer
-    maps = [grid_of(event.token_map) for event in ends]
+    maps = [token_grid(event.token_map) for event in ends]
     together = principal_colours(maps)
     stages = []
     for number, (event, grid) in enumerate(zip(ends, maps, strict=True)):
@@ -76,46 +74,6 @@ def save(folder: Path, name: str, picture: Tensor) -> str:
     """Writes one picture at its native size; the page enlarges it."""
     to_pil(picture)[0].save(folder / f"{name}.png", compress_level=1)
     return f"{name}.png"
-
-
-def grid_of(token_map: Tensor) -> Tensor:
-    """(1, N, D) tokens, row by row -> (1, D, side, side), float32 on the CPU."""
-    side = round(token_map.shape[1] ** 0.5)
-    return token_map.float().cpu().transpose(1, 2).unflatten(2, (side, side))
-
-
-@dataclass(frozen=True)
-class Principal:
-    """Colours for the three directions in which tokens vary most, and their share of the variance
-    (1 where nothing varies)."""
-
-    colours: LatentColours
-    explained: float
-
-
-def principal_colours(grids: Sequence[Tensor]) -> Principal:
-    """First three principal components over the tokens of all grids (1, D, side, side)."""
-    tokens = torch.cat([grid.flatten(2) for grid in grids], dim=2)[..., None]  # (1, D, N, 1)
-    centred = tokens[0, :, :, 0].double()
-    centred = centred - centred.mean(dim=1, keepdim=True)
-    variances = torch.linalg.svdvals(centred).square()
-    whole = variances.sum().item()
-    explained = variances[:3].sum().item() / whole if whole > 0 else 1.0
-    return Principal(LatentColours.pca(tokens), explained)
-
-
-def mask_picture(mask: Tensor, tokens_per_stage: Sequence[int]) -> Image.Image:
-    """(N, N) bool -> a pixel per pair: the hue of the key's stage where the query (row) may look,
-    transparent elsewhere."""
-    hues = [
-        tuple(bytes.fromhex(STAGE_HUES[stage % len(STAGE_HUES)][1:]))
-        for stage, tokens in enumerate(tokens_per_stage)
-        for _ in range(tokens)
-    ]
-    pixels = torch.zeros(*mask.shape, 4, dtype=torch.uint8)
-    pixels[..., :3] = torch.tensor(hues, dtype=torch.uint8)
-    pixels[..., 3] = 255 * mask.to(torch.uint8)
-    return Image.fromarray(pixels.numpy(), "RGBA")
 
 
 # -- attention -------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ An intervention is a change of the settings, so every result is a run like any o
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from apps.shared.settings import MAX_SEED, Edit, Settings
@@ -21,6 +21,7 @@ from apps.shared.stream import Progress, stream
 from apps.shared.studio import Studio, a_folder
 from ecar_lab.colours import decode
 from ecar_lab.errors import EcarError
+from ecar_lab.interventions import fork_seeds
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.trace import TraceEvent
 
@@ -169,15 +170,11 @@ def forked(settings: Settings, stage: int, count: int, first_seed: int) -> list[
         raise EcarError(
             f"no stage follows stage {stage + 1} of {stages}: fork after an earlier one"
         )
-    own = settings.seeds or (settings.seed,) * stages
-    kept, taken = own[: stage + 1], set(own[stage + 1 :])
     if not 0 <= first_seed <= MAX_SEED - MOST - stages:
         raise EcarError(f"seed {first_seed} is out of range: use 0 to {MAX_SEED - MOST - stages}")
-    fresh = [seed for seed in range(first_seed, first_seed + count + stages) if seed not in taken]
-    return [
-        dataclasses.replace(settings, seeds=(*kept, *(seed,) * (stages - stage - 1)))
-        for seed in fresh[:count]
-    ]
+    own = settings.seeds or (settings.seed,) * stages
+    forks = fork_seeds(own, stage + 1, count, itertools.count(first_seed))
+    return [dataclasses.replace(settings, seeds=seeds) for seeds in forks]
 
 
 def with_class(settings: Settings, stage: int, class_name: str) -> Settings:
@@ -229,30 +226,3 @@ def run_fork(studio: Studio, variants: Sequence[Settings], visitor: str | None) 
     the base's bit for bit all the same: their noise is that of the same seeds.
     """
     return [make(studio, settings, visitor) for settings in variants]
-
-
-# -- what differs ----------------------------------------------------------------------------------
-
-
-def spread(pictures: Sequence[Tensor]) -> Tensor:
-    """Standard deviation over pictures (3, H, W) in [-1, 1], per pixel, of values in [0, 1]:
-    (H, W), the root mean square over the colours."""
-    stack = torch.stack(list(pictures)) / 2
-    return stack.var(dim=0, unbiased=True).mean(dim=0).sqrt()
-
-
-def distance(one: Tensor, other: Tensor) -> Tensor:
-    """Difference of two pictures (3, H, W) in [-1, 1], per pixel, of values in [0, 1]: (H, W), the
-    root mean square over the colours."""
-    return ((one - other) / 2).square().mean(dim=0).sqrt()
-
-
-def heat(values: Tensor) -> Tensor:
-    """(H, W) from 0 up as a picture (1, 3, H, W): black is 0, white the largest, orange between."""
-    share = values / values.max().clamp(min=1e-12)
-    ramp = [
-        (2.2 * share).clamp(max=1),
-        (1.6 * share - 0.35).clamp(0, 1),
-        (3 * share - 2).clamp(0, 1),
-    ]
-    return torch.stack(ramp)[None] * 2 - 1

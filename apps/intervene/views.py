@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apps.intervene.runs import Made, distance, heat, spread
+from apps.intervene.runs import Made
 from apps.shared.settings import Settings
 from ecar_lab.colours import STAGE_HUES
-from ecar_lab.viz import to_pil
+from ecar_lab.viz import heat, pixel_distance, pixel_spread, to_pil
 
 MOMENTS = {"start": "its start", "middle": "its middle step", "end": "its end"}
 
@@ -43,7 +43,7 @@ def changed_view(
 
     ``others``: further images to show beside, with their labels.
     """
-    far = distance(changed.picture, base.picture)
+    far = pixel_distance(changed.picture, base.picture)
     figures = [
         image_of(base, "Base", str(base.settings)),
         *(image_of(made, label, str(made.settings)) for label, made in others),
@@ -98,7 +98,7 @@ def frame_file(made: Made, stage: int, step: int | None = None) -> str:
 
 def fork_view(base: Made, stage: int, variants: Sequence[Made]) -> dict[str, Any]:
     """The variants, and per pixel how much they still differ."""
-    undecided = spread([made.picture for made in variants])
+    undecided = pixel_spread([made.picture for made in variants])
     number = stage + 1
     kept = "stage 1" if number == 1 else f"stages 1 to {number}"
     figures = [

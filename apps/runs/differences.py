@@ -10,6 +10,7 @@ from PIL import Image
 
 from apps.shared.settings import Edit, Settings
 from ecar_lab.tokenizer import psnr
+from ecar_lab.viz import pixel_distance
 
 Row = tuple[str, str, str]
 
@@ -73,17 +74,18 @@ def distance(a: Path, b: Path) -> tuple[float, float]:
 
     Equal images give infinity and 0.
     """
-    first, second = (_levels(path) for path in (a, b))
-    rms = (first - second).square().mean().sqrt().item()
+    first, second = (_picture(path) for path in (a, b))
+    rms = 255 * pixel_distance(first, second).square().mean().sqrt().item()
     if rms == 0:
         return float("inf"), 0.0
-    return psnr(first / 127.5 - 1, second / 127.5 - 1), rms
+    return psnr(first[None], second[None]), rms
 
 
-def _levels(path: Path) -> torch.Tensor:
-    """(1, H, W, 3), 0 ... 255."""
+def _picture(path: Path) -> torch.Tensor:
+    """(3, H, W) in [-1, 1]."""
     with Image.open(path) as image:
-        return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32).copy())[None]
+        levels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    return torch.from_numpy(levels / 127.5 - 1).movedim(-1, 0)
 
 
 def distance_in_words(a: Path, b: Path) -> str:

@@ -5,6 +5,8 @@ written for callers. (No ``from __future__ import annotations`` here: it reads t
 they stand.) Stages count from 0.
 """
 
+import dataclasses
+import itertools
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +19,7 @@ from apps.shared.settings import MAX_SEED, Settings
 from apps.shared.stream import Progress
 from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
+from ecar_lab.interventions import fork_seeds
 
 MAX_VARIANTS = 9
 CLOSED = "the session closed before the image was done: keep the client open until then"
@@ -131,15 +134,13 @@ class Programs:
             if stages == 1:
                 raise EcarError("this model has one stage: a fork needs two or more")
             stage, variants = whole(stage, "stage"), whole(variants, "variants")
-            if not 1 <= stage < stages:
-                raise EcarError(f"a fork at stage {stage}: use 1 to {stages - 1}")
+            others = ((base.seed + number) % (MAX_SEED + 1) for number in itertools.count(1))
+            forks = fork_seeds((base.seed,) * stages, stage, MAX_VARIANTS, others)
             if not 1 <= variants <= MAX_VARIANTS:
                 raise EcarError(f"{variants} variants: use 1 to {MAX_VARIANTS}")
             made = []
-            for number in range(1, variants + 1):
-                other = (base.seed + number) % (MAX_SEED + 1)
-                seeds = (base.seed,) * stage + (other,) * (stages - stage)
-                own = Settings.from_json({**base.to_json(), "seeds": seeds})
+            for seeds in forks[:variants]:
+                own = dataclasses.replace(base, seeds=seeds)
                 made.append(self._finish(own, visitor(request)))
             recipes = [Recipe.of(progress, self.origin).to_json() for progress in made]
             return [picture(progress) for progress in made], recipes

@@ -21,8 +21,6 @@ from apps.inspection.views import (
     attention_view,
     cache_sentence,
     cache_table,
-    mask_picture,
-    principal_colours,
 )
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio, a_folder
@@ -96,26 +94,7 @@ def test_too_many_weights_are_sent_as_their_mean(studio, settings, monkeypatch):
     np.testing.assert_allclose(unpacked(short, 1)[0], mean, atol=3e-5)
 
 
-def test_the_mask_is_drawn_as_the_model_has_it():
-    mask = block_causal_mask((1, 4, 16), torch.device("cpu"))
-    pixels = np.asarray(mask_picture(mask, (1, 4, 16)))
-    np.testing.assert_array_equal(pixels[..., 3] == 255, mask.numpy())
-    columns = [tuple(pixels[20, key, :3]) for key in (0, 1, 4, 5, 20)]
-    assert columns[1] == columns[2]
-    assert columns[3] == columns[4]
-    assert len(set(columns)) == 3
-
-
 # -- token maps ------------------------------------------------------------------------------------
-
-
-def test_principal_colours_know_how_much_they_hold():
-    flat = torch.randn(1, 3, 4, 4) * torch.tensor([4.0, 2.0, 1.0]).view(1, 3, 1, 1)
-    turned = torch.einsum("dc,bchw->bdhw", torch.linalg.qr(torch.randn(32, 3))[0], flat)
-    assert principal_colours([turned]).explained == pytest.approx(1, abs=1e-6)
-    even = torch.eye(64).T.reshape(1, 64, 8, 8)  # 64 tokens as far apart as can be
-    assert principal_colours([even]).explained == pytest.approx(3 / 63, rel=1e-3)
-    assert principal_colours([torch.ones(1, 8, 2, 2)]).explained == 1
 
 
 def test_a_stage_of_one_token_borrows_the_directions_of_all(tmp_path):

@@ -108,24 +108,6 @@ def test_a_fork_that_cannot_be_is_refused(base, stage, count, seed, words):
         runs.forked(base.settings, stage, count, seed)
 
 
-def test_the_spread_is_the_standard_deviation(base):
-    pictures = [torch.full((3, 2, 2), value) for value in (-1.0, 0.0, 1.0)]
-    pictures[1][:, 0, 0] = 1.0
-    expected = np.std([0, 0.5, 1], ddof=1)
-    found = runs.spread(pictures)
-    assert found[1, 1] == pytest.approx(expected)
-    assert found[0, 0] == pytest.approx(np.std([0, 1, 1], ddof=1))
-    assert runs.spread([base.picture] * 4).max() == 0
-
-
-def test_heat_is_black_where_nothing_is_and_lightest_at_the_top():
-    picture = runs.heat(torch.tensor([[0.0, 0.1], [0.2, 0.4]]))
-    brightness = picture[0].sum(dim=0).flatten().tolist()
-    assert brightness == sorted(brightness)
-    assert (picture[0, :, 0, 0] == -1).all()
-    assert runs.heat(torch.zeros(2, 2)).max() == -1
-
-
 # -- other interventions ---------------------------------------------------------------------------
 
 

@@ -13,13 +13,15 @@ from PIL import Image
 
 from app.page import QUIET, served
 from apps.shared.studio import Studio
-from apps.tokenizer.pictures import MAX_BYTES, PICTURES, open_upload, picture_of
 from apps.tokenizer.tab import GENERATED, TokenizerTab
+from apps.tokenizer.uploads import MAX_BYTES, open_upload
 from apps.tokenizer.views import BITS, Views, decibels, trained_result
 from ecar_lab.colours import decode
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import block_mean
 from ecar_lab.runtime import checkpoints_root
+from ecar_lab.shapes import PICTURES
+from ecar_lab.sources import picture_of
 from ecar_lab.tokenizer import psnr
 from ecar_lab.tokenizer_study import error_map, without_channel
 from ecar_lab.viz import to_pil
@@ -129,15 +131,6 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeyp
 
 
 # -------------------------------------------------------------------------------------------- views
-
-
-@pytest.mark.parametrize("name", PICTURES)
-def test_the_kit_draws_its_pictures_at_any_size(name):
-    for size in (8, 32):
-        picture = PICTURES[name](size)
-        assert picture.shape == (1, 3, size, size)
-        assert -1 <= picture.min() < picture.max() <= 1
-        assert torch.equal(picture, PICTURES[name](size))
 
 
 def test_an_identity_loses_nothing_and_says_so(studio, tmp_path):

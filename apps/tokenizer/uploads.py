@@ -1,52 +1,16 @@
-"""Pictures for the Tokenizer tab: those that the kit draws, and uploads, opened with care."""
+"""A visitor's picture for the Tokenizer tab, opened with care."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from ecar_lab.errors import EcarError
-from ecar_lab.shapes import SHAPES, draw_shapes
-from ecar_lab.sources import square_pixels
 
 MAX_BYTES = 5 * 2**20
 MAX_SIDE = 4096
 FORMATS = ("PNG", "JPEG", "WEBP")
-
-
-def _shape(name: str) -> Callable[[int], Tensor]:
-    def draw(size: int) -> Tensor:
-        index = torch.tensor([list(SHAPES).index(name)])
-        return draw_shapes(7, index, size)[0].float() / 127.5 - 1
-
-    return draw
-
-
-def _gradient(size: int) -> Tensor:
-    across = torch.linspace(-1, 1, size).expand(size, size)
-    return torch.stack((across, across.T, -(across + across.T) / 2))[None]
-
-
-def _checks(size: int) -> Tensor:
-    cells = torch.arange(size)
-    return (2.0 * ((cells + cells[:, None]) % 2) - 1).expand(1, 3, size, size).clone()
-
-
-def _noise(size: int) -> Tensor:
-    return 2 * torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)) - 1
-
-
-# What the kit draws by itself at any size (1, 3, size, size); the last two are hard on purpose.
-PICTURES: dict[str, Callable[[int], Tensor]] = {
-    **{name: _shape(name) for name in ("star", "ring", "crescent", "cross")},
-    "colour gradient": _gradient,
-    "one-pixel checks": _checks,
-    "coloured noise": _noise,
-}
 
 
 def open_upload(path: Path) -> Image.Image:
@@ -80,9 +44,3 @@ def open_upload(path: Path) -> Image.Image:
 def _too_many_pixels(size: tuple[int, int] | None) -> EcarError:
     has = f"{size[0]} by {size[1]} px" if size else "far more pixels than a picture needs"
     return EcarError(f"the picture has {has}: use at most {MAX_SIDE} px a side")
-
-
-def picture_of(image: Image.Image, size: int) -> Tensor:
-    """(1, 3, size, size) in [-1, 1]: the middle square, scaled."""
-    pixels = torch.from_numpy(square_pixels(image, size))
-    return pixels.movedim(-1, 0)[None].float() / 127.5 - 1
