@@ -6,8 +6,9 @@ they stand.) Stages count from 0.
 """
 
 import dataclasses
+import inspect
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +33,29 @@ def register(studio: Studio) -> None:
         gr.api(function, api_name=function.__name__, **QUEUE)
 
 
+def takes(method: Callable) -> Callable[[Any], Any]:
+    """Lets a method that hands its ``*asked`` on to another be read as if it took what that takes.
+
+    Gradio reads signature, annotations and docstring: parameters, types, defaults and descriptions
+    have their one home at ``method``.
+    """
+    _, *parameters = inspect.signature(method).parameters.values()  # without self
+    described = f"Args:{inspect.cleandoc(method.__doc__ or '').partition('Args:')[2]}"
+
+    def told(function: Any) -> Any:
+        own = inspect.signature(function)
+        kept = [one for one in own.parameters.values() if one.kind is not one.VAR_POSITIONAL]
+        function.__signature__ = own.replace(parameters=[*kept, *parameters])
+        function.__annotations__ = {
+            "return": own.return_annotation,
+            **{one.name: one.annotation for one in (*kept[1:], *parameters)},
+        }
+        function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{described}"
+        return function
+
+    return told
+
+
 class Programs:
     """The three functions on one studio. Runs of a program wait in the same queue as the page's."""
 
@@ -39,19 +63,16 @@ class Programs:
         self.studio = studio
         self.origin = Origin.of(studio)
 
-    def generate(
+    def _asked(
         self,
-        request: gr.Request,
         class_name: str | None = None,
         seed: int = 0,
         steps: int | list[int] | None = None,
         guidance: float | list[float] | None = None,
         solver: str = "euler",
         recipe: dict | None = None,
-    ) -> tuple[dict, dict]:
-        """Generates one image. Returns it as a PNG file, and a record of the run: its settings,
-        what each stage took, and its recipe. The record of a run from a recipe says, too, whether
-        the image is identical to the recipe's, byte for byte.
+    ) -> tuple[Settings | Recipe, list[str]]:
+        """What a program wants, and what could make a recipe's image another one here.
 
         Args:
             class_name: a class by name or by number.
@@ -61,21 +82,28 @@ class Programs:
             solver: euler, or heun, which looks twice at every step.
             recipe: the recipe of an earlier run, in place of all other arguments.
         """
-        with one_sentence():
-            asked, doubts = self._asked(class_name, seed, steps, guidance, solver, recipe)
-            progress = self._finish(asked, visitor(request))
-            return picture(progress), self._record(progress, asked, doubts)
+        if recipe is not None:
+            if class_name is not None:
+                raise EcarError("there are a class_name and a recipe: give one of them")
+            read = Recipe.from_json(recipe)
+            return read, read.check(self.studio, self.origin)
+        if class_name is None:
+            raise EcarError("there is neither class_name nor recipe: give one of them")
+        return self._settings(class_name, seed, steps, guidance, solver), []
 
-    def trace(
-        self,
-        request: gr.Request,
-        class_name: str | None = None,
-        seed: int = 0,
-        steps: int | list[int] | None = None,
-        guidance: float | list[float] | None = None,
-        solver: str = "euler",
-        recipe: dict | None = None,
-    ) -> Iterator[dict]:
+    @takes(_asked)
+    def generate(self, request: gr.Request, *asked: Any) -> tuple[dict, dict]:
+        """Generates one image. Returns it as a PNG file, and a record of the run: its settings,
+        what each stage took, and its recipe. The record of a run from a recipe says, too, whether
+        the image is identical to the recipe's, byte for byte.
+        """
+        with one_sentence():
+            wanted, doubts = self._asked(*asked)
+            progress = self._finish(wanted, visitor(request))
+            return picture(progress), self._record(progress, wanted, doubts)
+
+    @takes(_asked)
+    def trace(self, request: gr.Request, *asked: Any) -> Iterator[dict]:
         """Streams how one image comes into being: one object per event, in order, none left out.
 
         stage and step (0 is the stage's start state), steps of the stage, flow time t, noise level,
@@ -83,26 +111,18 @@ class Programs:
         a PNG file of what "shows" names, the decoded image where there is one, else the clean
         estimate's latent as colours. The last event is "done" and brings the run's "record", as
         generate returns it; its image is the finished one.
-
-        Args:
-            class_name: a class by name or by number.
-            seed: of the noise, 0 to 2147483646.
-            steps: flow steps, one number or one per stage. Left out: the model's.
-            guidance: how much the class counts, one number or one per stage. Left out: the model's.
-            solver: euler, or heun, which looks twice at every step.
-            recipe: the recipe of an earlier run, in place of all other arguments.
         """
         with one_sentence():
-            asked, doubts = self._asked(class_name, seed, steps, guidance, solver, recipe)
+            wanted, doubts = self._asked(*asked)
             sent = 0
-            for progress in self._run(asked, visitor(request)):
+            for progress in self._run(wanted, visitor(request)):
                 frames = progress.view["frames"]
                 while sent < len(frames):
                     frame, sent = frames[sent], sent + 1
                     done = progress.image is not None and sent == len(frames)
                     event = event_of(frame, progress.view["folder"], done)
                     if done:
-                        event["record"] = self._record(progress, asked, doubts)
+                        event["record"] = self._record(progress, wanted, doubts)
                     yield event
 
     def fork(
@@ -144,19 +164,6 @@ class Programs:
                 made.append(self._finish(own, visitor(request)))
             recipes = [Recipe.of(progress, self.origin).to_json() for progress in made]
             return [picture(progress) for progress in made], recipes
-
-    def _asked(
-        self, class_name: Any, seed: Any, steps: Any, guidance: Any, solver: Any, recipe: Any
-    ) -> tuple[Settings | Recipe, list[str]]:
-        """What a program wants, and what could make a recipe's image another one here."""
-        if recipe is not None:
-            if class_name is not None:
-                raise EcarError("there are a class_name and a recipe: give one of them")
-            read = Recipe.from_json(recipe)
-            return read, read.check(self.studio, self.origin)
-        if class_name is None:
-            raise EcarError("there is neither class_name nor recipe: give one of them")
-        return self._settings(class_name, seed, steps, guidance, solver), []
 
     def _settings(
         self, class_name: Any, seed: Any, steps: Any, guidance: Any, solver: Any
