@@ -12,15 +12,15 @@ from pathlib import Path
 
 import gradio as gr
 
-from apps import programs
-from apps.compare import Compare
-from apps.generate import Generate
-from apps.inspect_tab import Inspect
-from apps.intervene import Intervene
-from apps.parts import script, show_banner, visitor
-from apps.runs import Runs
-from apps.studio import Studio
-from apps.tokenizer_tab import TokenizerTab
+from apps.compare.tab import Compare
+from apps.generate.tab import Generate
+from apps.inspection.tab import Inspect
+from apps.intervene.tab import Intervene
+from apps.runs.tab import Runs
+from apps.shared import programs
+from apps.shared.parts import script, show_banner, styles, visitor
+from apps.shared.studio import Studio
+from apps.tokenizer.tab import TokenizerTab
 from ecar_lab.colours import STAGE_HUES
 from ecar_lab.errors import EcarError
 
@@ -97,7 +97,7 @@ def add_pipeline(studio: Studio) -> gr.HTML:
     return gr.HTML(
         parts,
         html_template='<ol class="pipeline" aria-label="The process"></ol>',
-        js_on_load=script("pipeline.js"),
+        js_on_load=script("shared/pipeline.js"),
         apply_default_css=False,
         elem_id="pipeline",
     )
@@ -106,9 +106,9 @@ def add_pipeline(studio: Studio) -> gr.HTML:
 def add_tour() -> gr.HTML:
     """Five steps for the first visit, and the button that shows them again."""
     return gr.HTML(
-        json.loads((HERE / "tour.json").read_text(encoding="utf-8")),
+        json.loads((HERE / "shared" / "tour.json").read_text(encoding="utf-8")),
         html_template='<div class="tour"></div>',
-        js_on_load=script("tour.js"),
+        js_on_load=script("shared/tour.js"),
         apply_default_css=False,
         elem_id="tour",
     )
@@ -154,7 +154,7 @@ def launch(
             max_file_size=LARGEST_UPLOAD,
             footer_links=["api", "settings"],
             theme=theme(),
-            css_paths=sorted(HERE.glob("*.css")),
+            css_paths=styles(),
         )
     except OSError as error:
         if "port" not in str(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,32 @@ class LatentColours:
         latent = F.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=True)
         latent = latent / (2 * latent.std())
         return LatentColours.fit(latent, decode(tokenizer, latent))
+
+
+def token_grid(token_map: Tensor) -> Tensor:
+    """(1, N, D) tokens, row by row -> (1, D, side, side), float32 on the CPU."""
+    side = round(token_map.shape[1] ** 0.5)
+    return token_map.float().cpu().transpose(1, 2).unflatten(2, (side, side))
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Colours for the three directions in which tokens vary most, and their share of the variance
+    (1 where nothing varies)."""
+
+    colours: LatentColours
+    explained: float
+
+
+def principal_colours(grids: Sequence[Tensor]) -> Principal:
+    """First three principal components over the tokens of all grids (1, D, side, side)."""
+    tokens = torch.cat([grid.flatten(2) for grid in grids], dim=2)[..., None]  # (1, D, N, 1)
+    centred = tokens[0, :, :, 0].double()
+    centred = centred - centred.mean(dim=1, keepdim=True)
+    variances = torch.linalg.svdvals(centred).square()
+    whole = variances.sum().item()
+    explained = variances[:3].sum().item() / whole if whole > 0 else 1.0
+    return Principal(LatentColours.pca(tokens), explained)
 
 
 def latent_to_rgb(latent: Tensor, colours: LatentColours | None = None) -> Tensor:

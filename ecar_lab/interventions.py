@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -162,3 +163,29 @@ def check_stage(stage: int, num_stages: int, name: str) -> None:
     """Refuses a stage that the model does not have."""
     if not 0 <= stage < num_stages:
         raise EcarError(f"{name} names stage {stage}: use 0 to {num_stages - 1}")
+
+
+def fork_seeds(
+    seeds: Sequence[int], stage: int, count: int, candidates: Iterable[int]
+) -> list[tuple[int, ...]]:
+    """Seeds per stage, for :func:`stage_noise`, of runs that share their stages before ``stage``.
+
+    Each of them has the noise of one other seed in all stages from ``stage`` on, taken from
+    ``candidates`` in their order; a seed that ``seeds`` has there already would be no other one,
+    and is left out.
+
+    Args:
+        seeds: of the run to fork, one per stage. stage: the first stage that gets other noise.
+        count: how many runs.
+
+    Returns:
+        ``count`` tuples, fewer where the candidates end before.
+
+    Raises:
+        EcarError: a stage that no stage is before, or that the run does not have.
+    """
+    own, stages = tuple(seeds), len(seeds)
+    if not 1 <= stage < stages:
+        raise EcarError(f"a fork at stage {stage}: use 1 to {stages - 1}")
+    others = (seed for seed in candidates if seed not in own[stage:])
+    return [(*own[:stage], *(seed,) * (stages - stage)) for seed in islice(others, count)]

@@ -83,6 +83,25 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+@contextlib.contextmanager
+def told_when_memory_is_full() -> Generator[None]:
+    """Says in one sentence what to do when the device has no memory left.
+
+    Raises:
+        EcarError: it has none.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # A GPU has an error of its own for that; the CPU's allocator says it in words only.
+        full = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+        if not full:
+            raise
+        raise EcarError(
+            "the device ran out of memory: close other programs, or start with --device cpu"
+        ) from error
+
+
 def keep_freed_memory(device: torch.device) -> bool:
     """Lets a training on a CPU reuse the memory of its tensors; returns whether that was set.
 

@@ -85,3 +85,35 @@ def draw_shapes(key: int, indices: Tensor, size: int) -> tuple[Tensor, Tensor]:
     background = 0.75 + 0.25 * u[:, 6:9]
     images = background + cover * (colour - background)
     return (images * 255).round().to(torch.uint8), labels
+
+
+def _shape(name: str) -> Callable[[int], Tensor]:
+    def draw(size: int) -> Tensor:
+        index = torch.tensor([list(SHAPES).index(name)])
+        return draw_shapes(7, index, size)[0].float() / 127.5 - 1
+
+    return draw
+
+
+def _gradient(size: int) -> Tensor:
+    across = torch.linspace(-1, 1, size).expand(size, size)
+    return torch.stack((across, across.T, -(across + across.T) / 2))[None]
+
+
+def _checks(size: int) -> Tensor:
+    cells = torch.arange(size)
+    return (2.0 * ((cells + cells[:, None]) % 2) - 1).expand(1, 3, size, size).clone()
+
+
+def _noise(size: int) -> Tensor:
+    return 2 * torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)) - 1
+
+
+# Single pictures by name, ``PICTURES[name](size)``: (1, 3, size, size) in [-1, 1]. The last two are
+# hard on purpose.
+PICTURES: dict[str, Callable[[int], Tensor]] = {
+    **{name: _shape(name) for name in ("star", "ring", "crescent", "cross")},
+    "colour gradient": _gradient,
+    "one-pixel checks": _checks,
+    "coloured noise": _noise,
+}

@@ -284,6 +284,12 @@ def square_pixels(image: PIL.Image.Image, size: int) -> np.ndarray:
     return np.array(image)
 
 
+def picture_of(image: PIL.Image.Image, size: int) -> Tensor:
+    """(1, 3, size, size) in [-1, 1]: the middle square, scaled."""
+    pixels = torch.from_numpy(square_pixels(image, size))
+    return pixels.movedim(-1, 0)[None].float() / 127.5 - 1
+
+
 def _whole(images: Tensor, labels: Tensor) -> Batch:
     return Batch(images, labels, torch.ones(len(labels), dtype=torch.bool))
 

@@ -136,8 +136,8 @@ def trace(
         guidance_interval: (low, high), one or one per stage: guidance acts in the steps that start
             at ``low <= tau < high`` of local time, the others cost no second half; None = the
             model's default, (0, 1) = the whole stage.
-        solver: ``ab2`` (Adams-Bashforth 2), ``euler``, ``heun`` (two evaluations per step), or, for a
-            few-step head, ``flow-map`` (1, 2 or 4 steps per stage, each one pass whatever the
+        solver: ``ab2`` (Adams-Bashforth 2), ``euler``, ``heun`` (two evaluations per step), or, for
+            a few-step head, ``flow-map`` (1, 2 or 4 steps per stage, each one pass whatever the
             guidance); None = the model's default.
         dtype: autocast to this dtype; None = the weights' own.
         start_from: an event of an earlier run (same model and batch size): go on from there. From a

@@ -265,6 +265,44 @@ def save_gif(
     return path
 
 
+def mask_picture(mask: Tensor, tokens_per_stage: Sequence[int]) -> Image.Image:
+    """(N, N) bool -> a pixel per pair: the hue of the key's stage where the query (row) may look,
+    transparent elsewhere."""
+    hues = [
+        tuple(bytes.fromhex(STAGE_HUES[stage % len(STAGE_HUES)][1:]))
+        for stage, tokens in enumerate(tokens_per_stage)
+        for _ in range(tokens)
+    ]
+    pixels = torch.zeros(*mask.shape, 4, dtype=torch.uint8)
+    pixels[..., :3] = torch.tensor(hues, dtype=torch.uint8)
+    pixels[..., 3] = 255 * mask.to(torch.uint8)
+    return Image.fromarray(pixels.numpy(), "RGBA")
+
+
+def pixel_spread(pictures: Sequence[Tensor]) -> Tensor:
+    """Standard deviation over pictures (3, H, W) in [-1, 1], per pixel, of values in [0, 1]:
+    (H, W), the root mean square over the colours."""
+    stack = torch.stack(list(pictures)) / 2
+    return stack.var(dim=0, unbiased=True).mean(dim=0).sqrt()
+
+
+def pixel_distance(one: Tensor, other: Tensor) -> Tensor:
+    """Difference of two pictures (3, H, W) in [-1, 1], per pixel, of values in [0, 1]: (H, W), the
+    root mean square over the colours."""
+    return ((one - other) / 2).square().mean(dim=0).sqrt()
+
+
+def heat(values: Tensor) -> Tensor:
+    """(H, W) from 0 up as a picture (1, 3, H, W): black is 0, white the largest, orange between."""
+    share = values / values.max().clamp(min=1e-12)
+    ramp = [
+        (2.2 * share).clamp(max=1),
+        (1.6 * share - 0.35).clamp(0, 1),
+        (3 * share - 2).clamp(0, 1),
+    ]
+    return torch.stack(ramp)[None] * 2 - 1
+
+
 @cache
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which matplotlib brings along: the same letters on every machine."""

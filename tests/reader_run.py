@@ -27,7 +27,7 @@ import nbformat
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for apps/ and notebooks/
 
-from app_page import PATIENCE, chromium, free_port
+from browsing import PATIENCE, chromium, free_port
 
 from notebooks import build
 

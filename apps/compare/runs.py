@@ -1,0 +1,311 @@
+"""E-CAR and a DiT, one image each: run one after the other, timed, and laid out for one axis."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apps.shared.settings import Settings
+from apps.shared.stream import INTERVAL
+from apps.shared.studio import Studio
+from ecar_lab.baselines import DiT, build, load_pipeline, make_pipeline
+from ecar_lab.cards import images_seen
+from ecar_lab.colours import STAGE_HUES, LatentColours, decode
+from ecar_lab.errors import EcarError
+from ecar_lab.pipeline import ECARPipeline
+from ecar_lab.timing import seconds_of
+from ecar_lab.trace import Stream, TraceEvent
+from ecar_lab.viz import enlarge, to_pil
+
+# Decoding every frame is only for the eye: where it would take longer, frames show the latent's
+# colours instead.
+LONGEST_DECODING = 4.0
+BATCH = 16  # frames decoded at once
+SMALLEST_FINAL = 256  # pixels of the finished images, enlarged by nearest neighbour
+UNTRAINED = "untrained: timing only"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the two. ``images``: seen in training, None where that is not recorded."""
+
+    name: str
+    pipeline: ECARPipeline
+    images: int | None
+    trained: bool = True
+
+    @property
+    def parameters(self) -> int:
+        return sum(weight.numel() for weight in self.pipeline.model.parameters())
+
+
+class Rival:
+    """The DiT beside a checkpoint, in the folder of its name and ``-dit``; without one, a DiT of as
+    many parameters with random weights, which says how long a DiT takes and nothing else.
+
+    It is loaded when it is first asked for.
+    """
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        checkpoint = studio.checkpoint.resolve()
+        beside = checkpoint.with_name(f"{checkpoint.name}-dit")
+        self.folder = beside if (beside / "model_index.json").is_file() else None
+        self._contender: Contender | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def trained(self) -> bool:
+        return self.folder is not None
+
+    @property
+    def default_guidance(self) -> float:
+        """The checkpoint's own, read from its configuration; else that of E-CAR's first stage."""
+        try:
+            assert self.folder is not None
+            config = json.loads((self.folder / "model" / "config.json").read_text("utf-8"))
+            return float(config["guidance_scale"])
+        except (AssertionError, OSError, ValueError, KeyError, TypeError):
+            return self.studio.defaults().guidance[0]
+
+    def get(self) -> Contender:
+        """The DiT, on the studio's device.
+
+        Raises:
+            EcarError: the checkpoint beside is damaged, no DiT, or made for other images.
+        """
+        with self._lock:
+            if self._contender is None:
+                self._contender = self._load() if self.folder else self._build()
+                self._contender.pipeline.to(self.studio.device)
+            return self._contender
+
+    def _load(self) -> Contender:
+        assert self.folder is not None
+        pipeline = load_pipeline(self.folder)
+        if not isinstance(pipeline.model, DiT):
+            raise EcarError(
+                f"{self.folder.name!r} beside the checkpoint holds a "
+                f"{type(pipeline.model).__name__}: put a DiT there, or nothing"
+            )
+        ours, theirs = self.studio.pipeline, pipeline
+        for what, own, other in (
+            ("images of", f"{ours.image_size} px", f"{theirs.image_size} px"),
+            ("the classes", ", ".join(ours.class_names), ", ".join(theirs.class_names)),
+        ):
+            if own != other:
+                raise EcarError(
+                    f"{self.folder.name!r} makes {what} {other[:80]}, this checkpoint {own[:80]}: "
+                    "train a DiT on the same data"
+                )
+        return Contender("DiT", pipeline, images_seen(self.folder))
+
+    def _build(self) -> Contender:
+        pipeline, config = self.studio.pipeline, dict(self.studio.pipeline.model.config)
+        shape = {name: value for name, value in config.items() if not name.startswith("_")}
+        model = build("dit", shape).eval()
+        if model.dtype != pipeline.model.dtype:
+            model.to(pipeline.model.dtype)
+        return Contender("DiT", make_pipeline(model, pipeline.tokenizer), None, trained=False)
+
+
+@dataclass
+class Lane:
+    """One contender's run.
+
+    Attributes:
+        events: all of the run. decoder: seconds to decode the finished latent.
+        watching: seconds that the frames took, which generation alone would not need.
+        frames: one per event, for the page. image: the finished image, if it means anything.
+    """
+
+    contender: Contender
+    steps: tuple[int, ...]
+    guidance: tuple[float, ...]
+    events: list[TraceEvent] = field(default_factory=list)
+    decoder: float = 0.0
+    watching: float = 0.0
+    frames: list[dict[str, Any]] = field(default_factory=list)
+    image: Path | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Of the model itself."""
+        return sum(event.seconds for event in self.events)
+
+    @property
+    def flops(self) -> int:
+        return sum(event.flops for event in self.events)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How far a comparison is: a sentence, and at the end both lanes and their view."""
+
+    status: str
+    lanes: tuple[Lane, ...] = ()
+    view: dict[str, Any] | None = None
+
+
+def compare(
+    studio: Studio,
+    rival: Rival,
+    settings: Settings,
+    dit_steps: int,
+    dit_guidance: float,
+    folder: Path,
+) -> Iterator[Moment]:
+    """Runs E-CAR, then the DiT, each after one uncounted step that warms it up.
+
+    While a model runs nothing is drawn: the frames go to ``folder`` when both are through.
+
+    Raises:
+        EcarError: settings that a model does not take, a DiT that cannot be loaded.
+    """
+    label = str(settings)
+    studio.opening()  # the first image may still be in the making, and would take our time
+    kind = "The DiT is loaded" if rival.trained else "A DiT of the same size is built"
+    yield Moment(f"{kind} …")
+    dit = rival.get()
+    ecar = Contender("E-CAR", studio.pipeline, images_seen(studio.checkpoint))
+    lanes = (
+        Lane(ecar, settings.steps, settings.guidance),
+        Lane(dit, (dit_steps,), (dit_guidance,)),
+    )
+    brief = replace(settings, steps=(1,) * len(settings.steps), edits=())
+    runs = (
+        (studio.trace(brief), studio.trace(settings)),
+        (
+            dit_trace(studio, dit, settings, 1, dit_guidance),
+            dit_trace(studio, dit, settings, dit_steps, dit_guidance),
+        ),
+    )
+    for lane, (warm_up, run) in zip(lanes, runs, strict=True):
+        yield Moment(f"{lane.contender.name} is warmed up …")
+        for _ in warm_up:
+            pass
+        yield from timed(lane, run)
+    yield Moment("The frames are drawn …")
+    for lane in lanes:
+        draw(lane, studio.colours, folder)
+    view = {
+        "run": folder.name,
+        "folder": folder.as_posix(),
+        "title": label,
+        "lanes": [lane_view(lane) for lane in lanes],
+    }
+    yield Moment("", lanes, view)
+
+
+def dit_trace(
+    studio: Studio, dit: Contender, settings: Settings, steps: int, guidance: float
+) -> Stream:
+    """The DiT's events for the class, the seed and the solver of ``settings``."""
+    return dit.pipeline.trace(
+        [settings.class_name],
+        steps,
+        guidance,
+        torch.Generator().manual_seed(settings.seed),
+        solver=settings.solver,
+        dtype=studio.dtype,
+    )
+
+
+def timed(lane: Lane, run: Stream) -> Iterator[Moment]:
+    """Takes in a run's events; says now and then where it is, outside of the measured time."""
+    told = time.perf_counter()
+    with closing(run):
+        for event in run:
+            lane.events.append(event)
+            now = time.perf_counter()
+            if now - told >= 5 * INTERVAL:
+                told = now
+                stage = f"stage {event.stage + 1}, " if event.num_stages > 1 else ""
+                where = f"{stage}step {event.step} of {event.num_steps}"
+                yield Moment(f"{lane.contender.name} runs: {where} …")
+
+
+# -- frames ----------------------------------------------------------------------------------------
+
+
+def draw(lane: Lane, colours: LatentColours, folder: Path) -> None:
+    """Writes a lane's frames and its finished image; of an untrained model there is nothing to
+    show."""
+    seconds, flops = 0.0, 0
+    for event in lane.events:
+        seconds, flops = seconds + event.seconds, flops + event.flops
+        lane.frames.append(
+            {
+                "stage": event.stage,
+                "step": event.step,
+                "steps": event.num_steps,
+                "side": event.latent.shape[-1],
+                "seconds": round(seconds, 5),
+                "gflop": round(flops / 1e9, 5),
+            }
+        )
+    tokenizer, last = lane.contender.pipeline.tokenizer, lane.events[-1].latent
+    finished = decode(tokenizer, last)  # once more than needed: the first call is slower
+    decodings = (seconds_of(lambda: decode(tokenizer, last), tokenizer.device) for _ in range(3))
+    lane.decoder = min(decodings)
+    if not lane.contender.trained:
+        return
+    begin = time.perf_counter()
+    name = lane.contender.name.lower()
+    cheap = lane.decoder * len(lane.events) <= LONGEST_DECODING
+    pictures = (
+        decoded_estimates(lane) if cheap else [colours(e.clean_estimate) for e in lane.events]
+    )
+    pictures[-1] = finished
+    for number, (frame, event) in enumerate(zip(lane.frames, lane.events, strict=True)):
+        shown = {"noisy": colours(event.latent), "clean": pictures[number]}
+        for row, picture in shown.items():
+            frame[row] = f"{name}-{number:03d}-{row}.png"
+            to_pil(picture)[0].save(folder / frame[row], compress_level=1)
+        frame["decoded"] = cheap or event is lane.events[-1]
+    lane.image = folder / f"{name}.png"
+    picture = to_pil(finished)[0]
+    factor = max(1, SMALLEST_FINAL // picture.width)
+    enlarge(picture, factor * picture.width, factor * picture.height).save(lane.image)
+    lane.watching = time.perf_counter() - begin
+
+
+def decoded_estimates(lane: Lane) -> list[Tensor]:
+    """The clean estimate of every event through the tokenizer; several of a size at once."""
+    pictures: list[Tensor] = []
+    batch: list[Tensor] = []
+    tokenizer = lane.contender.pipeline.tokenizer
+    for event in lane.events:
+        if batch and (len(batch) == BATCH or batch[0].shape != event.clean_estimate.shape):
+            pictures += decode(tokenizer, torch.cat(batch)).split(1)
+            batch = []
+        batch.append(event.clean_estimate)
+    return pictures + list(decode(tokenizer, torch.cat(batch)).split(1))
+
+
+def lane_view(lane: Lane) -> dict[str, Any]:
+    """A lane as JSON."""
+    contender, several = lane.contender, len(lane.steps) > 1
+    return {
+        "name": contender.name,
+        "trained": contender.trained,
+        "steps": steps_text(lane),
+        "hues": list(STAGE_HUES[: len(lane.steps)]) if several else ["#767676"],
+        "seconds": lane.frames[-1]["seconds"],
+        "gflop": lane.frames[-1]["gflop"],
+        "frames": lane.frames,
+    }
+
+
+def steps_text(lane: Lane) -> str:
+    """8 + 6 + 6, or 50."""
+    return " + ".join(map(str, lane.steps))

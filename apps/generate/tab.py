@@ -1,0 +1,111 @@
+"""The Generate tab: one image comes into being, live, and can be walked through afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from apps.generate.views import cost_table
+from apps.shared.parts import (
+    PRIVATE,
+    QUEUE,
+    RunControls,
+    banner,
+    let_stop,
+    player,
+    run_buttons,
+    show_banner,
+    tell,
+    visitor,
+)
+from apps.shared.stream import Progress, blank_view
+from apps.shared.studio import Studio
+from ecar_lab.errors import EcarError
+
+PLAYER = "generate-player"
+INTRODUCTION = (
+    "Each stage asks the transformer once for a token map; then a small flow model carries the "
+    "latent part of the way from noise to image. The next stage starts from there: twice the size, "
+    "with a little new noise."
+)
+
+
+class Generate:
+    """Controls, the player, the finished image and what it cost."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        gr.HTML(f"<p>{INTRODUCTION}</p>", elem_classes="introduction")
+        self.banner = show_banner(None, "generate-banner")
+        with gr.Row(elem_classes="desk"):
+            with gr.Column(scale=3, min_width=270, elem_id="generate-controls"):
+                self.controls = RunControls(studio, "generate")
+                with gr.Row():
+                    self.go = gr.Button(
+                        "Generate", variant="primary", min_width=130, elem_id="generate"
+                    )
+                    self.stop = gr.Button(
+                        "Stop", variant="stop", interactive=False, min_width=90, elem_id="stop"
+                    )
+            with gr.Column(scale=6, min_width=330):
+                view = blank_view(studio.pipeline, studio.defaults(), studio.folders.root)
+                self.player = player(view, PLAYER, "Stages")
+            with gr.Column(scale=4, min_width=300):
+                self.picture = gr.Image(
+                    label="Image",
+                    format="png",
+                    interactive=False,
+                    buttons=["download", "fullscreen"],
+                    alt_text="No image yet",
+                    elem_id=f"{PLAYER}-picture",
+                    elem_classes="pixels",
+                )
+                self.costs = gr.HTML("", apply_default_css=False, elem_classes="costs")
+
+    def wire(self, page: gr.Blocks) -> None:
+        """Connects clicks to what they do."""
+        shown: list[Any] = [self.player, self.picture, self.costs, self.controls.seed]
+        shown += [self.banner, self.go, self.stop]
+        opened = page.load(self.open, None, shown, concurrency_limit=None, **PRIVATE)
+        made = self.go.click(
+            self.run,
+            self.controls.inputs,
+            shown,
+            js=tell("wait", PLAYER),
+            cancels=[opened],
+            **PRIVATE,
+            **QUEUE,
+        )
+        let_stop(made, self.go, self.stop, PLAYER)
+        # After a sentence in place of an image, too, the player waits no longer.
+        made.then(None, js=tell("stop", PLAYER), **PRIVATE)
+
+    def open(self) -> dict:
+        """What a visitor sees before the first click: an image that the model made at the start."""
+        progress = self.studio.opening()
+        if self.studio.problem:
+            return {self.banner: banner(self.studio.problem)}
+        return self._update(progress) if progress else {self.banner: ""}
+
+    def run(self, request: gr.Request, *values: Any) -> Iterator[dict]:
+        """One click on Generate."""
+        yield {self.banner: "", **run_buttons(self.go, self.stop, running=True)}
+        try:
+            settings = self.controls.settings(*values)
+            first: dict[Any, Any] = {self.controls.seed: settings.seed}
+            for progress in self.studio.run(settings, visitor(request)):
+                yield {**first, **self._update(progress)}
+                first = {}
+        except EcarError as error:
+            gr.Warning(str(error))
+            yield {self.banner: banner(str(error))}
+        yield run_buttons(self.go, self.stop)
+
+    def _update(self, progress: Progress) -> dict:
+        update: dict[Any, Any] = {self.player: progress.view, self.costs: cost_table(progress)}
+        if progress.image:
+            text = f"Generated image: {progress.settings}"
+            update[self.picture] = gr.Image(str(progress.image), alt_text=text)
+        return update

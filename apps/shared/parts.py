@@ -1,0 +1,248 @@
+"""Pieces that several tabs are made of: the controls of a run, the player, the banner."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+import secrets
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from apps.shared.settings import MAX_SEED, Settings
+from apps.shared.studio import Studio
+from ecar_lab.errors import EcarError
+from ecar_lab.flow import SOLVERS
+
+HERE = Path(__file__).parent
+APPS = HERE.parent
+MAX_STEPS, MAX_GUIDANCE = 32, 8.0
+# One image at a time, whoever asks for it, page or program.
+QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+# A control that is moved while its last move is still worked on: the last move counts.
+LATEST: dict[str, Any] = {"trigger_mode": "always_last"}
+# For events that only the page uses.
+PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+INTERVAL = {
+    "from": "Local time within the stage, 0 to 1, of the first guided step.",
+    "until": "Steps from here on are not guided, and cost half.",
+}
+ABOUT_SOLVERS = "ab2 remembers the step before, heun looks twice at every step."
+# How many of the model's own steps a preset takes in each stage.
+PRESETS = {"fast": 0.5, "balanced": 1.0, "best": 2.0}
+
+
+class RunControls:
+    """Class, seed with dice, preset, solver; steps, guidance and its interval of every stage.
+
+    ``inputs`` goes to an event, and what arrives to :meth:`settings`. ``prefix`` keeps the element
+    ids of several of them on a page apart.
+    """
+
+    def __init__(self, studio: Studio, prefix: str) -> None:
+        self.studio, defaults = studio, studio.defaults()
+        self.default_steps = defaults.steps
+        self.class_name = gr.Dropdown(
+            studio.class_names, value=defaults.class_name, label="Class", elem_id=f"{prefix}-class"
+        )
+        with gr.Row(elem_classes="seed-row", equal_height=True):
+            self.seed = gr.Number(
+                defaults.seed,
+                precision=0,
+                minimum=0,
+                maximum=MAX_SEED,
+                label="Seed",
+                info="Empty: a new one.",
+                min_width=110,
+                elem_id=f"{prefix}-seed",
+            )
+            dice = gr.Button(
+                "\N{DIE FACE-5} New seed",
+                min_width=110,
+                elem_classes="dice",
+                elem_id=f"{prefix}-dice",
+            )
+        self.preset = gr.Radio(
+            list(PRESETS),
+            value="balanced",
+            label="Preset",
+            info="Flow steps: half of the model's own, its own, or twice as many.",
+            elem_id=f"{prefix}-preset",
+        )
+        with gr.Accordion("Steps, guidance and solver", open=False, elem_id=f"{prefix}-more"):
+            self.steps = [
+                gr.Slider(1, max(MAX_STEPS, 2 * n), n, step=1, label=f"Steps, stage {stage}")
+                for stage, n in enumerate(defaults.steps, 1)
+            ]
+            self.guidance = [
+                gr.Slider(
+                    0.0,
+                    max(MAX_GUIDANCE, scale),
+                    scale,
+                    step=0.1,
+                    label=f"Guidance, stage {stage}",
+                    info="How much the class counts. 1 is none, and half the work."
+                    if stage == 1
+                    else None,
+                )
+                for stage, scale in enumerate(defaults.guidance, 1)
+            ]
+            self.begins, self.ends = (
+                [
+                    gr.Slider(
+                        0.0,
+                        1.0,
+                        interval[end],
+                        step=0.05,
+                        label=f"Guidance {word}, stage {stage}",
+                        info=info if stage == 1 else None,
+                    )
+                    for stage, interval in enumerate(defaults.all_intervals, 1)
+                ]
+                for end, (word, info) in enumerate(INTERVAL.items())
+            )
+            self.solver = gr.Radio(
+                list(SOLVERS), value=defaults.solver, label="Solver", info=ABOUT_SOLVERS
+            )
+        self.inputs = [self.class_name, self.seed, self.solver, *self._sliders]
+        dice.click(None, outputs=[self.seed], js=f"() => Math.floor(Math.random() * {MAX_SEED})")
+        self.preset.input(
+            self._take_preset, self.preset, self.steps, queue=False, **LATEST, **PRIVATE
+        )
+
+    @property
+    def _sliders(self) -> list[gr.Slider]:
+        return [*self.steps, *self.guidance, *self.begins, *self.ends]
+
+    def _take_preset(self, name: str) -> list[int]:
+        return preset_steps(self.default_steps, name)
+
+    def settings(self, *values: Any) -> Settings:
+        """What the controls say; a seed left empty is drawn.
+
+        Raises:
+            EcarError: a value that the model does not take.
+        """
+        class_name, seed, solver, *rest = values
+        stages = len(self.default_steps)
+        parts = [rest[first : first + stages] for first in range(0, 4 * stages, stages)]
+        steps, guidance, begins, ends = parts
+        seed = secrets.randbelow(MAX_SEED) if seed is None else int(seed)
+        return Settings.of(
+            self.studio.pipeline.model,
+            class_name,
+            seed,
+            [int(count) for count in steps],
+            [float(scale) for scale in guidance],
+            intervals=[(float(low), float(high)) for low, high in zip(begins, ends, strict=True)],
+            solver=solver,
+        )
+
+    def show(self, settings: Settings) -> dict[Any, Any]:
+        """Updates that put the controls to these settings. A slider that does not reach as far (a
+        recipe may hold more steps than anybody would choose) is made longer."""
+        values = {
+            self.class_name: settings.class_name,
+            self.seed: settings.seed,
+            self.solver: settings.solver,
+        }
+        intervals = (end for ends in zip(*settings.all_intervals, strict=True) for end in ends)
+        wanted = [*settings.steps, *settings.guidance, *intervals]
+        for slider, value in zip(self._sliders, wanted, strict=True):
+            longest = max(slider.maximum, math.ceil(value))
+            values[slider] = gr.Slider(value=value, maximum=longest)
+        return values
+
+
+def preset_steps(default_steps: tuple[int, ...], name: str) -> list[int]:
+    """Steps per stage of a preset."""
+    return [max(1, round(PRESETS[name] * count)) for count in default_steps]
+
+
+def script(name: str) -> str:
+    """The JavaScript of a component, after what all have in common. ``name``: the file, from
+    ``apps/``."""
+    return "".join((APPS / file).read_text(encoding="utf-8") for file in ("shared/dom.js", name))
+
+
+def styles() -> list[Path]:
+    """The style sheets of the page: what all tabs share, then each tab's own."""
+    own = [sheet for sheet in sorted(APPS.glob("*/*.css")) if sheet.parent != HERE]
+    return [*sorted(HERE.glob("*.css")), *own]
+
+
+def player(value: dict[str, Any], elem_id: str, label: str) -> gr.HTML:
+    """Shows the views of ``apps.shared.stream`` as lanes that grow, with a scrubber; see player.js.
+
+    Events on the document, of which the detail is the element's id: ``ecar:wait`` (a run has been
+    asked for), ``ecar:stop``.
+    """
+    return gr.HTML(
+        value,
+        html_template=f'<div class="player" role="group" data-name="{elem_id}" '
+        f'aria-label="{html.escape(label)}"></div>',
+        js_on_load=script("shared/player.js"),
+        apply_default_css=False,
+        elem_id=elem_id,
+        elem_classes="player-host",
+    )
+
+
+def tell(event: str, elem_id: str) -> str:
+    """JavaScript of an event listener that tells a player first, and passes its inputs on."""
+    return (
+        "(...inputs) => { document.dispatchEvent(new CustomEvent("
+        f"'ecar:{event}', {{ detail: '{elem_id}' }})); return inputs; }}"
+    )
+
+
+def run_buttons(go: gr.Button, stop: gr.Button, running: bool = False) -> dict[Any, Any]:
+    """Updates of the button that starts a run and of the one that stops it."""
+    return {go: gr.update(interactive=not running), stop: gr.update(interactive=running)}
+
+
+def let_stop(made: Any, go: gr.Button, stop: gr.Button, elem_id: str) -> None:
+    """Lets ``stop`` end the runs of ``made``, the event of ``go``; ``elem_id`` is their player.
+
+    Gradio ends a stopped run as a failed one, a moment after the click. Only then is ``go`` back:
+    pressed earlier, it would be taken for a second press of the run that is still ending.
+    """
+    stopped = tell("stop", elem_id)
+    stop.click(None, cancels=[made], queue=False, js=stopped, **PRIVATE)
+    made.failure(
+        lambda: run_buttons(go, stop), outputs=[go, stop], queue=False, js=stopped, **PRIVATE
+    )
+
+
+def show_banner(sentence: str | None, elem_id: str = "banner") -> gr.HTML:
+    """The place for a sentence that nobody may overlook."""
+    return gr.HTML(
+        banner(sentence), apply_default_css=False, elem_id=elem_id, elem_classes="banner-host"
+    )
+
+
+def banner(sentence: str | None) -> str:
+    """The sentence as HTML, read out by screen readers; `code` is set as code."""
+    if not sentence:
+        return ""
+    text = html.escape(sentence[0].upper() + sentence[1:])
+    text = re.sub("`(.*?)`", r"<code>\1</code>", text)
+    return f'<div class="banner" role="alert">{text}</div>'
+
+
+@contextmanager
+def spoken_errors() -> Generator[None]:
+    """What a person can put right is said in a warning and ends the event; the queue goes on."""
+    try:
+        yield
+    except EcarError as error:
+        raise gr.Error(html.escape(str(error)), print_exception=False) from error
+
+
+def visitor(request: gr.Request) -> str:
+    """Whose session an event belongs to."""
+    return str(request.session_hash)

@@ -1,0 +1,243 @@
+"""What stands behind a page: one pipeline, the folders and runs of its visitors, a first image."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from apps.shared.settings import Settings
+from apps.shared.stream import Progress, stream
+from ecar_lab.colours import LatentColours, decode
+from ecar_lab.errors import EcarError
+from ecar_lab.pipeline import ECARPipeline
+from ecar_lab.runtime import (
+    pick_device,
+    pick_dtype,
+    resolve_checkpoint,
+    told_when_memory_is_full,
+)
+from ecar_lab.trace import Stream
+
+# A visitor whose browser never said goodbye loses the folder after this many seconds without a run.
+FORGET_AFTER = 3600.0
+# Folders (a run each, as a rule) that a visitor can go back to; older ones are deleted.
+KEEP_RUNS = 48
+OPENING_SEED = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run of a visitor. ``number`` counts that visitor's runs from 1."""
+
+    number: int
+    settings: Settings
+    folder: Path
+    progress: Progress
+
+    @property
+    def image(self) -> Path:
+        assert self.progress.image is not None
+        return self.progress.image
+
+
+@dataclass
+class Home:
+    """Where a visitor's files lie: a folder per run, and ``files`` for all else."""
+
+    folder: Path
+    last_run: float = 0.0
+    opened: list[Path] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    count: int = 0
+
+
+class Folders:
+    """A folder per visitor below one temporary folder, which vanishes with the process.
+
+    Names are random: a path can be fetched by whoever knows it, and by nobody else. The visitor
+    called None is the house itself, which is never forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._root = tempfile.TemporaryDirectory(prefix="ecar-demo-", ignore_cleanup_errors=True)
+        self._homes: dict[str | None, Home] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def root(self) -> Path:
+        return Path(self._root.name).resolve()
+
+    def new_run(self, visitor: str | None) -> Path:
+        """An empty folder for the visitor's next run; only the last ``KEEP_RUNS`` stay."""
+        now = time.monotonic()
+        with self._lock:
+            home = self._home(visitor)
+            home.opened.append(self._fresh(home.folder))
+            old, home.opened = home.opened[:-KEEP_RUNS], home.opened[-KEEP_RUNS:]
+            home.runs = [run for run in home.runs if run.folder not in old]
+            home.last_run = now
+            silent = [
+                name
+                for name, other in self._homes.items()
+                if name is not None and now - other.last_run > FORGET_AFTER
+            ]
+            newest = home.opened[-1]
+        for name in silent:
+            self.forget(name)
+        for run in old:
+            shutil.rmtree(run, ignore_errors=True)
+        return newest
+
+    def new_file(self, visitor: str | None, name: str) -> Path:
+        """A path in a fresh folder of the visitor's, for a file that is not part of a run."""
+        return self.new_run(visitor) / name
+
+    def record(self, visitor: str | None, progress: Progress, folder: Path) -> None:
+        """Notes a finished run in the visitor's history."""
+        with self._lock:
+            home = self._homes.get(visitor)
+            if home is not None and folder in home.opened:
+                home.count += 1
+                home.runs.append(Run(home.count, progress.settings, folder, progress))
+
+    def runs(self, visitor: str | None) -> list[Run]:
+        """The visitor's finished runs, oldest first."""
+        with self._lock:
+            home = self._homes.get(visitor)
+            return list(home.runs) if home else []
+
+    def forget(self, visitor: str | None) -> None:
+        """Deletes all that the visitor made."""
+        with self._lock:
+            home = self._homes.pop(visitor, None)
+        if home:
+            shutil.rmtree(home.folder, ignore_errors=True)
+
+    def close_run(self, run: Path) -> None:
+        """Deletes what a run still wrote after its visitor had been forgotten."""
+        with self._lock:
+            known = any(home.folder == run.parent for home in self._homes.values())
+        if not known:
+            shutil.rmtree(run.parent, ignore_errors=True)
+
+    def _home(self, visitor: str | None) -> Home:
+        if visitor not in self._homes:
+            self._homes[visitor] = Home(self._fresh(self.root))
+        return self._homes[visitor]
+
+    @staticmethod
+    def _fresh(parent: Path) -> Path:
+        folder = parent / secrets.token_urlsafe(16)
+        folder.mkdir(parents=True)
+        return folder
+
+
+class Studio:
+    """The pipeline of one checkpoint, ready to be watched.
+
+    Attributes:
+        problem: why there is no pipeline; None if there is one.
+    """
+
+    def __init__(self, checkpoint: str | Path, device: str = "auto", dtype: str = "auto") -> None:
+        self.folders = Folders()
+        self.problem: str | None = None
+        self._opening: Progress | None = None
+        self._opened = threading.Event()
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(self.device, dtype)
+        try:
+            self.checkpoint = resolve_checkpoint(checkpoint)
+            self.pipeline = ECARPipeline.from_pretrained(str(self.checkpoint))
+        except EcarError as error:
+            self.problem = str(error)
+            return
+        self.pipeline.to(self.device)
+        self.colours = LatentColours.of(self.pipeline.tokenizer)
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.pipeline.model.class_names
+
+    def defaults(self) -> Settings:
+        """The model's own settings, for its first class."""
+        return Settings.of(self.pipeline.model, self.class_names[0], OPENING_SEED)
+
+    def run(self, settings: Settings, visitor: str | None) -> Iterator[Progress]:
+        """Streams one image; ends early, without a word, if the visitor's folder is deleted.
+
+        Raises:
+            EcarError: settings that the model does not take, or not enough memory.
+        """
+        folder = self.folders.new_run(visitor)
+        try:
+            with told_when_memory_is_full():
+                for progress in stream(
+                    self.pipeline, settings, folder, self.colours, dtype=self.dtype
+                ):
+                    if progress.image:
+                        self.folders.record(visitor, progress, folder)
+                    yield progress
+        except FileNotFoundError:
+            if folder.exists():
+                raise
+        finally:
+            self.folders.close_run(folder)
+
+    def trace(self, settings: Settings, **options) -> Stream:
+        """The events of a run, for those who want tensors; ``options`` go to ``trace()``, too.
+
+        Raises:
+            EcarError: settings that the model does not take.
+        """
+        model = self.pipeline.model
+        return self.pipeline.trace(**settings.trace_arguments(model, self.dtype), **options)
+
+    def open_in_background(self) -> None:
+        """Makes the first image, which a page shows before anybody clicks, after a short one that
+        warms up the libraries: the times shown should be those of a run, not of a first run."""
+        threading.Thread(target=self._make_opening, daemon=True, name="ecar-opening").start()
+
+    def _make_opening(self) -> None:
+        try:
+            plain = self.defaults()
+            brief = replace(plain, steps=(1,) * len(plain.steps))
+            for event in self.trace(brief):
+                decode(self.pipeline.tokenizer, event.clean_estimate)
+            for progress in self.run(plain, visitor=None):
+                self._opening = progress
+        except EcarError as error:
+            self.problem = str(error)
+        finally:
+            self._opened.set()
+
+    def opening(self, timeout: float = 60.0) -> Progress | None:
+        """The first image once it is there; None if it does not come within ``timeout`` seconds."""
+        self._opened.wait(timeout)
+        return self._opening if self._opening and self._opening.image else None
+
+
+@contextmanager
+def a_folder(studio: Studio, visitor: str | None) -> Generator[Path]:
+    """A fresh folder of the visitor's; what is written there after they left does not stay.
+
+    Raises:
+        EcarError: they left meanwhile.
+    """
+    folder = studio.folders.new_run(visitor)
+    try:
+        with told_when_memory_is_full():
+            yield folder
+    except FileNotFoundError as error:
+        if folder.exists():
+            raise
+        raise EcarError("the session has ended: load the page again") from error
+    finally:
+        studio.folders.close_run(folder)

@@ -1,0 +1,69 @@
+"""Pages of the app as tests open them, and what several of them do there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from browsing import free_port
+
+from apps.shared.parts import styles
+from apps.shared.studio import Studio
+
+# Gradio's own bookkeeping, in pandas' words of yesterday.
+QUIET = pytest.mark.filterwarnings(
+    "ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated"
+)
+NO_TOUR = "localStorage.setItem('ecar-tour-seen', 'yes')"
+# The player says that an image is there; %s: the first words of its settings.
+DONE = "document.querySelector('#generate-player .status')?.textContent.startsWith('Done: %s')"
+
+
+@contextmanager
+def served(studio: Studio, kind: Any) -> Iterator[tuple[str, Any]]:
+    """The address of a page that holds one tab, and the tab."""
+    port = free_port()
+    gr.set_static_paths([studio.folders.root])
+    with gr.Blocks(analytics_enabled=False) as page:
+        tab = kind(studio)
+        tab.wire(page)
+    page.queue()
+    _, address, _ = page.launch(
+        prevent_thread_lock=True,
+        server_port=port,
+        share=False,
+        run_history=False,
+        max_file_size="5mb",
+        css_paths=styles(),
+    )
+    yield address, tab
+    page.close()
+
+
+def open_tab(tab, name: str) -> None:
+    """Opens a tab, from the overflow menu where there is no room for it."""
+    wanted = tab.get_by_role("tab", name=name, exact=True)
+    if not wanted.is_visible():
+        tab.locator("#tabs .overflow-menu > button").first.click()
+        tab.locator("#tabs .overflow-dropdown").get_by_text(name, exact=True).click()
+    else:
+        wanted.click()
+    tab.wait_for_timeout(600)
+
+
+def download(tab, kind: str, ending: str, folder: Path) -> Path:
+    tab.click(f"#runs-make-{kind}")
+    tab.wait_for_selector(f"#runs-file:has-text('{ending}')")
+    with tab.expect_download() as loading:
+        tab.click("#runs-file")
+    path = folder / loading.value.suggested_filename
+    loading.value.save_as(path)
+    return path
+
+
+def load(tab, file: Path) -> None:
+    with tab.expect_file_chooser() as choosing:
+        tab.get_by_role("button", name="Load a recipe").click()
+    choosing.value.set_files(file)

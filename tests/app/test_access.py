@@ -1,0 +1,40 @@
+"""The whole page for people who do not see well or use no mouse: axe-core looks at every tab, light
+and dark, and on a phone."""
+
+import pytest
+from browsing import PATIENCE
+
+from app.page import DONE, QUIET, open_tab
+from apps.demo import TABS
+
+pytestmark = QUIET
+
+SERIOUS = ("serious", "critical")
+# Gradio's own, which no setting of ours changes: an image without a value is a div with a label.
+GRADIOS_OWN = [("aria-prohibited-attr", 'aria-label="Empty value"')]
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 1440), ("light", 390)])
+def test_axe_finds_nothing_serious_that_is_ours(browser, demo_address, theme, width):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    tab = browser.new_page(viewport={"width": width, "height": 1000}, reduced_motion="reduce")
+    tab.set_default_timeout(PATIENCE)
+    tab.goto(f"{demo_address}?__theme={theme}")  # with the tour's card, as on a first visit
+    tab.wait_for_function(DONE % "")
+    found = []
+    for name, _ in TABS:
+        open_tab(tab, name)
+        for violation in axe.run(tab).response["violations"]:
+            if violation["impact"] in SERIOUS:
+                found += [
+                    (name, violation["id"], node["html"][:160])
+                    for node in violation["nodes"]
+                    if not gradios_own(violation["id"], node["html"])
+                ]
+    tab.close()
+    assert found == []
+
+
+def gradios_own(rule: str, html: str) -> bool:
+    """Whether a finding is one of those that are known to be Gradio's."""
+    return any(rule == known and part in html for known, part in GRADIOS_OWN)

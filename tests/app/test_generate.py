@@ -1,0 +1,204 @@
+"""The Generate tab in a browser: a run, its player, Stop, and what an error does."""
+
+import time
+
+import pytest
+from browsing import PATIENCE
+
+from app.page import DONE, NO_TOUR, QUIET
+from ecar_lab.errors import EcarError
+from ecar_lab.pipeline import ECARPipeline
+
+pytestmark = QUIET
+
+
+@pytest.fixture
+def tab(browser, demo_address: str):
+    """The page with its opening image shown."""
+    context = browser.new_context()
+    context.set_default_timeout(PATIENCE)
+    context.add_init_script(NO_TOUR)
+    page = context.new_page()
+    page.goto(demo_address)
+    page.wait_for_function(DONE % "")
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def slow_trace(monkeypatch):
+    """A model so slow that one can click while it works, on a busy machine too."""
+    trace = ECARPipeline.trace
+
+    def slow(self, *args, **kwargs):
+        for event in trace(self, *args, **kwargs):
+            time.sleep(1.0)
+            yield event
+
+    monkeypatch.setattr(ECARPipeline, "trace", slow)
+    return monkeypatch
+
+
+def choose(tab, class_name: str, seed: int | str) -> None:
+    controls = tab.locator("#generate-controls")
+    controls.get_by_label("Class").click()
+    tab.get_by_role("option", name=class_name, exact=True).click()
+    controls.get_by_label("Seed", exact=True).fill(str(seed))
+    controls.get_by_label("Seed", exact=True).press("Tab")
+
+
+def test_an_image_of_the_model_is_there_before_the_first_click(tab):
+    tab.wait_for_selector("#generate-player-picture img")
+    assert tab.locator("#generate-player .tile img").count() == 6
+    assert "cat, seed 0" in tab.inner_text("#generate-player .status")
+
+
+def test_generate_shows_every_stage_and_the_image(tab):
+    tab.evaluate(
+        """() => {
+            window.said = [];
+            const status = document.querySelector("#generate-player .status");
+            new MutationObserver(() => window.said.push(status.textContent))
+                .observe(status, { childList: true });
+        }"""
+    )
+    choose(tab, "dog", 7)
+    tab.get_by_role("button", name="Generate", exact=True).click()
+    tab.wait_for_function(DONE % "dog, seed 7")
+    said = "\n".join(tab.evaluate("window.said"))
+    order = ["Stage 1 starts from pure noise", "Stage 1, flow step 2 of 2", "is upsampled to 8×8"]
+    order += ["gets new noise", "Stage 2, flow step 2 of 2", "Done"]
+    places = [said.find(part) for part in order]
+    assert -1 not in places, said
+    assert places == sorted(places)
+
+    tab.wait_for_selector("#generate-player-picture img[alt*='dog, seed 7']")
+    sizes = "[...document.querySelectorAll('%s')].map((image) => image.naturalWidth)"
+    assert tab.evaluate(sizes % "#generate-player .tile img") == [4, 8] * 3
+    assert tab.evaluate(sizes % "#generate-player-picture img") == [8]
+    widths = (
+        "[...document.querySelectorAll('#generate-player .tile img')].map((image) => image.width)"
+    )
+    shown = tab.evaluate(widths)
+    assert [wide / narrow for narrow, wide in zip(shown[::2], shown[1::2], strict=True)] == [2] * 3
+    alts = tab.eval_on_selector_all(
+        "#generate-player .tile img", "images => images.map(image => image.alt)"
+    )
+    assert alts[0] == "Noisy latent of stage 1, 4 by 4, step 2 of 2"
+    rows = tab.locator(".costs tbody tr")
+    assert [row.split()[0] for row in rows.all_inner_texts()] == ["1:", "2:", "All"]
+
+
+def test_a_seed_left_empty_is_drawn_and_shown(tab):
+    choose(tab, "cat", "")
+    tab.get_by_role("button", name="Generate", exact=True).click()
+    tab.wait_for_function(
+        "document.querySelector('#generate-player .status').textContent.includes('Waiting')"
+    )
+    tab.wait_for_function(DONE % "cat")
+    seed = tab.locator("#generate-controls").get_by_label("Seed", exact=True).input_value()
+    assert seed.isdecimal()
+    assert f"seed {seed}," in tab.inner_text("#generate-player .status")
+
+
+def test_the_dice_change_the_seed(tab):
+    tab.get_by_role("button", name="New seed").click()
+    seed = tab.locator("#generate-controls").get_by_label("Seed", exact=True)
+    tab.wait_for_function("document.querySelector('#generate-seed input').value !== '0'")
+    assert 0 <= int(seed.input_value()) < 2**31
+
+
+def test_a_finished_run_is_walked_through_by_keyboard_without_the_server(tab):
+    requests = []
+    slider = tab.get_by_label("Step of the run")
+    assert slider.get_attribute("max") == slider.input_value() == "6"
+    slider.focus()
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.keyboard.press("Home")
+    said = "document.querySelector('#generate-player .status').textContent"
+    assert "Stage 1 starts from pure noise" in tab.evaluate(said)
+    widths = "images => images.map(image => image.naturalWidth)"
+    shown = tab.eval_on_selector_all("#generate-player .tile img", widths)
+    assert set(shown) == {4}  # a stage not begun shows nothing
+    assert tab.locator("#pipeline [aria-current]").inner_text().endswith("Token map 1")
+    for _ in range(3):
+        tab.keyboard.press("ArrowRight")
+    assert "is upsampled to 8×8" in tab.evaluate(said)
+    assert tab.locator("#pipeline [aria-current]").inner_text().endswith("Upsample + re-noise")
+    tab.keyboard.press("ArrowRight")
+    assert "gets new noise" in tab.evaluate(said)
+    tab.keyboard.press("ArrowLeft")
+    tab.keyboard.press("ArrowLeft")
+    assert "Stage 1, flow step 2 of 2" in tab.evaluate(said)
+    tab.keyboard.press(" ")
+    tab.wait_for_function(DONE % "cat")
+    assert [url for url in requests if "queue" in url] == []
+    curves = tab.locator("#generate-player svg")
+    assert curves.count() == 3
+    assert curves.first.get_attribute("aria-label").startswith("Velocity over 4 steps")
+
+
+def test_a_preset_sets_the_steps(tab):
+    tab.get_by_role("button", name="Steps, guidance and solver").click()
+    first = tab.locator("#generate-controls").get_by_label("number input for Steps, stage 1")
+    assert first.input_value() == "2"
+    tab.get_by_label("best").click()
+    tab.wait_for_function(
+        "[...document.querySelectorAll('#generate-more input[type=number]')][0].value === '4'"
+    )
+    tab.get_by_role("button", name="Generate", exact=True).click()
+    tab.wait_for_function(DONE % "cat, seed 0, steps 4 + 4")
+
+
+def test_stop_ends_a_run_and_the_next_one_goes(tab, slow_trace):
+    tab.get_by_role("button", name="Generate", exact=True).click()
+    tab.wait_for_function("document.querySelectorAll('#generate-player .tile img').length > 0")
+    tab.get_by_role("button", name="Stop").click()
+    tab.wait_for_function(
+        "document.querySelector('#generate-player .status').textContent === 'Stopped.'"
+    )
+    tab.wait_for_selector("#generate:not([disabled])")
+    slow_trace.undo()
+    choose(tab, "frog", 1)
+    tab.get_by_role("button", name="Generate", exact=True).click()
+    tab.wait_for_function(DONE % "frog, seed 1")
+
+
+def test_a_visitor_who_goes_away_does_not_hold_up_the_next(browser, tab, demo_address, slow_trace):
+    other = browser.new_context()
+    other.set_default_timeout(PATIENCE)
+    page = other.new_page()
+    page.goto(demo_address)
+    page.get_by_role("button", name="Generate", exact=True).click()
+    page.wait_for_function("document.querySelectorAll('#generate-player .tile img').length > 0")
+    other.close()
+    slow_trace.undo()
+    choose(tab, "dog", 5)
+    tab.get_by_role("button", name="Generate", exact=True).click()
+    tab.wait_for_function(DONE % "dog, seed 5")
+
+
+def test_an_error_is_a_sentence_on_the_page(tab, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise EcarError("<b>guidance</b> nan is not finite: use 1 or more")
+
+    monkeypatch.setattr(ECARPipeline, "trace", refuse)
+    tab.get_by_role("button", name="Generate", exact=True).click()
+    tab.wait_for_selector("#generate-banner [role=alert]")
+    assert tab.inner_text("#generate-banner") == "<b>guidance</b> nan is not finite: use 1 or more"
+    tab.wait_for_function(
+        "() => document.querySelector('#generate-player .status').innerText === 'Stopped.'"
+    )
+    tab.wait_for_selector("#generate:not([disabled])")
+
+
+def test_a_fault_of_ours_gives_the_button_back(tab, monkeypatch):
+    def break_down(self, *args, **kwargs):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(ECARPipeline, "trace", break_down)
+    tab.get_by_role("button", name="Generate", exact=True).click()
+    tab.wait_for_function(
+        "document.querySelector('#generate-player .status').textContent === 'Stopped.'"
+    )
+    tab.wait_for_selector("#generate:not([disabled])")

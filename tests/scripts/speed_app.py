@@ -1,0 +1,159 @@
+"""How fast the page is: ``python tests/scripts/speed_app.py --checkpoint cifar10``.
+
+Three ways to the same image, taken in turns in one run: the bare trace with its decoder, the stream
+that writes every frame, and a click in a real browser (chromium, Playwright) against a real server.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for apps/, which is not installed
+
+from apps import demo
+from apps.shared.parts import preset_steps
+from apps.shared.stream import stream
+from apps.shared.studio import Studio
+from ecar_lab.colours import decode
+from ecar_lab.metrics import machine
+
+# Notes when the first frame of the new run is in sight, and when the finished image is there.
+WATCH = """() => {
+  const player = document.querySelector("#generate-player .player");
+  const picture = document.querySelector("#generate-player-picture");
+  document.querySelector("#generate").addEventListener("click", () => {
+    window.ecarTimes = { click: performance.now() };
+  }, true);
+  new MutationObserver(() => {
+    const times = window.ecarTimes;
+    if (!times || times.first || !player.querySelector(".tile img")) return;
+    times.first = performance.now();
+  }).observe(player, { childList: true, subtree: true });
+  new MutationObserver(() => {
+    const times = window.ecarTimes;
+    if (times?.first && !times.done && !picture.classList.contains("stale"))
+      times.done = performance.now();
+  }).observe(picture, { attributes: true, subtree: true, attributeFilter: ["class"] });
+}"""
+
+
+@dataclass
+class Switches:
+    """Time the page on this machine."""
+
+    checkpoint: str = "cifar10"
+    """A checkpoint folder, or the name of one that ships."""
+    repeats: int = 10
+    """Runs of each kind; medians are reported."""
+    preset: str = "balanced"
+    """fast, balanced or best."""
+    out: Path | None = None
+    """JSON file to write."""
+
+
+def measure(switches: Switches) -> dict[str, Any]:
+    """Median milliseconds of each way, and their ratios."""
+    studio = Studio(switches.checkpoint)
+    if studio.problem:
+        raise SystemExit(f"error: {studio.problem}")
+    steps = preset_steps(studio.defaults().steps, switches.preset)
+    settings = dataclasses.replace(studio.defaults(), steps=tuple(steps))
+
+    def bare() -> float:
+        *_, event = studio.trace(settings)
+        decode(studio.pipeline.tokenizer, event.latent)
+        return 0.0
+
+    def streamed() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            views = stream(
+                studio.pipeline, settings, Path(folder), studio.colours, dtype=studio.dtype
+            )
+            started = time.perf_counter()
+            next(views)
+            first = time.perf_counter() - started
+            for _ in views:
+                pass
+        return first
+
+    for way in (bare, streamed):
+        way()
+    rows: dict[str, list[float]] = {"bare": [], "streamed": [], "first_view": []}
+    for _ in range(switches.repeats):
+        rows["bare"].append(timed(bare)[0])
+        seconds, first = timed(streamed)
+        rows["streamed"].append(seconds)
+        rows["first_view"].append(first)
+    rows.update(clicks(switches))
+    medians = {name: 1000 * statistics.median(values) for name, values in rows.items()}
+    return {
+        "checkpoint": switches.checkpoint,
+        "steps": steps,
+        "milliseconds": {name: round(value, 1) for name, value in medians.items()},
+        "streamed_to_bare": round(medians["streamed"] / medians["bare"], 2),
+        "machine": machine(torch.device("cpu")),
+    }
+
+
+def timed(call: Callable[[], float]) -> tuple[float, float]:
+    """Seconds that a call takes, and what it returns."""
+    started = time.perf_counter()
+    result = call()
+    return time.perf_counter() - started, result
+
+
+def clicks(switches: Switches) -> dict[str, list[float]]:
+    """From the click to the first frame in sight and to the image; nothing without a browser."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        return {}
+    from playwright.sync_api import sync_playwright
+
+    page, address = demo.launch(switches.checkpoint, port=demo.port_of_environment(), block=False)
+    rows: dict[str, list[float]] = {"click_to_first_frame": [], "click_to_image": []}
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        tab = browser.new_page()
+        tab.add_init_script("localStorage.setItem('ecar-tour-seen', 'yes')")
+        tab.goto(address)
+        done = "document.querySelector('#generate-player .status')?.textContent.startsWith('Done')"
+        tab.wait_for_function(done)
+        tab.get_by_label(switches.preset, exact=True).click()
+        tab.evaluate(WATCH)
+        for number in range(switches.repeats + 1):
+            tab.get_by_role("button", name="Generate", exact=True).click()
+            tab.wait_for_function("window.ecarTimes?.done")
+            tab.wait_for_function(done)
+            times = tab.evaluate("window.ecarTimes")
+            if number:  # the first one warms up
+                rows["click_to_first_frame"].append((times["first"] - times["click"]) / 1000)
+                rows["click_to_image"].append((times["done"] - times["click"]) / 1000)
+        browser.close()
+    page.close()
+    return rows
+
+
+def main() -> None:
+    switches = tyro.cli(Switches, prog="python tests/scripts/speed_app.py")
+    result = measure(switches)
+    text = json.dumps(result, indent=2)
+    print(text)
+    if switches.out is not None:
+        switches.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
