@@ -1,6 +1,6 @@
 // The inspector: the tokens of every stage as a grid that can be walked, the attention of the chosen
 // one as heat, its row of the mask, the token maps as colours. The attention of a layer arrives
-// whole (see inspect_views.py), so a click is answered here. `element`, `props` and `watch` come from
+// whole (see views.py), so a click is answered here. `element`, `props` and `watch` come from
 // Gradio's HTML component.
 
 const root = element.querySelector(".inspector");

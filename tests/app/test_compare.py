@@ -337,7 +337,7 @@ def test_an_error_is_a_banner_and_the_next_run_goes(page, page_and_tab, monkeypa
     assert page.locator("#compare-banner [role=alert]").count() == 0
 
 
-def test_stop_ends_a_comparison(page, monkeypatch):
+def test_stop_ends_a_comparison_and_the_next_one_goes(page, monkeypatch):
     def endless(lane, run):
         while True:
             time.sleep(0.05)
@@ -350,6 +350,7 @@ def test_stop_ends_a_comparison(page, monkeypatch):
         page.get_by_role("button", name="Stop").click()
         page.locator(".lanes .status", has_text="Stopped.").wait_for()
         page.wait_for_selector("#compare:not([disabled])")
+    press_compare(page)
 
 
 def test_a_phone_needs_no_sideways_scrolling(browser, page_and_tab):
