@@ -21,7 +21,7 @@ from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import upsample
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.viz import to_pil
+from ecar_lab.viz import pixel_distance, to_pil
 
 pytestmark = QUIET
 CORNER = ("1100", "1000", "0000", "0000")
@@ -127,7 +127,7 @@ def test_an_edit_at_the_end_leaves_the_rest_of_the_image_alone(studio, base):
     mask = ("1" * 4 + "0" * 4,) * 8
     made = changed(studio, runs.with_edit(base.settings, Edit(1, mask, "zero")))
     assert torch.equal(made.picture[..., 4:], base.picture[..., 4:])
-    assert (runs.distance(made.picture, base.picture)[:, :4] > 0).any()
+    assert (pixel_distance(made.picture, base.picture)[:, :4] > 0).any()
 
 
 def test_a_copy_is_what_the_other_image_has_there(studio, base):
