@@ -46,6 +46,7 @@ class Programs:
         solver: str | None = None,
         recipe: dict | None = None,
         interval: list | None = None,
+        power: float | list[float] | None = None,
     ) -> tuple[dict, dict]:
         """Generates one image. Returns it as a PNG file, and a record of the run: its settings,
         what each stage took, and its recipe. The record of a run from a recipe says, too, whether
@@ -60,9 +61,13 @@ class Programs:
             recipe: the recipe of an earlier run, in place of all other arguments.
             interval: [low, high], local times, 0 to 1, between which guidance acts in a stage; one,
                 or a list with one per stage. Left out: the model's.
+            power: p in the steps' local times (i / K) ** p, one number or one per stage; 1 is even
+                steps. Left out: the model's.
         """
         with one_sentence():
-            asked, doubts = self._asked(recipe, class_name, seed, steps, guidance, solver, interval)
+            asked, doubts = self._asked(
+                recipe, class_name, seed, steps, guidance, solver, interval, power
+            )
             progress = self._finish(asked, visitor(request))
             return picture(progress), self._record(progress, asked, doubts)
 
@@ -76,6 +81,7 @@ class Programs:
         solver: str | None = None,
         recipe: dict | None = None,
         interval: list | None = None,
+        power: float | list[float] | None = None,
     ) -> Iterator[dict]:
         """Streams how one image comes into being: one object per event, in order, none left out.
 
@@ -94,9 +100,13 @@ class Programs:
             recipe: the recipe of an earlier run, in place of all other arguments.
             interval: [low, high], local times, 0 to 1, between which guidance acts in a stage; one,
                 or a list with one per stage. Left out: the model's.
+            power: p in the steps' local times (i / K) ** p, one number or one per stage; 1 is even
+                steps. Left out: the model's.
         """
         with one_sentence():
-            asked, doubts = self._asked(recipe, class_name, seed, steps, guidance, solver, interval)
+            asked, doubts = self._asked(
+                recipe, class_name, seed, steps, guidance, solver, interval, power
+            )
             sent = 0
             for progress in self._run(asked, visitor(request)):
                 frames = progress.view["frames"]
@@ -119,6 +129,7 @@ class Programs:
         guidance: float | list[float] | None = None,
         solver: str | None = None,
         interval: list | None = None,
+        power: float | list[float] | None = None,
     ) -> tuple[list[dict], list[dict]]:
         """Keeps an image's coarse stages and draws the later ones anew, several times: shows what
         those stages decide. Returns the images as PNG files, and the recipe of each.
@@ -133,9 +144,11 @@ class Programs:
             solver: ab2, euler, or heun, which looks twice at every step. Left out: the model's.
             interval: [low, high], local times, 0 to 1, between which guidance acts in a stage; one,
                 or a list with one per stage. Left out: the model's.
+            power: p in the steps' local times (i / K) ** p, one number or one per stage; 1 is even
+                steps. Left out: the model's.
         """
         with one_sentence():
-            base = self._settings(class_name, seed, steps, guidance, solver, interval)
+            base = self._settings(class_name, seed, steps, guidance, solver, interval, power)
             stages = len(base.steps)
             if stages == 1:
                 raise EcarError("this model has one stage: a fork needs two or more")
@@ -169,11 +182,22 @@ class Programs:
         return self._settings(class_name, *settings), []
 
     def _settings(
-        self, class_name: Any, seed: Any, steps: Any, guidance: Any, solver: Any, interval: Any
+        self,
+        class_name: Any,
+        seed: Any,
+        steps: Any,
+        guidance: Any,
+        solver: Any,
+        interval: Any,
+        power: Any,
     ) -> Settings:
         """Settings from values of any kind, as JSON may hold them."""
         model = self.studio.pipeline.model
-        for name, value, each in (("steps", steps, whole), ("guidance", guidance, number)):
+        for name, value, each in (
+            ("steps", steps, whole),
+            ("guidance", guidance, number),
+            ("power", power, number),
+        ):
             for one in value if isinstance(value, list) else [value]:
                 if value is not None:
                     each(one, name)
@@ -186,6 +210,7 @@ class Programs:
             steps,
             guidance,
             intervals=interval,
+            powers=power,
             solver=solver,
         )
         check_settings(model, settings)

@@ -46,6 +46,7 @@ class RunSettings:
     steps: list[int]
     guidance: list[float]
     intervals: list[tuple[float, float]]
+    powers: list[float]
     generator: torch.Generator | list[torch.Generator] | None
     solver: str
     noise: dict[int, Tensor]

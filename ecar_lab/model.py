@@ -37,8 +37,9 @@ class ECAR(LatentGenerator):
         attention_window: tokens per side of the windows that attention keeps to in stages larger
             than one window, in transformer and head; see :class:`MultistageTransformer`. None:
             full attention.
-        num_inference_steps: default steps per stage. guidance_scale, guidance_interval: default
-            guidance, and where in each stage it acts, see :meth:`intervals`.
+        num_inference_steps, time_power: default steps per stage, and where they lie, see
+            ``schedule.time_grid``. guidance_scale, guidance_interval: default guidance, and where
+            in each stage it acts, see :meth:`intervals`.
 
     All sizes are our own choices; the paper's are not public.
 
@@ -67,6 +68,7 @@ class ECAR(LatentGenerator):
         guidance_scale: float | Sequence[float] = 1.0,
         attention_window: int | None = None,
         guidance_interval: Intervals = None,
+        time_power: float | Sequence[float] = 1.0,
     ):
         super().__init__()
         factor = patch_size * stage_ratio ** (num_stages - 1)
@@ -221,6 +223,7 @@ class ECAR(LatentGenerator):
         solver: str | None = None,
         *,
         guidance_interval: Intervals = None,
+        time_power: float | Sequence[float] | None = None,
     ) -> dict[str, list[int]]:
         """FLOPs of one generated image per stage, 2 per multiply-add, without the decoder.
 
@@ -231,6 +234,7 @@ class ECAR(LatentGenerator):
             self.inference_steps(num_inference_steps),
             self.guidance(guidance_scale),
             self.intervals(guidance_interval),
+            self.powers(time_power),
             strict=True,
         )
         guided = [guided_steps(*stage) for stage in plan]
