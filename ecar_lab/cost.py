@@ -12,6 +12,7 @@ from typing import Any
 
 from ecar_lab.flow import EVALUATIONS, num_times
 from ecar_lab.layers import TIME_FREQUENCIES
+from ecar_lab.schedule import time_grid
 
 MLP_RATIO = 4
 
@@ -107,13 +108,16 @@ def sampling_flops(
     return {"transformer": transformer, "head": head}
 
 
-def guided_steps(steps: int, scale: float, interval: tuple[float, float]) -> list[bool]:
+def guided_steps(
+    steps: int, scale: float, interval: tuple[float, float], power: float
+) -> list[bool]:
     """Which of a stage's steps guidance acts in: those that start at ``low <= tau < high``.
 
-    Step i of K starts at i / K. With the scale 1 there is no guidance.
+    The steps are those of ``schedule.time_grid``. With the scale 1 there is no guidance.
     """
     low, high = interval
-    return [scale != 1.0 and low <= step / steps < high for step in range(steps)]
+    starts = time_grid(steps, power)[:-1]
+    return [scale != 1.0 and low <= tau < high for tau in starts]
 
 
 def guided_halves(config: Any, guided: Sequence[Sequence[bool]]) -> list[tuple[int, int]]:

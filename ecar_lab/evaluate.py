@@ -51,6 +51,7 @@ class Sampling:
     dtype: torch.dtype
     renoise: bool = True
     guidance_interval: list[list[float]] | None = None  # None: the model's
+    time_power: list[float] | None = None
 
     def record(self) -> dict[str, Any]:
         """The same, for JSON."""
@@ -68,6 +69,7 @@ def evaluate(
     num_inference_steps: int | Sequence[int] | None = None,
     guidance_scale: float | Sequence[float] | None = None,
     guidance_interval: tuple[float, float] | Sequence[tuple[float, float]] | None = None,
+    time_power: float | Sequence[float] | None = None,
     solver: str | None = None,
     renoise: bool = True,
     feature_net: str = "auto",
@@ -90,6 +92,8 @@ def evaluate(
         guidance_scale: one number or one per stage, 1 is none; None means the checkpoint's.
         guidance_interval: local times between which guidance acts, 0 1 is the whole stage: one pair
             or one per stage; None means the checkpoint's.
+        time_power: of the steps' times (i / K) ** p, one number or one per stage, 1 is even steps;
+            None means the checkpoint's.
         solver: ``ab2``, ``euler`` or ``heun``; None means the model's.
         renoise: False leaves out the noise at E-CAR's transitions, to see what it is good for.
         feature_net: ``auto``, ``inception``, Inception's weights file, or a feature net.
@@ -130,6 +134,7 @@ def evaluate(
         dtype=runtime.pick_dtype(run_device, dtype),
         renoise=renoise,
         guidance_interval=intervals,
+        time_power=pipe.model.powers(time_power),
     )
     data_name = dataset or trained_on(folder)
     judge = pick_judge(feature_net, data_name, pipe.image_size)
@@ -196,6 +201,7 @@ def evaluate(
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=sampling.guidance_scale,
             guidance_interval=[end for ends in intervals for end in ends],
+            time_power=sampling.time_power,
             solver=sampling.solver,
             feature_net=judge.name,
             reference_split=reference_split,
@@ -272,6 +278,7 @@ def generate(pipe: ECARPipeline, sampling: Sampling) -> tuple[Tensor, Tensor, fl
             generator=[torch.Generator().manual_seed(s) for s in batch_seeds.tolist()],
             output_type="latent",
             guidance_interval=sampling.guidance_interval,
+            time_power=sampling.time_power,
             solver=sampling.solver,
             dtype=sampling.dtype,
             **options,
@@ -401,10 +408,11 @@ def markdown(result: dict[str, Any]) -> str:
     sampling, reference = result["sampling"], result["reference"]
     points = {"generated": result["metrics"], **result["reference_points"]}
     names = [name for name in result["metrics"] if not name.startswith("kernel_distance_std")]
+    steps = f"{sampling['num_inference_steps']} steps of power {sampling['time_power']}"
     guidance = f"{sampling['guidance_scale']} in {sampling['guidance_interval']}"
     lines = [
         f"{sampling['num_samples']} images, seed {sampling['seed']}, {sampling['solver']} "
-        f"{sampling['num_inference_steps']} steps, guidance {guidance}, against "
+        f"{steps}, guidance {guidance}, against "
         f"{reference['images']} images of the {reference['split']} split.",
         "",
         "| | " + " | ".join(points) + " |",

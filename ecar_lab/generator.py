@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import DEFAULT_SOLVER, check_solver
-from ecar_lab.schedule import Intervals, check_interval, per_stage
+from ecar_lab.schedule import Intervals, check_interval, check_power, per_stage
 
 if TYPE_CHECKING:
     from ecar_lab.tokenizer import Tokenizer
@@ -260,6 +260,16 @@ class LatentGenerator(ModelMixin, ConfigMixin):
             return [check_interval(interval)] * len(self.sides)
         values = per_stage(interval, len(self.sides), "guidance_interval")
         return [check_interval(value) for value in values]
+
+    def powers(self, power: float | Sequence[float] | None = None) -> list[float]:
+        """The power of each stage's ``schedule.time_grid``; None means the model's default, which
+        is 1, even steps, where its config names no ``time_power``.
+
+        Raises:
+            EcarError: a power that is not above 0, or a list of another length.
+        """
+        power = self.config.get("time_power", 1.0) if power is None else power
+        return [check_power(value) for value in per_stage(power, len(self.sides), "time_power")]
 
     def solver(self, name: str | None = None) -> str:
         """How flows are followed, see ``flow.SOLVERS``; None means the model's default.

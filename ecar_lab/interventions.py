@@ -47,6 +47,7 @@ class RunSettings:
     steps: list[int]
     guidance: list[float]
     intervals: list[tuple[float, float]]
+    powers: list[float]
     generator: torch.Generator | list[torch.Generator] | None
     solver: str
     noise: dict[int, Tensor]
@@ -69,7 +70,7 @@ class RunSettings:
         Raises:
             EcarError: naming the value and what would fit.
         """
-        model.check_few_step(self.steps, self.guidance, self.solver)
+        model.check_few_step(self.steps, self.guidance, self.powers, self.solver)
         layers = len(model.transformer.blocks)
         if self.attention_layer is not None and not 0 <= self.attention_layer < layers:
             raise EcarError(

@@ -50,8 +50,9 @@ class ECAR(LatentGenerator):
         local_mixing: a depthwise 3x3 convolution over each stage's tokens before every MLP, in
             transformer and head.
         mode: ``velocity``, or ``few-step``: the head is a guided flow map, see :class:`FlowHead`.
-        num_inference_steps: default steps per stage. guidance_scale, guidance_interval: default
-            guidance, and where in each stage it acts, see :meth:`intervals`.
+        num_inference_steps, time_power: default steps per stage, and where they lie, see
+            ``schedule.time_grid``. guidance_scale, guidance_interval: default guidance, and where
+            in each stage it acts, see :meth:`intervals`.
 
     All sizes are our own choices; the paper's are not public.
 
@@ -82,6 +83,7 @@ class ECAR(LatentGenerator):
         local_mixing: bool = False,
         mode: str = "velocity",
         guidance_interval: Intervals = None,
+        time_power: float | Sequence[float] = 1.0,
     ):
         super().__init__()
         factor = patch_size * stage_ratio ** (num_stages - 1)
@@ -151,14 +153,26 @@ class ECAR(LatentGenerator):
             )
         return super().solver(name)
 
-    def check_few_step(self, steps: Sequence[int], guidance: Sequence[float], solver: str) -> None:
+    def check_few_step(
+        self,
+        steps: Sequence[int],
+        guidance: Sequence[float],
+        powers: Sequence[float],
+        solver: str,
+    ) -> None:
         """Refuses what a few-step head was not trained on.
 
         Raises:
-            EcarError: steps other than 1, 2 or 4 under ``flow-map``; guidance outside its range.
+            EcarError: under ``flow-map`` steps other than 1, 2 or 4, or uneven ones; guidance
+                outside its range.
         """
         if not self.few_step:
             return
+        if solver == FLOW_MAP and set(powers) != {1.0}:
+            raise EcarError(
+                f"time_power {max(powers):g}: the few-step head was trained on even steps, use 1, "
+                "or solver ab2"
+            )
         for count in steps:
             if solver == FLOW_MAP and count not in FEW_STEPS:
                 near = min(FEW_STEPS, key=lambda few: abs(few - count))
@@ -283,6 +297,7 @@ class ECAR(LatentGenerator):
         solver: str | None = None,
         *,
         guidance_interval: Intervals = None,
+        time_power: float | Sequence[float] | None = None,
     ) -> dict[str, list[int]]:
         """FLOPs of one generated image per stage, 2 per multiply-add, without the decoder.
 
@@ -293,6 +308,7 @@ class ECAR(LatentGenerator):
             self.inference_steps(num_inference_steps),
             self.guidance(guidance_scale),
             self.intervals(guidance_interval),
+            self.powers(time_power),
             strict=True,
         )
         guided = [guided_steps(*stage) for stage in plan]

@@ -22,7 +22,7 @@ Coupling = Literal["independent", "correlated", "restart"]
 # Intervals of local time: one (low, high) for all stages, or one per stage; None is all of a stage.
 Intervals = Sequence[float] | Sequence[Sequence[float] | None] | None
 
-MAX_STAGES = 5
+MAX_STAGES, MAX_POWER = 5, 8
 # Each stage's slice of conditioning time ends a little before the next begins, so that the end of
 # one stage and the start of the next, which are different states, never share a number.
 TIME_GAP = 0.05
@@ -211,6 +211,14 @@ def per_stage(value, num_stages: int, name: str) -> list:
     return [value] * num_stages
 
 
+def time_grid(steps: int, power: float = 1.0) -> list[float]:
+    """Local times of a stage's steps, from 0 to 1: ``tau_i = (i / K) ** power``.
+
+    A power of 1 is the even grid; above it the first steps are the shorter ones.
+    """
+    return [(step / steps) ** power for step in range(steps + 1)]
+
+
 def check_interval(interval: Any) -> tuple[float, float]:
     """An interval of local time as (low, high); None is all of it, (0, 1).
 
@@ -233,3 +241,17 @@ def check_interval(interval: Any) -> tuple[float, float]:
             f"guidance_interval {low:g} to {high:g} leaves the stage: local time is 0 to 1"
         )
     return low, high
+
+
+def check_power(power: float) -> float:
+    """The power of a :func:`time_grid`.
+
+    Raises:
+        EcarError: it is not above 0, or so large that steps have no length.
+    """
+    if not 0 < power <= MAX_POWER:
+        raise EcarError(
+            f"time_power {power:g}: use 1 for even steps, more (up to {MAX_POWER}) for shorter "
+            "first steps, less (above 0) for longer ones"
+        )
+    return float(power)

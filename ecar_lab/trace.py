@@ -42,7 +42,7 @@ from ecar_lab.interventions import (
 )
 from ecar_lab.model import ECAR
 from ecar_lab.runtime import autocast, synchronize
-from ecar_lab.schedule import Intervals, per_stage
+from ecar_lab.schedule import Intervals, per_stage, time_grid
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ def trace(
     generator: Generators = None,
     *,
     guidance_interval: Intervals = None,
+    time_power: float | Sequence[float] | None = None,
     solver: str | None = None,
     dtype: torch.dtype | None = None,
     start_from: TraceEvent | None = None,
@@ -136,6 +137,8 @@ def trace(
         guidance_interval: (low, high), one or one per stage: guidance acts in the steps that start
             at ``low <= tau < high`` of local time, the others cost no second half; None = the
             model's default, (0, 1) = the whole stage.
+        time_power: p in the steps' local times ``(i / K) ** p``, one or one per stage; 1 = even
+            steps, None = the model's default.
         solver: ``ab2`` (Adams-Bashforth 2), ``euler``, ``heun`` (two evaluations per step), or, for
             a few-step head, ``flow-map`` (1, 2 or 4 steps per stage, each one pass whatever the
             guidance); None = the model's default.
@@ -166,6 +169,7 @@ def trace(
         steps=model.inference_steps(num_inference_steps),
         guidance=model.guidance(guidance_scale),
         intervals=model.intervals(guidance_interval),
+        powers=model.powers(time_power),
         generator=list(generator) if isinstance(generator, Sequence) else generator,
         solver=model.solver(solver),
         noise=dict(noise or {}),
@@ -203,7 +207,9 @@ class Sampler:
         self.device, weights = model.device, model.dtype  # diffusers looks through all modules
         # Mixed precision, unless the weights have the wanted dtype themselves.
         self.dtype = torch.float32 if dtype in (None, weights) else dtype
-        plan = zip(settings.steps, settings.guidance, settings.intervals, strict=True)
+        plan = zip(
+            settings.steps, settings.guidance, settings.intervals, settings.powers, strict=True
+        )
         self.guided = [guided_steps(*stage) for stage in plan]
         self.halves = guided_halves(model.config, self.guided)
         self.cache = model.transformer.new_cache()
@@ -228,7 +234,7 @@ class Sampler:
             if within is not None:
                 latent, first_step, within = within.latent, within.step, None
             else:
-                latent, first_step = self._edit(self._start(at), stage, 0), 0
+                latent, first_step = self._edit(self._start(at), at, 0), 0
                 estimate = self._carry_over(latent, estimate)
                 sent = yield self._event(at, 0, latent, estimate, None)
                 latent = latent if sent is None else sent
@@ -236,7 +242,7 @@ class Sampler:
             for step in range(first_step, settings.steps[stage]):
                 self.clock.start()
                 stepped, estimate, slope = self._step(at, latent, step, previous)
-                latent = self._edit(stepped, stage, step + 1)
+                latent = self._edit(stepped, at, step + 1)
                 self.clock.stop("head")
                 sent = yield self._event(at, step + 1, latent, estimate, slope)
                 latent = latent if sent is None else sent
@@ -246,20 +252,24 @@ class Sampler:
 
     def _times(self, stage: int) -> list[float]:
         """Local times of a stage's steps, from its start to its end."""
-        steps = self.settings.steps[stage]
-        return torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
+        return time_grid(self.settings.steps[stage], self.settings.powers[stage])
 
     def _step(
         self, at: OpenStage, latent: Tensor, step: int, previous: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The latent after a step, the clean estimate there, and the velocity that the head gave;
-        ``previous`` is that of the step before."""
+        """The latent after a step, the clean estimate there, and what the solver remembers of the
+        step; ``previous`` is what it remembered of the step before.
+
+        The estimate is that of the step's own velocity, which with ``ab2`` is nearer to the one at
+        its end than the velocity that the head gave at its start.
+        """
         solve = STEPS_OF[self.settings.solver]
-        latent, slope = solve(at.velocity(step), latent, at.times, step, previous)
+        ahead, slope = solve(at.velocity(step), latent, at.times, step, previous)
+        used = (ahead - latent) / (at.times[step + 1] - at.times[step])
         estimate = clean_estimate(
-            self.model.schedule, at.index, latent, slope, at.times[step + 1], at.previous_end
+            self.model.schedule, at.index, ahead, used, at.times[step + 1], at.previous_end
         )
-        return latent, estimate, slope
+        return ahead, estimate, slope
 
     def _carry_over(self, latent: Tensor, estimate: Tensor | None) -> Tensor:
         """The clean estimate of a stage that has no velocity yet: the last one, upsampled."""
@@ -369,19 +379,19 @@ class Sampler:
             return noise
         return transition(schedule, at.index, at.previous_end, noise)
 
-    def _edit(self, latent: Tensor, stage: int, step: int) -> Tensor:
+    def _edit(self, latent: Tensor, at: OpenStage, step: int) -> Tensor:
         """The latent after all edits that are due now."""
-        steps = self.settings.steps[stage]
+        steps = self.settings.steps[at.index]
         for edit in self.settings.edits:
             due = steps if edit.step is None else edit.step
-            if (edit.stage, due) != (stage, step):
+            if (edit.stage, due) != (at.index, step):
                 continue
             if isinstance(edit.replacement, Tensor):
                 new = edit.replacement.to(latent)
             elif edit.replacement == "zero":
                 new = torch.zeros_like(latent)
             else:
-                t = self.model.schedule.flow_time(stage, step / steps)
+                t = self.model.schedule.flow_time(at.index, at.times[step])
                 new = (1 - t) * self._white(latent.shape)
             latent = torch.where(edit.mask.to(latent.device), new, latent)
         return latent

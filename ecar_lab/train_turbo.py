@@ -89,7 +89,9 @@ def train_turbo(cfg: TurboTrainConfig) -> Path:
 def few_step_student(teacher: ECAR, folder: Path) -> ECAR:
     """A model of the teacher's shape and weights whose head also takes a span and a guidance."""
     settings = {name: value for name, value in teacher.config.items() if not name.startswith("_")}
-    student = ECAR(**{**settings, "mode": "few-step"})
+    few = [4] * (teacher.schedule.num_stages - 1) + [2]
+    grid = {"num_inference_steps": few, "time_power": 1.0}
+    student = ECAR(**{**settings, **grid, "mode": "few-step"})
     warm_start(student, folder, ("head.span_embedding.", "head.guidance_embedding."))
     return student
 

@@ -77,6 +77,18 @@ def test_ddim_recovers_the_data_from_a_state_of_the_noisiest_level():
     torch.testing.assert_close(last.state, clean, atol=2e-3, rtol=2e-3)
 
 
+def test_a_dit_walks_the_grid_that_it_is_told(dit):
+    noise = torch.randn(1, 3, 8, 8, generator=generator())
+    with torch.no_grad():
+        first = noise + dit(noise, torch.zeros(1), torch.tensor([1])) / 4
+    events = list(dit.trace([1], 2, 1.0, generator(), time_power=2.0))
+    torch.testing.assert_close(events[1].latent, first)
+    assert [event.t for event in events] == [0.0, 0.25, 1.0]
+    assert make_dit("flow", time_power=1.5).powers() == [1.5]
+    with pytest.raises(EcarError, match="time_power 2 is not made for noise prediction: use 1"):
+        make_dit("epsilon").sample([0], 2, 1.0, generator(), time_power=2.0)
+
+
 def test_noise_prediction_knows_no_heun():
     with pytest.raises(EcarError, match="solver 'heun' is not made for noise prediction"):
         make_dit("epsilon").sample([0], 2, 1.0, generator(), solver="heun")
@@ -123,6 +135,8 @@ def test_a_dropped_class_is_dropped_in_every_block(dit):
 @pytest.mark.parametrize("interval", [None, (0.3, 0.6)])
 def test_flops_agree_with_the_counter(objective, solver, guidance, interval):
     dit, options = make_dit(objective), dict(solver=solver, guidance_interval=interval)
+    if objective == "flow":
+        options["time_power"] = 0.8
     counted = count_flops(lambda: dit.sample([1], 3, guidance, generator(), **options))
     assert dit.flops(3, guidance, **options) == {"network": [counted]}
 

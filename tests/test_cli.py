@@ -154,7 +154,7 @@ def test_sample_takes_steps_and_guidance_per_stage(checkpoint):
     assert sample(checkpoint, "--num-inference-steps", "3", "--guidance-scale", "2") == 0
 
 
-def test_sample_takes_an_interval_for_all_stages_or_one_each(checkpoint):
+def test_sample_takes_an_interval_and_a_grid_for_all_stages_or_one_each(checkpoint):
     def picture(*switches):
         assert sample(checkpoint, "--steps", "2", "--guidance", "3", *switches) == 0
         return np.asarray(Image.open("grid.png")).astype(int)
@@ -165,6 +165,10 @@ def test_sample_takes_an_interval_for_all_stages_or_one_each(checkpoint):
     assert np.array_equal(half, picture("--interval", "0", "0.5", "0", "0.5"))
     assert not np.array_equal(half, whole)
     assert not np.array_equal(half, picture("--interval", "0", "0.5", "0", "1"))
+    assert np.array_equal(whole, picture("--power", "1"))
+    uneven = picture("--time-power", "1.5", "1.5")
+    assert np.array_equal(uneven, picture("--power", "1.5"))
+    assert not np.array_equal(uneven, whole)
 
 
 def test_sample_follows_flows_by_adams_bashforth_unless_told_otherwise(checkpoint):
@@ -194,6 +198,7 @@ def test_sample_draws_the_stages(checkpoint):
         (["--guidance", "-1"], "guidance -1"),
         (["--interval", "0.8", "0.2"], "0.8 to 0.2 ends before it begins: give the lower number"),
         (["--interval", "0", "1", "0", "1", "0", "1"], "has 3 values for 2 stages"),
+        (["--power", "0"], "time_power 0: use 1 for even steps"),
         (["--interval", "0.5", "1.5"], "0.5 to 1.5 leaves the stage"),
         (["--per-class", "0"], "--per-class is 0"),
         (["--batch-size", "0"], "--batch-size is 0"),

@@ -58,6 +58,7 @@ def test_a_result_says_all_that_is_needed_to_repeat_it(result, checkpoints):
         "num_inference_steps": [2, 2],
         "guidance_scale": [1.5, 1.5],
         "guidance_interval": [[0.0, 1.0], [0.0, 1.0]],
+        "time_power": [1.0, 1.0],
         "num_samples": 60,
         "seed": 0,
         "batch_size": 64,
@@ -73,7 +74,7 @@ def test_a_result_says_all_that_is_needed_to_repeat_it(result, checkpoints):
     assert "cores" in result["machine"]
     for part in (
         *("--checkpoint tiny", "--num-samples 60", "--num-inference-steps 2 2", "--seed 0"),
-        *("--guidance-interval 0.0 1.0 0.0 1.0", "--solver ab2"),
+        *("--guidance-interval 0.0 1.0 0.0 1.0", "--time-power 1.0 1.0", "--solver ab2"),
     ):
         assert part in result["command"]
 
@@ -199,6 +200,7 @@ def test_a_data_set_of_other_classes_is_refused(tiny_checkpoint, checkpoints):
         ({"num_inference_steps": 0}, "flow steps"),
         ({"guidance_scale": float("nan")}, "guidance nan"),
         ({"solver": "rk4"}, "rk4"),
+        ({"time_power": -1.0}, "time_power -1: use 1 for even steps"),
         ({"guidance_interval": (0.9, 0.1)}, "0.9 to 0.1 ends before it begins"),
         ({"feature_net": "nobody"}, "no feature net for 'nobody'"),
         ({"reference_split": "moon"}, "moon"),

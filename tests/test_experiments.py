@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import tiny_model
 from PIL import Image
 
 from ecar_lab import EcarError
+from ecar_lab.baselines import DiT
 from ecar_lab.cli import main
-from ecar_lab.experiments import EXPERIMENTS, load_experiment, shipped
+from ecar_lab.cost import total_flops
+from ecar_lab.experiments import EXPERIMENTS, load_experiment, shipped, steps_and_guidance
 from ecar_lab.experiments.lab import SIZES, Lab, key_of, spread
 from ecar_lab.experiments.stage_ablation import steps_of_equal_flops
 from ecar_lab.experiments.stage_errors import with_real_stages
@@ -104,6 +107,45 @@ def test_the_front_holds_what_nothing_beats():
     assert front(rows) == [rows[0], rows[2]]
 
 
+def tiny_dit():
+    return DiT(8, 3, 2, 4, num_layers=1, num_heads=2, head_dim=8)
+
+
+def test_every_way_of_sampling_fits_its_model_and_each_model_has_its_front():
+    """What the sizes cpu and gpu measure, of which a test can only count the FLOPs."""
+    for name, model in (("E-CAR", tiny_model(latent_size=16, num_stages=3)), ("DiT", tiny_dit())):
+        rows = []
+        for setting in steps_and_guidance.settings(len(model.sides), "cpu"):
+            arguments = {key: value for key, value in setting.items() if key != "kind"}
+            gflop = total_flops(model.flops(**arguments)) / 1e9
+            rows.append({**setting, "model": name, "gflop": gflop, "frechet": 1 / gflop})
+        assert len({json.dumps(row) for row in rows}) == len(rows) > 10
+        assert {row["solver"] for row in rows} == {"ab2", "euler", "heun"}
+        assert any([0.0, 0.5] in row["guidance_interval"] for row in rows)
+        mark_front(rows)
+        assert front(rows)[0] is min(rows, key=lambda row: row["gflop"])
+
+
+def test_results_of_two_models_are_told_apart_and_old_ones_are_those_of_e_car():
+    row = {
+        "kind": "steps", "num_inference_steps": [2, 1], "guidance_scale": [1.0, 2.5],
+        "guidance_interval": [[0.0, 1.0], [0.2, 0.5]], "solver": "ab2", "gflop": 1.0,
+        "frechet": 2.0, "precision": 0.5, "recall": 0.5, "named_right": None,
+    }  # fmt: skip
+    old = {key: value for key, value in row.items() if key != "guidance_interval"}
+    rows = [{**row, "model": "E-CAR"}, {**row, "model": "DiT", "gflop": 3.0, "frechet": 3.0}]
+    for name in ("E-CAR", "DiT"):
+        mark_front([one for one in rows if one["model"] == name])
+    table = steps_and_guidance.table({"rows": rows})
+    assert "| E-CAR | yes | 2 + 1 | 1 / 2.5 in 0.2–0.5 | ab2 | 1.00 | 2.00 |" in table
+    assert "| DiT | yes |" in table
+    figure = steps_and_guidance.draw({"checkpoint": "x", "rows": rows})
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["E-CAR, front", "DiT, front"]
+    mark_front([old])
+    assert "| E-CAR | yes | 2 + 1 | 1 / 2.5 | ab2 |" in steps_and_guidance.table({"rows": [old]})
+
+
 def test_an_unknown_experiment_is_named_with_those_there_are(capsys):
     assert main(["experiment", "magic"]) == 2
     message = capsys.readouterr().err
@@ -180,18 +222,27 @@ def test_the_shipped_checkpoints_are_compared_at_the_guidance_that_suits_each(
         name: str(lab.train(architecture=architecture).folder)
         for name, architecture in (("E-CAR", "ecar"), ("DiT", "dit"))
     }
-    monkeypatch.setattr(shipped, "GUIDANCE", {"E-CAR": (1.0, [1.0, 2.0]), "DiT": (1.0,)})
+    whole, half = [0.0, 1.0], [0.0, 0.5]
+    ways = {"E-CAR": [(1.0, whole), ([1.0, 2.0], [whole, half])], "DiT": [(2.0, whole)]}
+    plans = {
+        "E-CAR": [([2, 1], "ab2", True), ([2, 1], "euler", False)],
+        "DiT": [(6, "euler", False), (3, "ab2", True)],
+    }
+    monkeypatch.setattr(shipped, "GUIDANCE", ways)
     monkeypatch.setattr(shipped, "TRIAL_STEPS", {"E-CAR": [1, 1], "DiT": 2})
-    monkeypatch.setattr(shipped, "FINAL_STEPS", {"E-CAR": [[2, 1]], "DiT": [6, 3]})
+    monkeypatch.setattr(shipped, "FINAL", plans)
     ours, theirs = (shipped.measure(lab, name, folders[name]) for name in ("E-CAR", "DiT"))
     best = min(ours["trials"], key=lambda trial: trial["frechet"])
     assert len(ours["trials"]) == 2
-    assert ours["points"][0]["guidance_scale"] == best["guidance_scale"]
+    for part in ("guidance_scale", "guidance_interval"):
+        assert ours["points"][0][part] == best[part]
+    assert ours["points"][1]["guidance_scale"] == 1.0
+    assert [point["solver"] for point in theirs["points"]] == ["euler", "ab2"]
     assert [point["num_inference_steps"] for point in theirs["points"]] == [6, 3]
     assert theirs["points"][0]["gflop"] == pytest.approx(2 * theirs["points"][1]["gflop"])
     result = {"E-CAR": ours, "DiT": theirs, "flops_ratio": 2.0}
     assert "1: " in shipped.table(result)
-    assert "1 / 2: " in shipped.table(result)
+    assert "1 / 2 in 0–0.5: " in shipped.table(result)
     assert shipped.draw(result).axes
 
 

@@ -222,7 +222,7 @@ def test_bins_hold_means_and_nan_where_nothing_fell():
 @pytest.mark.parametrize("interval", [None, (0, 0.5), [(0.6, 1), (0.1, 0.9)]])
 def test_flops_in_closed_form_equal_the_counter(guidance, solver, interval):
     model = tiny_model(num_stages=2, transformer_layers=2, head_layers=2)
-    options = dict(solver=solver, guidance_interval=interval)
+    options = dict(solver=solver, guidance_interval=interval, time_power=[1.5, 1.0])
     parts = model.flops([3, 2], guidance, **options)
     from ecar_lab import trace
 

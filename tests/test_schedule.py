@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from ecar_lab import EcarError, StageSchedule
-from ecar_lab.schedule import even_window_ends, per_stage
+from ecar_lab.schedule import even_window_ends, per_stage, time_grid
 
 COUPLINGS = ["independent", "correlated"]
 
@@ -111,3 +111,13 @@ def test_one_value_stands_for_all_stages():
     assert per_stage([8, 6, 4], 3, "steps") == [8, 6, 4]
     with pytest.raises(EcarError, match="steps has 2 values for 3 stages"):
         per_stage([8, 6], 3, "steps")
+
+
+def test_a_time_grid_goes_from_0_to_1_in_even_steps_or_in_steps_that_grow():
+    assert time_grid(4) == [0, 0.25, 0.5, 0.75, 1]
+    assert time_grid(2, 2.0) == [0, 0.25, 1]
+    for power in (0.5, 1.3):
+        times = time_grid(6, power)
+        lengths = [after - before for before, after in pairwise(times)]
+        assert (times[0], times[-1]) == (0, 1)
+        assert lengths == sorted(lengths, reverse=power < 1)

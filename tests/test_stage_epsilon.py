@@ -175,6 +175,8 @@ def test_it_differs_from_its_flow_twin_in_sampling(model):
 def test_what_does_not_fit_noise_prediction_is_refused(model):
     with pytest.raises(EcarError, match="solver 'heun' is not made for noise prediction"):
         trace(model, [0], 1, solver="heun")
+    with pytest.raises(EcarError, match="time_power 2 is not made for noise prediction: use 1"):
+        trace(model, [0], 1, time_power=2)
     with pytest.raises(EcarError, match="coupling 'independent'"):
         StageEpsilon(**SHAPE, coupling="independent")
     with pytest.raises(EcarError, match="1001 steps of DDIM"):

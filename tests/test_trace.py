@@ -8,7 +8,7 @@ import torch
 from conftest import tiny_model
 
 from ecar_lab import EcarError, LatentEdit, trace
-from ecar_lab.flow import upsample
+from ecar_lab.flow import clean_estimate, upsample
 
 
 def generator(seed=0):
@@ -196,6 +196,56 @@ def test_heun_s_second_look_is_guided_as_its_step_is(model):
     assert rows == [4, 4, 2, 2] * 3
 
 
+def test_the_power_of_the_grid_says_where_the_steps_lie(model):
+    events = run(model, steps=2, time_power=[1.0, 2.0, 0.5], solver="euler")
+    for stage, middle in enumerate((0.5, 0.25, 0.5**0.5)):
+        own = [event for event in events if event.stage == stage]
+        assert [event.local_time for event in own] == pytest.approx([0, middle, 1])
+        low, high = model.schedule.window(stage)
+        assert own[1].t == pytest.approx(low + middle * (high - low))
+    even = run(model, steps=2, solver="euler")
+    assert torch.equal(events[3].latent, even[3].latent)  # where stage 1 starts
+    short, usual = (run_[4].latent - run_[3].latent for run_ in (events, even))
+    torch.testing.assert_close(short, usual / 2, atol=1e-5, rtol=1e-4)
+
+
+def test_guidance_is_decided_by_where_a_step_starts(model):
+    rows = []
+    hook = model.head.out.register_forward_hook(lambda m, i, o: rows.append(len(o)))
+    run(model, steps=4, guidance=2.0, guidance_interval=(0, 0.5), time_power=[1.0, 2.0, 0.5])
+    hook.remove()
+    assert rows == [4, 4, 2, 2, 4, 4, 4, 2, 4, 2, 2, 2]  # starts: i/4, (i/4)², sqrt(i/4)
+
+
+def test_the_grid_of_the_config_is_the_default_and_an_argument_beats_it():
+    own = tiny_model(latent_size=16, num_stages=3, time_power=[1.0, 2.0, 1.5])
+    assert own.powers() == [1.0, 2.0, 1.5]
+    assert own.powers(1) == [1.0] * 3
+    assert [event.local_time for event in run(own, steps=2)[3:6]] == [0, 0.25, 1]
+    assert [event.local_time for event in run(own, steps=2, time_power=1)[3:6]] == [0, 0.5, 1]
+
+
+def test_noise_of_an_edit_is_that_of_its_moment_on_the_grid(model):
+    mask = torch.ones(16, 16, dtype=torch.bool)
+    edit = LatentEdit(2, mask, "noise", step=1)
+    events = run(model, [0] * 40, steps=2, time_power=2.0, edits=[edit])
+    after = events[7]
+    assert (after.stage, after.step, after.local_time) == (2, 1, 0.25)
+    assert after.latent.std().item() == pytest.approx(1 - after.t, rel=0.03)
+
+
+def test_the_clean_estimate_is_that_of_the_step_s_own_velocity(model):
+    """So it lies on the straight line on which the step went, whatever the solver."""
+    for solver in ("euler", "heun", "ab2"):
+        first, second = run(model, steps=3, time_power=1.5, solver=solver)[1:3]
+        length = second.local_time - first.local_time
+        velocity = (second.latent - first.latent) / length
+        expected = clean_estimate(
+            model.schedule, 0, second.latent, velocity, second.local_time, None
+        )
+        torch.testing.assert_close(second.clean_estimate, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_an_interval_without_a_step_is_no_guidance(model):
     none = run(model, steps=2, guidance=3.0, guidance_interval=(0.6, 0.9))
     plain = run(model, steps=2)
@@ -294,6 +344,12 @@ def test_time_spent_by_the_consumer_is_not_counted(model, monkeypatch):
         (dict(guidance_interval=0.5), "0.5 is no pair"),
         (dict(guidance_interval=[(0, 1), (0, 1)]), "guidance_interval has 2 values for 3 stages"),
         (dict(guidance_interval=[None, "all", None]), "'all' is no pair"),
+        (
+            dict(time_power=0),
+            "time_power 0: use 1 for even steps, more .up to 8. for shorter first",
+        ),
+        (dict(time_power=float("nan")), "time_power nan"),
+        (dict(time_power=[1, 2]), "time_power has 2 values for 3 stages"),
         (dict(steps=0), "at least 1"),
         (dict(guidance=float("nan")), "not a finite number"),
         (dict(labels=["bird"]), "class 'bird' is unknown"),

@@ -41,6 +41,7 @@ def _facts(run: Settings, per_stage: dict[str, bool], noisy_edits: bool) -> dict
         if per_stage["seed"]:
             facts[f"Seed of the noise {where}"] = str(_at(run.seeds, stage, run.seed))
         facts[f"Flow steps {where}"] = str(steps)
+        facts[f"Time power {where}"] = f"{run.all_powers[stage]:g}"
         facts[f"Guidance {where}"] = f"{scale:g}"
         facts[f"Local times of guidance {where}"] = interval_text(run.all_intervals[stage])
         if stage:

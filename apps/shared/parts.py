@@ -37,7 +37,8 @@ PRESETS = {"fast": 0.5, "balanced": 1.0, "best": 2.0}
 
 
 class RunControls:
-    """Class, seed with dice, preset, solver; steps, guidance and its interval of every stage.
+    """Class, seed with dice, preset, solver; of every stage steps, guidance, its interval, and the
+    power of the time grid.
 
     ``inputs`` goes to an event, and what arrives to :meth:`settings`. ``prefix`` keeps the element
     ids of several of them on a page apart.
@@ -105,6 +106,19 @@ class RunControls:
                 ]
                 for end, (word, info) in enumerate(INTERVAL.items())
             )
+            self.powers = [
+                gr.Slider(
+                    0.5,
+                    max(2.0, power),
+                    power,
+                    step=0.05,
+                    label=f"Time power, stage {stage}",
+                    info="1 is even steps; more makes the first ones shorter."
+                    if stage == 1
+                    else None,
+                )
+                for stage, power in enumerate(defaults.all_powers, 1)
+            ]
             self.solver = gr.Radio(
                 list(SOLVERS), value=defaults.solver, label="Solver", info=ABOUT_SOLVERS
             )
@@ -116,7 +130,7 @@ class RunControls:
 
     @property
     def _sliders(self) -> list[gr.Slider]:
-        return [*self.steps, *self.guidance, *self.begins, *self.ends]
+        return [*self.steps, *self.guidance, *self.begins, *self.ends, *self.powers]
 
     def _take_preset(self, name: str) -> list[int]:
         return preset_steps(self.default_steps, name)
@@ -129,8 +143,8 @@ class RunControls:
         """
         class_name, seed, solver, *rest = values
         stages = len(self.default_steps)
-        parts = [rest[first : first + stages] for first in range(0, 4 * stages, stages)]
-        steps, guidance, begins, ends = parts
+        parts = [rest[first : first + stages] for first in range(0, 5 * stages, stages)]
+        steps, guidance, begins, ends, powers = parts
         seed = secrets.randbelow(MAX_SEED) if seed is None else int(seed)
         return Settings.of(
             self.studio.pipeline.model,
@@ -139,6 +153,7 @@ class RunControls:
             [int(count) for count in steps],
             [float(scale) for scale in guidance],
             intervals=[(float(low), float(high)) for low, high in zip(begins, ends, strict=True)],
+            powers=[float(power) for power in powers],
             solver=solver,
         )
 
@@ -151,10 +166,11 @@ class RunControls:
             self.solver: settings.solver,
         }
         intervals = (end for ends in zip(*settings.all_intervals, strict=True) for end in ends)
-        wanted = [*settings.steps, *settings.guidance, *intervals]
+        wanted = [*settings.steps, *settings.guidance, *intervals, *settings.all_powers]
         for slider, value in zip(self._sliders, wanted, strict=True):
             longest = max(slider.maximum, math.ceil(value))
-            values[slider] = gr.Slider(value=value, maximum=longest)
+            least = min(slider.minimum, value)
+            values[slider] = gr.Slider(value=value, minimum=least, maximum=longest)
         return values
 
 

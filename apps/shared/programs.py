@@ -72,6 +72,7 @@ class Programs:
         solver: str | None = None,
         recipe: dict | None = None,
         interval: list | None = None,
+        power: float | list[float] | None = None,
     ) -> tuple[Settings | Recipe, list[str]]:
         """What a program wants, and what could make a recipe's image another one here.
 
@@ -84,6 +85,8 @@ class Programs:
             recipe: the recipe of an earlier run, in place of all other arguments.
             interval: [low, high], local times, 0 to 1, between which guidance acts in a stage; one,
                 or a list with one per stage. Left out: the model's.
+            power: p in the steps' local times (i / K) ** p, one number or one per stage; 1 is even
+                steps. Left out: the model's.
         """
         if recipe is not None:
             if class_name is not None:
@@ -92,7 +95,8 @@ class Programs:
             return read, read.check(self.studio, self.origin)
         if class_name is None:
             raise EcarError("there is neither class_name nor recipe: give one of them")
-        return self._settings(class_name, seed, steps, guidance, solver, interval), []
+        settings = self._settings(class_name, seed, steps, guidance, solver, interval, power)
+        return settings, []
 
     @takes(_asked)
     def generate(self, request: gr.Request, *asked: Any) -> tuple[dict, dict]:
@@ -139,6 +143,7 @@ class Programs:
         guidance: float | list[float] | None = None,
         solver: str | None = None,
         interval: list | None = None,
+        power: float | list[float] | None = None,
     ) -> tuple[list[dict], list[dict]]:
         """Keeps an image's coarse stages and draws the later ones anew, several times: shows what
         those stages decide. Returns the images as PNG files, and the recipe of each.
@@ -153,9 +158,11 @@ class Programs:
             solver: ab2, euler, or heun, which looks twice at every step. Left out: the model's.
             interval: [low, high], local times, 0 to 1, between which guidance acts in a stage; one,
                 or a list with one per stage. Left out: the model's.
+            power: p in the steps' local times (i / K) ** p, one number or one per stage; 1 is even
+                steps. Left out: the model's.
         """
         with one_sentence():
-            base = self._settings(class_name, seed, steps, guidance, solver, interval)
+            base = self._settings(class_name, seed, steps, guidance, solver, interval, power)
             stages = len(base.steps)
             if stages == 1:
                 raise EcarError("this model has one stage: a fork needs two or more")
@@ -172,11 +179,22 @@ class Programs:
             return [picture(progress) for progress in made], recipes
 
     def _settings(
-        self, class_name: Any, seed: Any, steps: Any, guidance: Any, solver: Any, interval: Any
+        self,
+        class_name: Any,
+        seed: Any,
+        steps: Any,
+        guidance: Any,
+        solver: Any,
+        interval: Any,
+        power: Any,
     ) -> Settings:
         """Settings from values of any kind, as JSON may hold them."""
         model = self.studio.pipeline.model
-        for name, value, each in (("steps", steps, whole), ("guidance", guidance, number)):
+        for name, value, each in (
+            ("steps", steps, whole),
+            ("guidance", guidance, number),
+            ("power", power, number),
+        ):
             for one in value if isinstance(value, list) else [value]:
                 if value is not None:
                     each(one, name)
@@ -189,6 +207,7 @@ class Programs:
             steps,
             guidance,
             intervals=interval,
+            powers=power,
             solver=solver,
         )
         check_settings(model, settings)

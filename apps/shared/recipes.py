@@ -254,6 +254,7 @@ def check_settings(model: ECAR, settings: Settings) -> None:
         raise EcarError(f"{max(settings.steps)} flow steps in a stage: use at most {MAX_STEPS}")
     model.guidance(settings.guidance)
     model.intervals(settings.all_intervals)
+    model.powers(settings.all_powers)
     for name in (settings.class_name, *settings.classes):
         model.class_ids(name)
     if len(settings.edits) > MAX_EDITS:

@@ -19,12 +19,12 @@ from ecar_lab.errors import EcarError
 from ecar_lab.flow import DEFAULT_SOLVER, check_solver
 from ecar_lab.interventions import LatentEdit, stage_noise
 from ecar_lab.model import ECAR
-from ecar_lab.schedule import Intervals, check_interval
+from ecar_lab.schedule import Intervals, check_interval, check_power
 from ecar_lab.trace import trace
 
 MAX_SEED = 2**31 - 1
 ACTIONS = ("zero", "noise", "copy")
-WHOLE = (0.0, 1.0)
+WHOLE, EVEN = (0.0, 1.0), 1.0
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ class Settings:
     Attributes:
         class_name, seed: of the whole run, unless a stage has its own. steps, guidance: per stage.
         intervals: per stage the local times (low, high) between which guidance acts; empty: all of
-            every stage.
+            every stage. powers: of each stage's ``time_grid``; empty: even steps.
         classes, seeds: the class and the seed of the noise in each stage; empty: the same in all.
         renoise: whether each stage's start gets new noise; empty: yes (the first value means
             nothing). edits: in the order in which they are made.
 
     Raises:
-        EcarError: a seed out of range, an interval that ends before it begins, lists of different
-            lengths.
+        EcarError: a seed out of range, an interval that ends before it begins, a power that is not
+            above 0, lists of different lengths.
     """
 
     class_name: str
@@ -88,17 +88,22 @@ class Settings:
     renoise: tuple[bool, ...] = ()
     edits: tuple[Edit, ...] = ()
     intervals: tuple[tuple[float, float], ...] = ()
+    powers: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for seed in (self.seed, *self.seeds):
             if not 0 <= seed <= MAX_SEED:
                 raise EcarError(f"seed {seed} is out of range: use 0 to {MAX_SEED}")
         check_solver(self.solver)
-        intervals = tuple(map(check_interval, self.intervals))
-        whole = all(interval == WHOLE for interval in intervals)  # said in one way only
-        object.__setattr__(self, "intervals", () if whole else intervals)
+        for name, check, usual in (
+            ("intervals", check_interval, WHOLE),
+            ("powers", check_power, EVEN),
+        ):
+            values = tuple(map(check, getattr(self, name)))
+            plain = all(value == usual for value in values)  # which is said in one way only
+            object.__setattr__(self, name, () if plain else values)
         stages = len(self.steps)
-        for name in ("guidance", "intervals", "classes", "seeds", "renoise"):
+        for name in ("guidance", "intervals", "powers", "classes", "seeds", "renoise"):
             values = getattr(self, name)
             if len(values) not in ({stages} if name == "guidance" else {0, stages}):
                 raise EcarError(f"{name} has {len(values)} values for {stages} stages")
@@ -113,13 +118,15 @@ class Settings:
         guidance: float | list[float] | None = None,
         *,
         intervals: Intervals = None,
+        powers: float | list[float] | None = None,
         solver: str | None = None,
         **options: Any,
     ) -> Settings:
         """Settings for a model; what is left out is the model's own, a number is for all stages.
 
         Raises:
-            EcarError: a class, steps, guidance, intervals or solver that the model does not take.
+            EcarError: a class, steps, guidance, intervals, powers or solver that the model does not
+                take.
         """
         name = model.class_names[int(model.class_ids(class_name))]
         return cls(
@@ -129,11 +136,14 @@ class Settings:
             tuple(model.guidance(guidance)),
             solver=model.solver(solver),
             intervals=tuple(model.intervals(intervals)),
+            powers=tuple(model.powers(powers)),
             **options,
         )
 
     def __str__(self) -> str:
         steps = " + ".join(map(str, self.steps))
+        if self.powers:
+            steps += f" of power {' / '.join(f'{power:g}' for power in self.powers)}"
         scales = [
             f"{scale:g}" if interval == WHOLE else f"{scale:g} in {interval_text(interval)}"
             for scale, interval in zip(self.guidance, self.all_intervals, strict=True)
@@ -167,6 +177,11 @@ class Settings:
         return self.intervals or (WHOLE,) * len(self.steps)
 
     @property
+    def all_powers(self) -> tuple[float, ...]:
+        """One power per stage, also where the field is empty."""
+        return self.powers or (EVEN,) * len(self.steps)
+
+    @property
     def file_name(self) -> str:
         """Name of the finished image."""
         return f"{re.sub(r'[^A-Za-z0-9]+', '-', self.class_name)}-seed{self.seed}.png"
@@ -191,6 +206,7 @@ class Settings:
             "num_inference_steps": list(self.steps),
             "guidance_scale": list(self.guidance),
             "guidance_interval": self.all_intervals,
+            "time_power": self.all_powers,
             "solver": self.solver,
             "noise": dict(enumerate(stage_noise(model, self.seeds or self.seed))),
             "generator": torch.Generator().manual_seed(self.seed),  # for an edit's noise
@@ -249,6 +265,7 @@ class Settings:
                 intervals=tuple(
                     (float(low), float(high)) for low, high in values.get("intervals", ())
                 ),
+                powers=tuple(map(float, values.get("powers", ()))),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, EcarError):

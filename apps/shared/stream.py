@@ -101,6 +101,7 @@ def stream(
         settings.guidance,
         settings.solver,
         guidance_interval=settings.all_intervals,
+        time_power=settings.all_powers,
     )
     handed_on, computed = -float("inf"), 0.0
     estimate: Tensor | None = None

@@ -21,12 +21,13 @@ from ecar_lab.trace import Stream, TraceEvent
 
 
 class Run(NamedTuple):
-    """What a sampling run was asked for, checked; ``guided``: which steps guidance acts in;
-    ``dtype`` is that of the matrix products."""
+    """What a sampling run was asked for, checked; ``power``: of the time grid; ``guided``: which
+    steps guidance acts in; ``dtype`` is that of the matrix products."""
 
     labels: Tensor
     steps: int
     guidance: float
+    power: float
     guided: list[bool]
     generator: Any
     solver: str
@@ -54,12 +55,14 @@ class Baseline(LatentGenerator):
         solver: str | None = None,
         *,
         guidance_interval: Intervals = None,
+        time_power: float | Sequence[float] | None = None,
     ) -> dict[str, list[int]]:
         """FLOPs of one image, without the decoder: ``{"network": [one number]}``."""
         guided = guided_steps(
             self.inference_steps(num_inference_steps)[0],
             self.guidance(guidance_scale)[0],
             self.intervals(guidance_interval)[0],
+            self.powers(time_power)[0],
         )
         return {"network": [sum(self.step_flops(guided, self.solver(solver)))]}
 
@@ -71,6 +74,7 @@ class Baseline(LatentGenerator):
         generator: Generators = None,
         *,
         guidance_interval: Intervals = None,
+        time_power: float | Sequence[float] | None = None,
         solver: str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Stream:
@@ -79,12 +83,12 @@ class Baseline(LatentGenerator):
         The events have one stage and an empty token map. A latent that is sent back is refused.
 
         Raises:
-            EcarError: labels, steps, guidance, interval or solver that do not fit.
+            EcarError: labels, steps, guidance, interval, grid or solver that do not fit.
         """
         return self._events(
             self.check_run(
                 class_labels, num_inference_steps, guidance_scale, generator, solver, dtype,
-                guidance_interval,
+                guidance_interval, time_power,
             )
         )  # fmt: skip
 
@@ -97,6 +101,7 @@ class Baseline(LatentGenerator):
         solver: str | None,
         dtype: torch.dtype | None,
         guidance_interval: Intervals,
+        time_power: float | Sequence[float] | None,
     ) -> Run:
         """The arguments of :meth:`trace`, with the model's defaults filled in.
 
@@ -106,11 +111,13 @@ class Baseline(LatentGenerator):
         generators: Any = list(generator) if isinstance(generator, Sequence) else generator
         steps = self.inference_steps(num_inference_steps)[0]
         guidance = self.guidance(guidance_scale)[0]
+        interval, power = self.intervals(guidance_interval)[0], self.powers(time_power)[0]
         run = Run(
             labels=self.class_ids(class_labels),
             steps=steps,
             guidance=guidance,
-            guided=guided_steps(steps, guidance, self.intervals(guidance_interval)[0]),
+            power=power,
+            guided=guided_steps(steps, guidance, interval, power),
             generator=generators,
             solver=self.solver(solver),
             dtype=torch.float32 if dtype in (None, self.dtype) else dtype,

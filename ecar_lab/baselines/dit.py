@@ -38,7 +38,7 @@ class DiT(Baseline):
         latent_size, latent_channels, patch_size, num_classes, class_names: as in ``ECAR``.
         num_layers, num_heads, head_dim: of the transformer; its width is heads times head_dim.
         objective: ``flow`` (velocity ``x - eps``) or ``epsilon`` (DDPM).
-        num_inference_steps, guidance_scale, guidance_interval: defaults of sampling.
+        num_inference_steps, guidance_scale, guidance_interval, time_power: defaults of sampling.
 
     Raises:
         EcarError: an unknown objective, sizes that do not divide.
@@ -59,6 +59,7 @@ class DiT(Baseline):
         num_inference_steps: int = 50,
         guidance_scale: float = 1.0,
         guidance_interval: Intervals = None,
+        time_power: float = 1.0,
     ):
         super().__init__()
         if latent_size % patch_size:
@@ -152,7 +153,7 @@ class DiT(Baseline):
             with_class, without = output.chunk(2)
             return without + run.guidance * (with_class - without)
 
-        return self.objective.walk(network, noise, run.steps, run.solver)
+        return self.objective.walk(network, noise, run.steps, run.solver, run.power)
 
     def step_flops(self, guided: Sequence[bool], solver: str) -> list[int]:
         config = self.config

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
-import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import EVALUATIONS, SOLVERS, Velocity
+from ecar_lab.schedule import time_grid
 
 Objective = Literal["flow", "epsilon"]
 
@@ -43,18 +43,22 @@ class FlowObjective:
         t = time.reshape(-1, *(1,) * (clean.ndim - 1))
         return (1 - t) * noise + t * clean, clean - noise, time * TIME_SCALE
 
-    def walk(self, network: Network, noise: Tensor, steps: int, solver: str) -> Iterator[Walked]:
-        """Equal steps from noise to data."""
-        times = torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
+    def walk(
+        self, network: Network, noise: Tensor, steps: int, solver: str, power: float = 1.0
+    ) -> Iterator[Walked]:
+        """From noise to data on the ``schedule.time_grid`` of that power; estimates as of E-CAR's
+        events: with the step's own velocity."""
+        times = time_grid(steps, power)
 
         def of_step(step: int) -> Velocity:
             return lambda state, index: network(state, times[index] * TIME_SCALE, step)
 
         state, slope = noise, None
         for step in range(steps):
-            state, slope = SOLVERS[solver](of_step(step), state, times, step, slope)
+            ahead, slope = SOLVERS[solver](of_step(step), state, times, step, slope)
             t = times[step + 1]
-            yield Walked(state, state + (1 - t) * slope, slope, t)
+            used, state = (ahead - state) / (t - times[step]), ahead
+            yield Walked(state, state + (1 - t) * used, slope, t)
 
 
 class EpsilonObjective:
@@ -72,10 +76,15 @@ class EpsilonObjective:
         state = self.scheduler.add_noise(clean, noise, level)  # ty: ignore[invalid-argument-type]
         return state, noise, level.float()
 
-    def walk(self, network: Network, noise: Tensor, steps: int, solver: str) -> Iterator[Walked]:
-        """DDIM over ``steps`` of the levels, the noisiest first."""
-        if solver != "euler":
-            raise EcarError(f"solver {solver!r} is not made for noise prediction: use euler (DDIM)")
+    def walk(
+        self, network: Network, noise: Tensor, steps: int, solver: str, power: float = 1.0
+    ) -> Iterator[Walked]:
+        """DDIM over ``steps`` of the levels, the noisiest first.
+
+        Raises:
+            EcarError: another solver, or another grid than DDIM's.
+        """
+        check_ddim(solver, power)
         scheduler, state = self.ddim(steps), noise
         for index, level in enumerate(scheduler.timesteps):
             output = network(state, float(level), index)
@@ -93,6 +102,18 @@ class EpsilonObjective:
         scheduler: Any = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps)
         return scheduler
+
+
+def check_ddim(solver: str, power: float) -> None:
+    """Refuses what only flows have.
+
+    Raises:
+        EcarError: another solver than ``euler``, which stands for DDIM, or another grid.
+    """
+    if solver != "euler":
+        raise EcarError(f"solver {solver!r} is not made for noise prediction: use euler (DDIM)")
+    if power != 1:
+        raise EcarError(f"time_power {power:g} is not made for noise prediction: use 1")
 
 
 def ddim_step(

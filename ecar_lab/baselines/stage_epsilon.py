@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ecar_lab.baselines.objective import TIME_SCALE, EpsilonObjective, ddim_step
+from ecar_lab.baselines.objective import TIME_SCALE, EpsilonObjective, check_ddim, ddim_step
 from ecar_lab.errors import EcarError
 from ecar_lab.interventions import RunSettings
 from ecar_lab.model import ECAR
@@ -31,16 +31,15 @@ class NoiseSampler(Sampler):
     """The sampling loop of E-CAR with DDIM's steps inside the stages.
 
     Raises:
-        EcarError: another solver, or an edit: its noise would be that of a straight line to data.
+        EcarError: another solver or grid, or an edit: its noise would be that of a straight line
+            to data.
     """
 
     model: StageEpsilon
 
     def __init__(self, model: StageEpsilon, settings: RunSettings, dtype: torch.dtype | None):
-        if settings.solver != "euler":
-            raise EcarError(
-                f"solver {settings.solver!r} is not made for noise prediction: use euler (DDIM)"
-            )
+        for power in settings.powers:
+            check_ddim(settings.solver, power)
         if settings.edits:
             raise EcarError("a run of noise prediction takes no edits: only E-CAR's does")
         super().__init__(model, settings, dtype)

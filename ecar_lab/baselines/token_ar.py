@@ -219,9 +219,10 @@ class TokenAR(Baseline):
         kv_cache: bool = True,
         *,
         guidance_interval: Intervals = None,
+        time_power: float | Sequence[float] | None = None,
     ) -> dict[str, list[int]]:
         """FLOPs of one image, without the decoder: ``{"transformer": [n], "head": [n]}``."""
-        self._refuse_part(guidance_interval)
+        self._refuse(guidance_interval, time_power)
         steps = self.inference_steps(num_inference_steps)[0]
         guidance = self.guidance(guidance_scale)[0]
         return token_ar_flops(self.config, steps, guidance, kv_cache, self.solver(solver))
@@ -234,6 +235,7 @@ class TokenAR(Baseline):
         generator: Generators = None,
         *,
         guidance_interval: Intervals = None,
+        time_power: float | Sequence[float] | None = None,
         solver: str | None = None,
         dtype: torch.dtype | None = None,
         kv_cache: bool = True,
@@ -250,19 +252,20 @@ class TokenAR(Baseline):
 
         Raises:
             EcarError: labels, steps, guidance or solver that do not fit; an interval that is not
-                the whole of local time.
+                the whole of local time, or a grid that is not even.
         """
-        self._refuse_part(guidance_interval)
+        self._refuse(guidance_interval, time_power)
         run = self.check_run(
-            class_labels, num_inference_steps, guidance_scale, generator, solver, dtype, None
+            class_labels, num_inference_steps, guidance_scale, generator, solver, dtype, None, None
         )
         return self._token_events(run, kv_cache)
 
-    def _refuse_part(self, guidance_interval: Any) -> None:
-        """Each token has its own way from noise to data, and all of it is guided."""
-        if self.intervals(guidance_interval) != [(0.0, 1.0)]:
+    def _refuse(self, guidance_interval: Any, time_power: Any) -> None:
+        """Each token has its own way from noise to data, in even steps that are all guided."""
+        if self.intervals(guidance_interval) != [(0.0, 1.0)] or self.powers(time_power) != [1.0]:
             raise EcarError(
-                "a token-by-token model guides every flow step: leave guidance_interval out"
+                "a token-by-token model has even steps and guides them all: "
+                "leave guidance_interval and time_power out"
             )
 
     @torch.no_grad()

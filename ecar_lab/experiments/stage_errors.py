@@ -42,6 +42,8 @@ def run(lab: Lab) -> dict[str, Any]:
             "guidance_scale": scale,
             "real_stages": kept,
             "num_inference_steps": pipe.model.inference_steps(),
+            "solver": pipe.model.solver(),
+            "guidance_interval": pipe.model.intervals(),
             "images": lab.size.num_samples,
         }
         found = lab.remember(

@@ -1,12 +1,13 @@
-"""How to sample: steps per stage, guidance per stage, Euler or Heun; quality against FLOPs.
+"""How to sample: steps, guidance and solver, for the E-CAR that ships and for the DiT beside it;
+quality against FLOPs.
 
-Measured on a shipped checkpoint, so nothing is trained. The front is what no other setting beats in
-both distance and FLOPs.
+Measured on shipped checkpoints, so nothing is trained. Each model has a front of its own: what no
+other setting of it beats in both distance and FLOPs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -15,32 +16,73 @@ from ecar_lab.cost import total_flops
 from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, frechet, named, named_right
 
-CHECKPOINT = {"smoke": "digits", "cpu": "cifar10", "gpu": "cifar10"}
+CHECKPOINTS = {
+    "smoke": {"E-CAR": "digits"},
+    "cpu": {"E-CAR": "cifar10", "DiT": "cifar10-dit"},
+    "gpu": {"E-CAR": "cifar10", "DiT": "cifar10-dit"},
+}
 GUIDANCE = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-BEST = 2.5  # the guidance that per-stage settings switch on and off
+# What the other settings have in common: guidance from the second stage on, in the finest its first
+# half. DiT is guided less, at as many steps as its own front has its bend.
+BEST, BEST_END = 2.5, 0.5
+DIT_BEST, DIT_STEPS = 2.0, 12
+ENDS = (1 / 3, 0.5, 2 / 3)
 Setting = dict[str, Any]
 
 
 def settings(stages: int, size: str) -> list[Setting]:
-    """Every way of sampling that is tried, for a model with so many stages."""
+    """Every way of sampling that is tried, for a model with so many stages; one stage is DiT."""
     if size == "smoke":
-        return [_setting("steps", [2] * stages, [1.0] * stages)]
-    usual = [8, *[6] * (stages - 1)]
-    found = [_setting("guidance", usual, [scale] * stages) for scale in GUIDANCE]
+        return [
+            _setting("steps", [2] * stages, [1.0] * stages),
+            _setting("interval", [2] * stages, [2.0] * stages, [0.5] * stages),
+        ]
+    return [*(_of_dit() if stages == 1 else _of_stages(stages))]
+
+
+def _of_stages(stages: int) -> Iterator[Setting]:
+    usual, late = [8, *[6] * (stages - 1)], [1.0, *[BEST] * (stages - 1)]
+    ends = [*[1.0] * (stages - 1), BEST_END]
+    for scale in GUIDANCE:
+        yield _setting("guidance", usual, [scale] * stages)
     for on in _patterns(stages):
-        found.append(_setting("guidance per stage", usual, [BEST if s else 1.0 for s in on]))
-    for steps in _step_lists(stages):
-        found.append(_setting("steps", steps, [BEST] * stages))
+        yield _setting("guidance per stage", usual, [BEST if s else 1.0 for s in on])
+    for end in ENDS:
+        yield _setting("interval", usual, late, [*ends[:-1], end])
+    yield _setting("interval", usual, late, [*ends[:-2], BEST_END, BEST_END])
+    for steps in [usual, *_step_lists(stages)]:
+        yield _setting("steps", steps, late, ends)
+    for steps in (usual, *([count] * stages for count in (4, 12, 24))):
+        yield _setting("Euler", steps, late, ends, "euler")
     for count in (2, 4):
-        found.append(_setting("Heun", [count] * stages, [BEST] * stages, "heun"))
-    return found
+        yield _setting("Heun", [count] * stages, late, ends, "heun")
 
 
-def _setting(kind: str, steps: list[int], scale: list[float], solver: str = "euler") -> Setting:
+def _of_dit() -> Iterator[Setting]:
+    for scale in GUIDANCE:
+        yield _setting("DiT guidance", [DIT_STEPS], [scale])
+    for end in ENDS:
+        yield _setting("DiT interval", [DIT_STEPS], [DIT_BEST], [end])
+    for count in (5, 7, 9, 20, 50):
+        yield _setting("DiT steps", [count], [DIT_BEST])
+    for count in (7, 20, 50):
+        yield _setting("DiT Euler", [count], [DIT_BEST], solver="euler")
+    yield _setting("DiT Heun", [6], [DIT_BEST], solver="heun")
+
+
+def _setting(
+    kind: str,
+    steps: list[int],
+    scale: list[float],
+    ends: list[float] | None = None,
+    solver: str = "ab2",
+) -> Setting:
+    """``ends``: of guidance in each stage, in local time; None: it acts to the stages' ends."""
     return {
         "kind": kind,
         "num_inference_steps": steps,
         "guidance_scale": scale,
+        "guidance_interval": [[0.0, end] for end in ends or [1.0] * len(steps)],
         "solver": solver,
     }
 
@@ -57,26 +99,33 @@ def _step_lists(stages: int) -> list[list[int]]:
     equal = [[count] * stages for count in (1, 2, 3, 4, 6, 12, 24)]
     falling = [[max(1, 8 // 2**stage) for stage in range(stages)]]
     falling.append([max(2, 16 // 2**stage) for stage in range(stages)])
+    falling.append([8, *[4] * (stages - 1)])
     return [*equal, *falling, falling[0][::-1]]
 
 
 def run(lab: Lab) -> dict[str, Any]:
-    """One row per setting."""
+    """One row per model and setting."""
+    checkpoints = CHECKPOINTS[lab.size.name]
+    rows = [
+        row for name, checkpoint in checkpoints.items() for row in measure(lab, name, checkpoint)
+    ]
+    return {"checkpoint": checkpoints["E-CAR"], "checkpoints": checkpoints, "rows": rows}
+
+
+def measure(lab: Lab, name: str, checkpoint: str) -> list[dict[str, Any]]:
+    """The rows of one model, those on its front marked."""
     from ecar_lab.baselines import load_pipeline
 
-    checkpoint = CHECKPOINT[lab.size.name]
     model = load_pipeline(checkpoint).model
     rows = []
-    for setting in lab.each(settings(len(model.sides), lab.size.name), "sampling"):
+    for setting in lab.each(settings(len(model.sides), lab.size.name), f"sampling {name}"):
         arguments = {name: value for name, value in setting.items() if name != "kind"}
         result = lab.evaluate(checkpoint, **arguments)
-        flops = model.flops(
-            setting["num_inference_steps"], setting["guidance_scale"], setting["solver"]
-        )
         rows.append(
             {
+                "model": name,
                 **setting,
-                "gflop": total_flops(flops) / 1e9,
+                "gflop": total_flops(model.flops(**arguments)) / 1e9,
                 "frechet": frechet(result),
                 "precision": named(result["metrics"], ["precision"]),
                 "recall": named(result["metrics"], ["recall"]),
@@ -84,7 +133,7 @@ def run(lab: Lab) -> dict[str, Any]:
             }
         )
     mark_front(rows)
-    return {"checkpoint": checkpoint, "rows": rows}
+    return rows
 
 
 def mark_front(rows: list[dict[str, Any]]) -> None:
@@ -104,23 +153,31 @@ def front(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted((row for row in rows if row["on_front"]), key=lambda row: row["gflop"])
 
 
+def of_models(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each model. (Results from before DiT was tried name none.)"""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        found.setdefault(row.get("model", "E-CAR"), []).append(row)
+    return found
+
+
 def draw(result: dict[str, Any]) -> Figure:
-    """Distance over FLOPs with the front; distance and class accuracy over guidance."""
+    """Distance over FLOPs with the fronts; distance and class accuracy over guidance."""
     figure, (pareto, guidance) = figures.new_figure(2, width=5)
-    rows = result["rows"]
-    for index, kind in enumerate(dict.fromkeys(row["kind"] for row in rows)):
-        points = [row for row in rows if row["kind"] == kind]
-        x, y = [p["gflop"] for p in points], [p["frechet"] for p in points]
-        figures.line(pareto, kind, x, y, index, linestyle="none")
-    best = front(rows)
-    pareto.step(
-        [row["gflop"] for row in best], [row["frechet"] for row in best],
-        where="post", color="#59626E", linewidth=1, zorder=0, label="front",
-    )  # fmt: skip
+    for name, rows in of_models(result).items():
+        look: dict[str, Any] = {**figures.style(name), "markersize": 4}
+        dots: dict[str, Any] = {**look, "linestyle": "none", "alpha": 0.35}
+        x, y = [row["gflop"] for row in rows], [row["frechet"] for row in rows]
+        pareto.plot(x, y, **dots)
+        best = front(rows)
+        pareto.step(
+            [row["gflop"] for row in best], [row["frechet"] for row in best],
+            where="post", linewidth=1.4, **look, label=f"{name}, front",
+        )  # fmt: skip
     figures.logarithmic(pareto, "x", "y", xlabel="GFLOP per image", ylabel="Frechet distance")
     pareto.set_title(f"{result['checkpoint']}: ways of sampling", fontsize=10, loc="left")
     pareto.legend(frameon=False, fontsize=8)
-    scales = [row for row in rows if row["kind"] == "guidance"]
+    scales = [row for row in result["rows"] if row["kind"] == "guidance"]
     x = [row["guidance_scale"][0] for row in scales]
     figures.line(guidance, "Frechet distance", x, [row["frechet"] for row in scales], 0)
     shares = guidance.twinx()
@@ -129,7 +186,7 @@ def draw(result: dict[str, Any]) -> Figure:
     if x and scales[0]["named_right"] is not None:
         figures.line(shares, "classified correctly", x, [row["named_right"] for row in scales], 3)
     shares.set(ylim=(0, 1), ylabel="share")
-    guidance.set(xlabel="guidance, all stages", ylabel="Frechet distance")
+    guidance.set(xlabel="guidance, all stages of E-CAR", ylabel="Frechet distance")
     both = [axis.get_legend_handles_labels() for axis in (guidance, shares)]
     figure.legend(
         [handle for handles, _ in both for handle in handles],
@@ -140,12 +197,13 @@ def draw(result: dict[str, Any]) -> Figure:
 
 
 def table(result: dict[str, Any]) -> str:
-    """One row per setting, in the order of cost; those on the front are marked."""
+    """One row per setting, each model's in the order of cost; those on its front are marked."""
     rows = [
         [
+            name,
             "yes" if row["on_front"] else "",
             " + ".join(map(str, row["num_inference_steps"])),
-            ", ".join(f"{scale:g}" for scale in row["guidance_scale"]),
+            guidance_text(row),
             row["solver"],
             f"{row['gflop']:.2f}",
             f"{row['frechet']:.2f}",
@@ -153,10 +211,25 @@ def table(result: dict[str, Any]) -> str:
             f"{row['recall']:.2f}",
             "-" if row["named_right"] is None else f"{row['named_right']:.1%}",
         ]
-        for row in sorted(result["rows"], key=lambda row: row["gflop"])
+        for name, rows in of_models(result).items()
+        for row in sorted(rows, key=lambda row: row["gflop"])
     ]
     header = [
-        *("on the front", "steps", "guidance", "solver", "GFLOP", "Frechet distance"),
+        *("", "on the front", "steps", "guidance", "solver", "GFLOP", "Frechet distance"),
         *("precision", "recall", "classified correctly"),
     ]
     return figures.markdown_table(header, rows)
+
+
+def guidance_text(row: dict[str, Any]) -> str:
+    """The scale of each stage, with the local times between which it acts if not all the way; one
+    value of either is that of all stages. (Results from before there were intervals name none.)"""
+    scales = row["guidance_scale"]
+    scales = scales if isinstance(scales, list) else [scales]
+    intervals: Any = row.get("guidance_interval") or [0, 1]
+    if not isinstance(intervals[0], list):
+        intervals = [intervals] * len(scales)
+    return " / ".join(
+        f"{scale:g}" if scale == 1 or [low, high] == [0, 1] else f"{scale:g} in {low:g}–{high:.2g}"
+        for scale, (low, high) in zip(scales, intervals, strict=True)
+    )

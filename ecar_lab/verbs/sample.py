@@ -48,6 +48,11 @@ class SampleSwitches:
     ] = field(default_factory=list)
     """Local times between which guidance acts, 0 1 is the whole stage: one pair, or one per stage;
     by default the model's own."""
+    power: Annotated[list[float], tyro.conf.arg(aliases=["--time-power"])] = field(
+        default_factory=list
+    )
+    """Of the steps' times (i / K) ** p, 1 is even steps: one number, or one per stage; by default
+    the model's own."""
     solver: Literal["ab2", "euler", "heun"] | None = None
     """ab2 takes the last step's velocity into account, heun asks the flow head twice per step; by
     default the model's own."""
@@ -125,6 +130,7 @@ def generate(
             one_or_many(switches.guidance),
             [torch.Generator().manual_seed(seed) for seed in seeds[part]],
             guidance_interval=one_or_many(switches.interval),
+            time_power=one_or_many(switches.power),
             solver=switches.solver,
             dtype=dtype,
         )

@@ -22,6 +22,7 @@ ALIASES = {
     "num_inference_steps": ["--steps"],
     "guidance_scale": ["--guidance"],
     "guidance_interval": ["--interval"],
+    "time_power": ["--power"],
 }
 registry = ConstructorRegistry()
 

@@ -10,6 +10,7 @@ CHANGED = replace(
     PLAIN,
     solver="heun",
     intervals=((0.0, 1.0), (0.0, 0.5)),
+    powers=(1.0, 1.3),
     classes=("cat", "dog"),
     seeds=(4, 9),
     renoise=(True, False),

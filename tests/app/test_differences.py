@@ -23,11 +23,13 @@ def test_only_what_differs_is_named():
         steps=(3, 8),
         solver="heun",
         intervals=((0.0, 1.0), (0.2, 0.5)),
+        powers=(1.0, 1.5),
     )
     assert differing_settings(PLAIN, other) == [
         ("Solver", "ab2", "heun"),
         ("Seed", "4", "5"),
         ("Flow steps in stage 2", "2", "8"),
+        ("Time power in stage 2", "1", "1.5"),
         ("Guidance in stage 2", "2", "3"),
         ("Local times of guidance in stage 2", "0–1", "0.2–0.5"),
     ]

@@ -245,7 +245,7 @@ def test_changed_controls_mean_another_base(studio):
     with gr.Blocks():
         tab = Intervene(studio)
     request, where = SimpleNamespace(session_hash="base"), (None, 0, "end")
-    controls = ["cat", 4, "euler", 3, 2, 1.5, 2.0, 0.0, 0.0, 1.0, 0.5]
+    controls = ["cat", 4, "euler", 3, 2, 1.5, 2.0, 0.0, 0.0, 1.0, 0.5, 1.0, 1.2]
     first = tab.make_base(request, *where, None, *controls)
     known = replace(first[tab.base], classes=("cat", "dog"))
     kept = tab.leave_noise_out(request, [1], *where, known, *controls)
@@ -255,7 +255,7 @@ def test_changed_controls_mean_another_base(studio):
     controls[0] = "frog"
     other = tab.leave_noise_out(request, [1], *where, known, *controls)
     assert other[tab.base] == Settings(
-        "frog", 4, (3, 2), (1.5, 2.0), "euler", intervals=((0, 1), (0, 0.5))
+        "frog", 4, (3, 2), (1.5, 2.0), "euler", intervals=((0, 1), (0, 0.5)), powers=(1, 1.2)
     )
 
 

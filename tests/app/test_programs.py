@@ -85,9 +85,9 @@ def test_what_is_left_out_is_the_models_own_and_a_class_may_be_a_number(client, 
     assert pixels_of(path) != pixels_of(generate(client, "dog", 1)[0])
 
 
-def test_guidance_acts_in_the_interval_that_a_program_names(client, tiny_pipeline):
-    intervals = [[0.0, 1.0], [0.0, 0.5]]
-    path, record = generate(client, "dog", 3, 2, 3.0, interval=intervals)
+def test_a_program_may_name_interval_and_grid(client, tiny_pipeline):
+    intervals = [[0.0, 1.0], [0.0, 0.4]]
+    path, record = generate(client, "dog", 3, 2, 3.0, interval=intervals, power=[1.5, 1.2])
     expected = tiny_pipeline(
         ["dog"],
         2,
@@ -95,11 +95,13 @@ def test_guidance_acts_in_the_interval_that_a_program_names(client, tiny_pipelin
         generator=torch.Generator().manual_seed(3),
         output_type="np",
         guidance_interval=intervals,
+        time_power=[1.5, 1.2],
     ).images[0]
     with Image.open(path) as image:
         np.testing.assert_allclose(np.asarray(image), 255 * expected, atol=0.51)
-    assert record["intervals"] == intervals
-    assert pixels_of(path) != pixels_of(generate(client, "dog", 3, 2, 3.0)[0])
+    assert (record["intervals"], record["powers"]) == (intervals, [1.5, 1.2])
+    for other in ({"power": [1.5, 1.2]}, {"interval": intervals}):
+        assert pixels_of(path) != pixels_of(generate(client, "dog", 3, 2, 3.0, **other)[0])
     again, checked = generate(client, recipe=record["recipe"])
     assert pixels_of(again) == pixels_of(path)
     assert checked["identical"] is True
@@ -174,6 +176,8 @@ def test_fork_keeps_the_early_stages_and_draws_the_later_ones_anew(client, studi
         ("generate", {"class_name": "cat", "guidance": [1, True]}, "guidance is 'True'"),
         ("generate", {"class_name": "cat", "solver": "magic"}, "solver 'magic' is unknown"),
         ("generate", {"class_name": "cat", "interval": [0.8, 0.2]}, "ends before it begins"),
+        ("generate", {"class_name": "cat", "power": 0}, "time_power 0: use 1 for even steps"),
+        ("generate", {"class_name": "cat", "power": "all"}, "power is 'all': give a number"),
         ("generate", {"class_name": "cat", "interval": ["a", "b"]}, "'a' is no pair"),
         ("generate", {"class_name": "cat", "interval": [[0, 1]]}, "has 1 values for 2 stages"),
         ("generate", {}, "neither class_name nor recipe"),
@@ -197,7 +201,7 @@ def test_the_interface_is_described_to_programs(client):
     for name, endpoint in endpoints.items():
         names = [parameter["parameter_name"] for parameter in endpoint["parameters"]]
         assert names[0] == "class_name"
-        assert {"seed", "steps", "guidance", "interval", "solver"} <= set(names)
+        assert {"seed", "steps", "guidance", "interval", "power", "solver"} <= set(names)
         assert all(parameter["type"] for parameter in endpoint["parameters"]), name
         assert len(endpoint["description"]) > 60
     assert [len(endpoints[f"/{name}"]["returns"]) for name in ("generate", "fork")] == [2, 2]

@@ -71,19 +71,21 @@ def test_a_recipe_whose_settings_were_changed_is_told_apart(studio, recipe):
     assert "the settings in the file were changed" in sentence
 
 
-def test_a_recipe_from_before_there_were_intervals_keeps_euler_and_guides_whole_stages(
+def test_a_recipe_from_before_there_was_a_choice_keeps_euler_whole_stages_and_even_steps(
     studio, origin, make, monkeypatch
 ):
-    """Also where the checkpoint has an interval of its own by now."""
+    """Also where the checkpoint has an interval and a grid of its own by now."""
     run = make(replace(PLAIN, solver="euler"))
     values = Recipe.of(run, origin).to_json()
-    del values["settings"]["intervals"]
+    del values["settings"]["intervals"], values["settings"]["powers"]
     model = studio.pipeline.model
-    today = FrozenDict({**model.config, "guidance_interval": [0.0, 0.5]})
-    monkeypatch.setattr(model, "_internal_dict", today)
+    today = {**model.config, "guidance_interval": [0.0, 0.5], "time_power": 1.5}
+    monkeypatch.setattr(model, "_internal_dict", FrozenDict(today))
     assert studio.defaults().intervals == ((0.0, 0.5), (0.0, 0.5))
+    assert studio.defaults().powers == (1.5, 1.5)
     read = Recipe.from_json(values)
-    assert (read.settings.solver, read.settings.intervals) == ("euler", ())
+    told = read.settings
+    assert (told.solver, told.intervals, told.powers) == ("euler", (), ())
     again = finished(replay(studio, read, None))
     assert read.verdict(again.image, [])[0]
     other = finished(studio.run(replace(read.settings, intervals=((0, 0.5),) * 2), None))
@@ -143,6 +145,8 @@ def test_another_device_and_version_are_doubts(studio, origin, recipe):
         (_at("settings.classes", ["cat", "zebra"]), "class 'zebra' is unknown"),
         (_at("settings.solver", "magic"), "solver 'magic' is unknown"),
         (_at("settings.intervals", [[0.8, 0.2], [0, 1]]), "0.8 to 0.2 ends before it begins"),
+        (_at("settings.powers", [1.0, 0]), "time_power 0: use 1 for even steps"),
+        (_at("settings.powers", [1.5]), "powers has 1 values for 2 stages"),
         (_at("settings.intervals", [[0, 0.5]]), "intervals has 1 values for 2 stages"),
         (_at("settings.intervals", [0, 0.5]), "cannot be read"),
         (_at("settings.intervals", [["0", 0.5], [0, 1]]), "'intervals' of the recipe is not what"),
