@@ -121,7 +121,8 @@ def test_every_way_of_sampling_fits_its_model_and_each_model_has_its_front():
             rows.append({**setting, "model": name, "gflop": gflop, "frechet": 1 / gflop})
         assert len({json.dumps(row) for row in rows}) == len(rows) > 10
         assert {row["solver"] for row in rows} == {"ab2", "euler", "heun"}
-        assert any([0.0, 0.5] in row["guidance_interval"] for row in rows)
+        assert any([0.0, 0.3] in row["guidance_interval"] for row in rows)
+        assert any(1.3 in row["time_power"] for row in rows)
         mark_front(rows)
         assert front(rows)[0] is min(rows, key=lambda row: row["gflop"])
 
@@ -129,21 +130,25 @@ def test_every_way_of_sampling_fits_its_model_and_each_model_has_its_front():
 def test_results_of_two_models_are_told_apart_and_old_ones_are_those_of_e_car():
     row = {
         "kind": "steps", "num_inference_steps": [2, 1], "guidance_scale": [1.0, 2.5],
-        "guidance_interval": [[0.0, 1.0], [0.2, 0.5]], "solver": "ab2", "gflop": 1.0,
+        "guidance_interval": [[0.0, 1.0], [0.2, 0.5]], "time_power": [1.0, 1.3],
+        "solver": "ab2", "gflop": 1.0,
         "frechet": 2.0, "precision": 0.5, "recall": 0.5, "named_right": None,
     }  # fmt: skip
-    old = {key: value for key, value in row.items() if key != "guidance_interval"}
+    young = ("guidance_interval", "time_power")
+    old = {key: value for key, value in row.items() if key not in young}
     rows = [{**row, "model": "E-CAR"}, {**row, "model": "DiT", "gflop": 3.0, "frechet": 3.0}]
     for name in ("E-CAR", "DiT"):
         mark_front([one for one in rows if one["model"] == name])
     table = steps_and_guidance.table({"rows": rows})
-    assert "| E-CAR | yes | 2 + 1 | 1 / 2.5 in 0.2–0.5 | ab2 | 1.00 | 2.00 |" in table
+    assert "| E-CAR | yes | 2 + 1 | 1 / 1.3 | 1 / 2.5 in 0.2–0.5 | ab2 | 1.00 | 2.00 |" in table
     assert "| DiT | yes |" in table
     figure = steps_and_guidance.draw({"checkpoint": "x", "rows": rows})
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == ["E-CAR, front", "DiT, front"]
     mark_front([old])
-    assert "| E-CAR | yes | 2 + 1 | 1 / 2.5 | ab2 |" in steps_and_guidance.table({"rows": [old]})
+    assert "| E-CAR | yes | 2 + 1 | 1 | 1 / 2.5 | ab2 |" in steps_and_guidance.table(
+        {"rows": [old]}
+    )
 
 
 def test_an_unknown_experiment_is_named_with_those_there_are(capsys):
@@ -225,19 +230,22 @@ def test_the_shipped_checkpoints_are_compared_at_the_guidance_that_suits_each(
     whole, half = [0.0, 1.0], [0.0, 0.5]
     ways = {"E-CAR": [(1.0, whole), ([1.0, 2.0], [whole, half])], "DiT": [(2.0, whole)]}
     plans = {
-        "E-CAR": [([2, 1], "ab2", True), ([2, 1], "euler", False)],
-        "DiT": [(6, "euler", False), (3, "ab2", True)],
+        "E-CAR": [([2, 1], False), ([2, 1], True)],
+        "DiT": [(6, True), (3, False)],
     }
+    ab2 = {"solver": "ab2", "time_power": 1.5}
     monkeypatch.setattr(shipped, "GUIDANCE", ways)
     monkeypatch.setattr(shipped, "TRIAL_STEPS", {"E-CAR": [1, 1], "DiT": 2})
     monkeypatch.setattr(shipped, "FINAL", plans)
+    monkeypatch.setattr(shipped, "FAST", {"E-CAR": ab2, "DiT": ab2})
     ours, theirs = (shipped.measure(lab, name, folders[name]) for name in ("E-CAR", "DiT"))
     best = min(ours["trials"], key=lambda trial: trial["frechet"])
     assert len(ours["trials"]) == 2
     for part in ("guidance_scale", "guidance_interval"):
         assert ours["points"][0][part] == best[part]
     assert ours["points"][1]["guidance_scale"] == 1.0
-    assert [point["solver"] for point in theirs["points"]] == ["euler", "ab2"]
+    sampled = [(point["solver"], point["time_power"]) for point in theirs["points"]]
+    assert sampled == [("euler", 1.0), ("ab2", 1.5)]
     assert [point["num_inference_steps"] for point in theirs["points"]] == [6, 3]
     assert theirs["points"][0]["gflop"] == pytest.approx(2 * theirs["points"][1]["gflop"])
     result = {"E-CAR": ours, "DiT": theirs, "flops_ratio": 2.0}

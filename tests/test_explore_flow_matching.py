@@ -36,7 +36,7 @@ def fields():
     return {name: {"one": swirl, "other": shift} for name in ("near", "far")}
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("solver", ["euler", "heun", "ab2"])
 def test_a_constant_velocity_is_followed_exactly(noise, solver):
     for steps in (1, 5):
         states = explore.trajectory(shift, noise, steps, solver)
@@ -48,7 +48,7 @@ def test_more_steps_come_closer_to_the_true_way(noise):
     true = explore.trajectory(swirl, noise, 512, "heun")[-1]
     errors = [
         (explore.trajectory(swirl, noise, steps, solver)[-1] - true).norm().item()
-        for steps, solver in ((2, "euler"), (8, "euler"), (8, "heun"))
+        for steps, solver in ((2, "euler"), (8, "euler"), (8, "ab2"), (8, "heun"))
     ]
     assert errors == sorted(errors, reverse=True)
 

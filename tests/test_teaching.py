@@ -142,6 +142,18 @@ def test_results_are_read_by_name(monkeypatch):
         lab.result("nonsense")
 
 
+def test_a_notebook_s_pipeline_samples_the_plain_way_unless_told_otherwise():
+    lab = session.setup(7)
+    pipe = lab.pipeline("digits")
+    plain = {"solver": "euler", "time_power": 1, "guidance_interval": (0, 1)}
+    runs = [
+        list(pipe.trace(["3"], 3, 2.0, lab.generator(), **options))[-1].latent
+        for options in ({}, plain, {"solver": "ab2"})
+    ]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.allclose(runs[0], runs[2])
+
+
 def test_real_data_is_there_or_not(tmp_path, monkeypatch):
     lab = session.setup(1)
     monkeypatch.delenv("ECAR_DATA", raising=False)

@@ -22,11 +22,11 @@ CHECKPOINTS = {
     "gpu": {"E-CAR": "cifar10", "DiT": "cifar10-dit"},
 }
 GUIDANCE = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-# What the other settings have in common: guidance from the second stage on, in the finest its first
-# half. DiT is guided less, at as many steps as its own front has its bend.
-BEST, BEST_END = 2.5, 0.5
+# What the other settings have in common: guidance from the second stage on, in the finest at its
+# beginning; first steps that are the shorter ones. DiT is guided less.
+BEST, BEST_END, BEST_POWER = 2.5, 0.3, 1.3
 DIT_BEST, DIT_STEPS = 2.0, 12
-ENDS = (1 / 3, 0.5, 2 / 3)
+ENDS, POWERS = (0.1, 0.3, 0.6), (1.0, 1.15, 1.3, 1.5)
 Setting = dict[str, Any]
 
 
@@ -37,25 +37,30 @@ def settings(stages: int, size: str) -> list[Setting]:
             _setting("steps", [2] * stages, [1.0] * stages),
             _setting("interval", [2] * stages, [2.0] * stages, [0.5] * stages),
         ]
-    return [*(_of_dit() if stages == 1 else _of_stages(stages))]
+    return list(_of_dit() if stages == 1 else _of_stages(stages))
 
 
 def _of_stages(stages: int) -> Iterator[Setting]:
-    usual, late = [8, *[6] * (stages - 1)], [1.0, *[BEST] * (stages - 1)]
-    ends = [*[1.0] * (stages - 1), BEST_END]
+    usual, later = [4] * stages, stages - 1
+    late, ends = [1.0, *[BEST] * later], [*[1.0] * later, BEST_END]
+    grid = [1.0, *[BEST_POWER] * later]
     for scale in GUIDANCE:
-        yield _setting("guidance", usual, [scale] * stages)
+        yield _setting("guidance", usual, [scale] * stages, powers=grid)
     for on in _patterns(stages):
-        yield _setting("guidance per stage", usual, [BEST if s else 1.0 for s in on])
+        scales = [BEST if s else 1.0 for s in on]
+        yield _setting("guidance per stage", usual, scales, powers=grid)
     for end in ENDS:
-        yield _setting("interval", usual, late, [*ends[:-1], end])
-    yield _setting("interval", usual, late, [*ends[:-2], BEST_END, BEST_END])
-    for steps in [usual, *_step_lists(stages)]:
-        yield _setting("steps", steps, late, ends)
-    for steps in (usual, *([count] * stages for count in (4, 12, 24))):
-        yield _setting("Euler", steps, late, ends, "euler")
+        yield _setting("interval", usual, late, [*ends[:-1], end], grid)
+    yield _setting("interval", usual, late, [*ends[:-2], BEST_END, BEST_END], grid)
+    for power in POWERS:
+        if power != BEST_POWER:
+            yield _setting("grid", usual, late, ends, [1.0, *[power] * later])
+    for steps in _step_lists(stages):
+        yield _setting("steps", steps, late, ends, grid)
+    for count in (4, 12, 24):
+        yield _setting("Euler", [count] * stages, late, ends, solver="euler")
     for count in (2, 4):
-        yield _setting("Heun", [count] * stages, late, ends, "heun")
+        yield _setting("Heun", [count] * stages, late, ends, grid, "heun")
 
 
 def _of_dit() -> Iterator[Setting]:
@@ -63,6 +68,8 @@ def _of_dit() -> Iterator[Setting]:
         yield _setting("DiT guidance", [DIT_STEPS], [scale])
     for end in ENDS:
         yield _setting("DiT interval", [DIT_STEPS], [DIT_BEST], [end])
+    for power in POWERS[1:]:
+        yield _setting("DiT grid", [DIT_STEPS], [DIT_BEST], powers=[power])
     for count in (5, 7, 9, 20, 50):
         yield _setting("DiT steps", [count], [DIT_BEST])
     for count in (7, 20, 50):
@@ -75,14 +82,17 @@ def _setting(
     steps: list[int],
     scale: list[float],
     ends: list[float] | None = None,
+    powers: list[float] | None = None,
     solver: str = "ab2",
 ) -> Setting:
-    """``ends``: of guidance in each stage, in local time; None: it acts to the stages' ends."""
+    """``ends``: of guidance in each stage, in local time; None: it acts to the stages' ends.
+    ``powers``: of the time grids; None: even steps."""
     return {
         "kind": kind,
         "num_inference_steps": steps,
         "guidance_scale": scale,
         "guidance_interval": [[0.0, end] for end in ends or [1.0] * len(steps)],
+        "time_power": powers or [1.0] * len(steps),
         "solver": solver,
     }
 
@@ -99,8 +109,7 @@ def _step_lists(stages: int) -> list[list[int]]:
     equal = [[count] * stages for count in (1, 2, 3, 4, 6, 12, 24)]
     falling = [[max(1, 8 // 2**stage) for stage in range(stages)]]
     falling.append([max(2, 16 // 2**stage) for stage in range(stages)])
-    falling.append([8, *[4] * (stages - 1)])
-    return [*equal, *falling, falling[0][::-1]]
+    return [*equal, *falling, [8, *[6] * (stages - 1)], falling[0][::-1]]
 
 
 def run(lab: Lab) -> dict[str, Any]:
@@ -203,6 +212,7 @@ def table(result: dict[str, Any]) -> str:
             name,
             "yes" if row["on_front"] else "",
             " + ".join(map(str, row["num_inference_steps"])),
+            power_text(row),
             guidance_text(row),
             row["solver"],
             f"{row['gflop']:.2f}",
@@ -215,7 +225,7 @@ def table(result: dict[str, Any]) -> str:
         for row in sorted(rows, key=lambda row: row["gflop"])
     ]
     header = [
-        *("", "on the front", "steps", "guidance", "solver", "GFLOP", "Frechet distance"),
+        *("", "on the front", "steps", "power", "guidance", "solver", "GFLOP", "Frechet distance"),
         *("precision", "recall", "classified correctly"),
     ]
     return figures.markdown_table(header, rows)
@@ -233,3 +243,9 @@ def guidance_text(row: dict[str, Any]) -> str:
         f"{scale:g}" if scale == 1 or [low, high] == [0, 1] else f"{scale:g} in {low:g}–{high:.2g}"
         for scale, (low, high) in zip(scales, intervals, strict=True)
     )
+
+
+def power_text(row: dict[str, Any]) -> str:
+    """The power of each stage's time grid, or of all stages'. (Old results name none: even.)"""
+    powers = row.get("time_power", 1)
+    return " / ".join(f"{power:g}" for power in (powers if isinstance(powers, list) else [powers]))

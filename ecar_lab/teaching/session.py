@@ -86,6 +86,10 @@ class Session:
     def pipeline(self, name: str = "cifar10") -> ECARPipeline:
         """A checkpoint's pipeline on this device; the same one when asked for again.
 
+        It samples the plain way that the notebooks build: by Euler, in even steps, guided all the
+        way. What the checkpoint itself prefers is turned on by name (``solver``, ``time_power``,
+        ``guidance_interval``).
+
         Raises:
             EcarError: there is no such checkpoint.
         """
@@ -128,6 +132,8 @@ def _pipeline(name: str, device: torch.device) -> ECARPipeline:
     logging.disable_progress_bar()
     pipe = ECARPipeline.from_pretrained(name).to(device)
     pipe.set_progress_bar_config(disable=True)
+    pipe.model.default_solver = "euler"
+    pipe.model.register_to_config(time_power=1.0, guidance_interval=None)
     return pipe
 
 

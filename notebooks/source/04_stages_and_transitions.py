@@ -557,7 +557,7 @@ print(
 def sample(model, count, num_steps):
     """Generated latents, classes in turn."""
     classes = [index % 10 for index in range(count)]
-    *_, last = trace(model, classes, num_steps, generator=lab.generator(1))
+    *_, last = trace(model, classes, num_steps, generator=lab.generator(1), solver="euler")
     return last.latent
 
 
@@ -642,9 +642,8 @@ def mean_error(model, tau):
 
 def change_of_mind(model, num_steps=8):
     """Change of the block means' velocity since the first step of stage 2, relative to it."""
-    events = trace(
-        model, [index % 10 for index in range(200)], num_steps, generator=lab.generator(6)
-    )
+    labels = [index % 10 for index in range(200)]
+    events = trace(model, labels, num_steps, generator=lab.generator(6), solver="euler")
     states = [flow.block_mean(event.latent) for event in events if event.stage == 1]
     slopes = torch.stack([after - before for before, after in pairwise(states)])
     change = (slopes - slopes[0]).square().mean((1, 2, 3, 4)) / slopes[0].square().mean()
@@ -771,7 +770,12 @@ def with_error(model, delta, count):
     run = trace(model, labels[rows], 1, generator=draw)  # only for the form of its event
     opening = next(event for event in run if event.is_stage_end)
     *_, last = trace(
-        model, labels[rows], 4, generator=draw, start_from=replace(opening, latent=history)
+        model,
+        labels[rows],
+        4,
+        generator=draw,
+        solver="euler",
+        start_from=replace(opening, latent=history),
     )
     return last.latent
 

@@ -95,9 +95,11 @@ def curves(
 def trajectory(velocity: Field, noise: Tensor, steps: int, solver: str = "euler") -> Tensor:
     """States of a run in equal steps from t = 0 to t = 1: (K + 1, N, 2)."""
     times = torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
-    states = [noise]
+    states, slope = [noise], None
     for step in range(steps):
-        state, _ = SOLVERS[solver](lambda x, i: velocity(x, times[i]), states[-1], times, step)
+        state, slope = SOLVERS[solver](
+            lambda x, i: velocity(x, times[i]), states[-1], times, step, slope
+        )
         states.append(state)
     return torch.stack(states)
 
