@@ -45,7 +45,8 @@ def save_checkpoint(
     """Writes one checkpoint, then drops all but the newest ``keep``.
 
     Args:
-        tensors: file stem -> named tensors (``model``, ``ema``, ``optimizer``).
+        tensors: file stem -> named tensors (``model``, ``ema``, perhaps ``second_ema``,
+            ``optimizer``).
         state: whatever JSON holds: step, plan, configuration, data position, logs.
 
     Raises:

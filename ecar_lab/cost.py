@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ecar_lab.block_style import BlockStyle, gated_width
 from ecar_lab.flow import EVALUATIONS, num_times
 from ecar_lab.layers import TIME_FREQUENCIES
 from ecar_lab.schedule import time_grid
@@ -22,12 +23,25 @@ def attention_flops(tokens: int, context: int, width: int) -> int:
     return 4 * tokens * context * width
 
 
-def block_flops(tokens: int, context: int, width: int, local_mixing: bool = False) -> int:
+def block_flops(
+    tokens: int,
+    context: int,
+    width: int,
+    style: BlockStyle = BlockStyle(),  # noqa: B008 (frozen)
+) -> int:
     """One block: qkv, output and MLP ``2 N (4 + 2 * 4) D²``, attention, and the depthwise 3x3
-    convolution ``2 N 9 D`` if there is one."""
+    convolution ``2 N 9 D`` if there is one. A gated MLP of H features has ``2 N 3 H D``."""
     linear = 2 * tokens * (4 + 2 * MLP_RATIO) * width**2
-    mixing = 2 * tokens * 9 * width if local_mixing else 0
+    if style.mlp == "swiglu":
+        linear = 2 * tokens * (4 * width + 3 * gated_width(MLP_RATIO * width)) * width
+    mixing = 2 * tokens * 9 * width if style.local_mixing else 0
     return linear + attention_flops(tokens, context, width) + mixing
+
+
+def block_style(config: Any) -> BlockStyle:
+    """The style that a configuration names; what an old one does not name is as it was then."""
+    names = ("local_mixing", "mlp", "norm")
+    return BlockStyle(**{name: config[name] for name in names if name in config})
 
 
 def modulation_flops(layers: int, width: int) -> int:
@@ -59,8 +73,8 @@ def transformer_flops(config: Any, stage: int) -> int:
     token_dim = config.latent_channels * config.patch_size**2
     reads_history = stage > 0 and config.history == "end_states"
     embedding = 2 * tokens[stage] * token_dim * config.width if reads_history else 0
-    mixing = config.get("local_mixing", False)
-    block = block_flops(tokens[stage], contexts(config, stage)[0], config.width, mixing)
+    context = contexts(config, stage)[0]
+    block = block_flops(tokens[stage], context, config.width, block_style(config))
     layers = config.transformer_layers
     return embedding + layers * block + modulation_flops(layers, config.width)
 
@@ -83,8 +97,9 @@ def velocity_flops(config: Any, stage: int) -> int:
     token_dim = config.latent_channels * config.patch_size**2
     in_and_out = 4 * tokens * token_dim * width
     context = contexts(config, stage)[1]
-    mixing = config.get("local_mixing", False)
-    return in_and_out + config.head_layers * block_flops(tokens, context, width, mixing)
+    skips = (config.head_layers - 1) // 2 if config.get("long_skips", False) else 0
+    block = block_flops(tokens, context, width, block_style(config))
+    return in_and_out + config.head_layers * block + skips * 2 * tokens * width**2
 
 
 def sampling_flops(

@@ -217,7 +217,7 @@ def evaluate(
             f"real {other.info.split} images": compare(judge, wanted, others, seed),
             "reconstructions": reconstruct(pipe, judge, sampling, reference_images, wanted),
         }
-        result["loss"] = held_out_loss(pipe, held_out, sampling)
+        result["loss"] = held_out_loss(pipe, held_out, seed, sampling.dtype)
         result["seconds"]["total"] = round(time.perf_counter() - started, 3)
     if output is not None:
         runtime.write_json(output, result)
@@ -357,23 +357,29 @@ def class_accuracies(
 
 
 @torch.inference_mode()
-def held_out_loss(pipe: ECARPipeline, held_out: ImageDataset, sampling: Sampling) -> dict[str, Any]:
-    """The training loss on images that were not trained on, with draws fixed by the seed.
+def held_out_loss(
+    pipe: ECARPipeline,
+    held_out: ImageDataset,
+    seed: int,
+    dtype: torch.dtype,
+    num_images: int = LOSS_IMAGES,
+) -> dict[str, Any]:
+    """The velocity error on images that were not trained on, with draws fixed by the seed.
 
     ``per_time_bin[s][i]`` is the mean over stage s's i-th eighth of local time.
     """
     images, labels = held_out.arrays()
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(sampling.seed))
-    order = order[:LOSS_IMAGES]
-    draws = torch.Generator().manual_seed(sampling.seed)
+    device = pipe.model.device
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:num_images]
+    draws = torch.Generator().manual_seed(seed)
     per_stage, per_bin, weights = [], [], []
     for chosen in order.split(64):  # a multiple of the time bins: draws are stratified over them
-        draw = pipe.model.draw(len(chosen), draws).to(sampling.device)
-        with runtime.autocast(sampling.device, sampling.dtype):
-            pixels = to_unit_range(images[chosen].to(sampling.device))
+        draw = pipe.model.draw(len(chosen), draws).to(device)
+        with runtime.autocast(device, dtype):
+            pixels = to_unit_range(images[chosen].to(device))
             mean, std = pipe.tokenizer.moments(pixels)
             latent = mean.float() + std.float() * draw.latent_noise
-            loss = pipe.model.loss(latent, labels[chosen].to(sampling.device), draw)
+            loss = pipe.model.loss(latent, labels[chosen].to(device), draw)
         per_stage.append(loss.per_stage.float().cpu())
         per_bin.append(loss.per_bin.float().cpu())
         weights.append(len(chosen))

@@ -85,29 +85,35 @@ class ImageStore:
 class LatentStore:
     """Latent moments of every image: mean and std (N, V, C, h, w) float16, V = 2 with mirrors.
 
-    ``std`` is None when the tokenizer is deterministic.
+    ``std`` is None when the tokenizer is deterministic. ``images`` (N, 3, H, W) uint8 come along
+    where a training needs them.
     """
 
-    def __init__(self, mean: Tensor, std: Tensor | None, labels: Tensor):
-        self.mean, self.std, self.labels = mean, std, labels
+    def __init__(
+        self, mean: Tensor, std: Tensor | None, labels: Tensor, images: Tensor | None = None
+    ):
+        self.mean, self.std, self.labels, self.images = mean, std, labels, images
 
     def __len__(self) -> int:
         return len(self.mean)
 
     def take(self, indices: Tensor, mirrored: Tensor) -> Batch:
-        """(mean, std, labels); std is a zero of shape (B, 1, 1, 1) where there is none."""
+        """(mean, std, labels) and perhaps images (B, 3, H, W) in [-1, 1]; std is a zero of shape
+        (B, 1, 1, 1) where there is none."""
         view = mirrored.long()
         mean = self.mean[indices, view].float()
         std = mean.new_zeros(len(mean), 1, 1, 1)
         if self.std is not None:
             std = self.std[indices, view].float()
-        return mean, std, self.labels[indices]
+        if self.images is None:
+            return mean, std, self.labels[indices]
+        return mean, std, self.labels[indices], mirror(to_float(self.images[indices]), mirrored)
 
     def without(self, classes: Sequence[int]) -> LatentStore:
         """The same examples, less those of some classes."""
         keep = ~torch.isin(self.labels, torch.tensor(list(classes), dtype=self.labels.dtype))
-        std = None if self.std is None else self.std[keep]
-        return LatentStore(self.mean[keep], std, self.labels[keep])
+        std, images = (None if part is None else part[keep] for part in (self.std, self.images))
+        return LatentStore(self.mean[keep], std, self.labels[keep], images)
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from einops import reduce, repeat
 from torch import Tensor, nn
 
 from ecar_lab.attention import windows_among
+from ecar_lab.block_style import BlockStyle, long_skip_maps
 from ecar_lab.errors import EcarError
 from ecar_lab.layers import (
     Blocks,
@@ -251,6 +252,8 @@ class FlowHead(nn.Module):
     A ``few_step`` head is a guided flow map: its condition has two more parts, a span d and a
     guidance w, and it gives the mean velocity of the flow guided by w over [tau, tau + d], in one
     pass. With d = 0 that is the guided velocity itself. Both parts start at zero.
+
+    ``long_skips``: what block i gives reaches block L-1-i directly, see :func:`long_skip_maps`.
     """
 
     def __init__(
@@ -265,7 +268,8 @@ class FlowHead(nn.Module):
         num_layers: int,
         num_heads: int,
         attention_window: int | None = None,
-        local_mixing: bool = False,
+        style: BlockStyle = BlockStyle(),  # noqa: B008 (frozen)
+        long_skips: bool = False,
         few_step: bool = False,
     ):
         super().__init__()
@@ -284,7 +288,8 @@ class FlowHead(nn.Module):
         if few_step:
             self.span_embedding = TimeEmbedding(width, octaves=4, zero=True)
             self.guidance_embedding = TimeEmbedding(width, octaves=4, zero=True)
-        self.blocks = Blocks(num_layers, width, num_heads, local_mixing)
+        self.blocks = Blocks(num_layers, width, num_heads, style)
+        self.skips = long_skip_maps(num_layers if long_skips else 0, width)
         self.final_modulation = zero_init(nn.Linear(width, 2 * width))
         self.out = zero_init(nn.Linear(width, token_dim))
         nn.init.normal_(self.stage_embedding.weight, std=0.02)
@@ -332,13 +337,19 @@ class FlowHead(nn.Module):
         return self.map_embedding(token_map)
 
     def forward(
-        self, stage: int, state: Tensor, read_map: Tensor, modulations: Sequence[Tensor]
+        self,
+        stage: int,
+        state: Tensor,
+        read_map: Tensor,
+        modulations: Sequence[Tensor],
+        layers: list[Tensor] | None = None,
     ) -> Tensor:
         """The velocity at one time.
 
         Args:
             state: x_tau, (B, C, r_s, r_s). read_map: of :meth:`read`. modulations: of
                 :meth:`modulations`, for this time: (B, 6D) per block and (B, 2D).
+            layers: an empty list; what each block gives, (B, N_s, D), is put into it.
         Returns:
             (B, C, r_s, r_s), float32.
         """
@@ -347,9 +358,15 @@ class FlowHead(nn.Module):
         patches = patchify(state, self.patch_size).to(self.patch_embedding.weight.dtype)
         x = self.patch_embedding(patches) + read_map
         windows = windows_among(sides, self.attention_window)
+        if layers is None and self.skips:
+            layers = []
         for layer, (block, modulation) in enumerate(
             zip(self.blocks, modulations[:-1], strict=True)
         ):
+            if layers is not None and str(layer) in self.skips:
+                x = x + self.skips[str(layer)](layers[len(self.blocks) - 1 - layer])
             x = block(x, modulation, rotary, layer=layer, windows=windows, sides=sides)
+            if layers is not None:
+                layers.append(x)
         shift, scale = modulations[-1].chunk(2, dim=-1)
         return unpatchify(self.out(modulate(x, shift, scale)), self.patch_size).float()

@@ -7,7 +7,7 @@ Trainer, pipeline and evaluation know a generator by this alone, so all are trea
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -69,11 +69,32 @@ class TrainingDraw:
 
 
 @dataclass(frozen=True)
+class StagePrediction:
+    """What a network said about F flows of one stage, of which an image may have several.
+
+    Attributes:
+        stage: its index. output, target: what was said and what was right, (F, C, r, r).
+        images: (F,), which image of the batch each flow belongs to.
+        layers: tokens after each block of E-CAR's head, (F, N, D); none of a baseline.
+    """
+
+    stage: int
+    output: Tensor
+    target: Tensor
+    images: Tensor
+    layers: Sequence[Tensor] = ()
+
+
+# A further error of the flows, (F,), that a training may minimise; see ``train_terms``.
+LossTerm = Callable[[StagePrediction], Tensor]
+
+
+@dataclass(frozen=True)
 class LossOutput:
     """Mean squared velocity error.
 
     Attributes:
-        loss: scalar with gradient: the mean of ``per_stage``.
+        loss: scalar with gradient: the mean of ``per_stage``, plus a further term if there is one.
         per_stage: (S,). per_bin: (S, 8), over eight equal bins of local time; NaN where no image
             fell into the bin. Both without gradient.
     """

@@ -17,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ecar_lab.attention import Windows, attend, attend_by_stage
+from ecar_lab.block_style import BlockStyle, SwiGLU, gated_width
 from ecar_lab.errors import EcarError
 
 TIME_FREQUENCIES = 128
@@ -164,12 +165,16 @@ class Attention(nn.Module):
         return self.out(rearrange(attended, "b h n d -> b n (h d)"))
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """LayerNorm(x) * (1 + scale) + shift; x (B, N, D), shift, scale (B, D).
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, norm: str = "layer") -> Tensor:
+    """norm(x) * (1 + scale) + shift; x (B, N, D), shift, scale (B, D).
 
-    The norm's kernel computes in float32 whatever x is; the result has the condition's dtype.
+    ``layer``: LayerNorm. ``rms``: x over its root mean square, the mean stays. Both compute in
+    float32 whatever x is; the result has the condition's dtype.
     """
-    normed = F.layer_norm(x, x.shape[-1:], eps=1e-6).to(scale.dtype)
+    if norm == "rms":
+        normed = F.rms_norm(x.float(), x.shape[-1:], eps=1e-6).to(scale.dtype)
+    else:
+        normed = F.layer_norm(x, x.shape[-1:], eps=1e-6).to(scale.dtype)
     return torch.addcmul(shift[:, None], normed, 1 + scale[:, None])
 
 
@@ -211,13 +216,22 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, width: int, num_heads: int, mlp_ratio: float = 4.0, local_mixing: bool = False
+        self,
+        width: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        style: BlockStyle = BlockStyle(),  # noqa: B008 (frozen)
     ):
         super().__init__()
         hidden = int(width * mlp_ratio)
+        self.norm = style.norm
         self.attention = Attention(width, num_heads)
-        self.mix = LocalMixing(width) if local_mixing else None
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), SquaredReLU(), nn.Linear(hidden, width))
+        self.mix = LocalMixing(width) if style.local_mixing else None
+        if style.mlp == "swiglu":
+            self.mlp = SwiGLU(width, gated_width(hidden))
+        else:
+            wide, narrow = nn.Linear(width, hidden), nn.Linear(hidden, width)
+            self.mlp = nn.Sequential(wide, SquaredReLU(), narrow)
         self.modulation = zero_init(nn.Linear(width, 6 * width))
 
     def forward(
@@ -233,10 +247,10 @@ class Block(nn.Module):
     ) -> Tensor:
         """x (B, N, D), maps of these sides; modulation (B, 6D) = ``self.modulation(silu(c))``."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
-        normed = modulate(x, shift1, scale1)
+        normed = modulate(x, shift1, scale1, self.norm)
         attended = self.attention(normed, rotary, mask, cache, layer, windows)
         x = torch.addcmul(x, gate1[:, None].to(x.dtype), attended.to(x.dtype))
-        normed = modulate(x, shift2, scale2)
+        normed = modulate(x, shift2, scale2, self.norm)
         hidden = self.mlp(normed if self.mix is None else self.mix(normed, sides))
         return torch.addcmul(x, gate2[:, None].to(x.dtype), hidden.to(x.dtype))
 
@@ -244,10 +258,14 @@ class Block(nn.Module):
 class Blocks(nn.ModuleList):
     """``num_layers`` blocks, one on top of the other."""
 
-    def __init__(self, num_layers: int, width: int, num_heads: int, local_mixing: bool = False):
-        super().__init__(
-            Block(width, num_heads, local_mixing=local_mixing) for _ in range(num_layers)
-        )
+    def __init__(
+        self,
+        num_layers: int,
+        width: int,
+        num_heads: int,
+        style: BlockStyle = BlockStyle(),  # noqa: B008 (frozen)
+    ):
+        super().__init__(Block(width, num_heads, style=style) for _ in range(num_layers))
 
     def __iter__(self) -> Iterator[Block]:
         return cast("Iterator[Block]", super().__iter__())

@@ -15,6 +15,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from ecar_lab.block_style import BlockStyle
 from ecar_lab.cost import guided_steps, sampling_flops
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import (
@@ -26,7 +27,14 @@ from ecar_lab.flow import (
     endpoints,
     pyramid,
 )
-from ecar_lab.generator import LatentGenerator, LossOutput, TrainingDraw, mean_per_bin
+from ecar_lab.generator import (
+    LatentGenerator,
+    LossOutput,
+    LossTerm,
+    StagePrediction,
+    TrainingDraw,
+    mean_per_bin,
+)
 from ecar_lab.schedule import Coupling, Intervals, StageSchedule
 from ecar_lab.transformer import MultistageTransformer
 
@@ -49,6 +57,8 @@ class ECAR(LatentGenerator):
             full attention.
         local_mixing: a depthwise 3x3 convolution over each stage's tokens before every MLP, in
             transformer and head.
+        mlp, norm: of every block, see :class:`BlockStyle`. long_skips: of the head, see
+            :class:`FlowHead`.
         mode: ``velocity``, or ``few-step``: the head is a guided flow map, see :class:`FlowHead`.
         num_inference_steps, time_power: default steps per stage, and where they lie, see
             ``schedule.time_grid``. guidance_scale, guidance_interval: default guidance, and where
@@ -84,6 +94,9 @@ class ECAR(LatentGenerator):
         mode: str = "velocity",
         guidance_interval: Intervals = None,
         time_power: float | Sequence[float] = 1.0,
+        mlp: str = "relu2",
+        norm: str = "layer",
+        long_skips: bool = False,
     ):
         super().__init__()
         factor = patch_size * stage_ratio ** (num_stages - 1)
@@ -110,7 +123,7 @@ class ECAR(LatentGenerator):
             width=width,
             num_heads=num_heads,
             attention_window=attention_window,
-            local_mixing=local_mixing,
+            style=BlockStyle(local_mixing, mlp, norm),
         )
         self.transformer = MultistageTransformer(
             **shared, num_layers=transformer_layers, history=history
@@ -119,6 +132,7 @@ class ECAR(LatentGenerator):
             **shared,
             schedule=self.schedule,
             num_layers=head_layers,
+            long_skips=long_skips,
             few_step=mode == "few-step",
         )
 
@@ -199,6 +213,7 @@ class ECAR(LatentGenerator):
         draw: TrainingDraw,
         class_dropout: float = 0.0,
         stage_strides: Sequence[int] | None = None,
+        term: LossTerm | None = None,
     ) -> LossOutput:
         """Teacher-forced velocity error of all stages in one pass.
 
@@ -213,6 +228,7 @@ class ECAR(LatentGenerator):
                 next). A stage has a quarter of the next one's tokens, so (1, 1, 4) shows the coarse
                 stages, which decide what is in the picture, about twice as many images in the same
                 time.
+            term: a further error that is minimised with that of the velocity.
 
         Raises:
             EcarError: strides that do not nest.
@@ -227,7 +243,7 @@ class ECAR(LatentGenerator):
             )
             for depth, rows in groups
         ]
-        losses, bins = [], []
+        losses, errors, bins = [], [], []
         for stage in range(self.schedule.num_stages):
             reaching = [index for index, (depth, _) in enumerate(groups) if depth > stage]
             read_map = self.head.read(torch.cat([group_maps[index][stage] for index in reaching]))
@@ -235,18 +251,28 @@ class ECAR(LatentGenerator):
             start, end, local_time = self._flows(stage, latent, starts, ends, draw)
             start, end, local_time = (take(part, rows) for part in (start, end, local_time))
             count = start.shape[1]  # flows per image, all with one token map
-            error = self._stage_error(
+            layers = None if term is None else []
+            prediction, target = self._predict(
                 stage,
                 start.flatten(0, 1),
                 end.flatten(0, 1),
                 read_map.repeat_interleave(count, dim=0),
                 local_time.flatten(),
                 take(labels, rows).repeat_interleave(count),
+                layers,
             )
-            losses.append(error.mean())
+            error = (prediction - target).square().mean(dim=(1, 2, 3))
+            errors.append(error.mean())
             bins.append(mean_per_bin(error.detach(), local_time.flatten()))
-        per_stage_loss = torch.stack(losses)
-        return LossOutput(per_stage_loss.mean(), per_stage_loss.detach(), torch.stack(bins))
+            losses.append(errors[-1])
+            if term is not None and layers is not None:
+                images = take(torch.arange(len(latent), device=latent.device), rows)
+                images = images.repeat_interleave(count)
+                said = StagePrediction(stage, prediction, target, images, layers)
+                losses[-1] = losses[-1] + term(said).mean()
+        return LossOutput(
+            torch.stack(losses).mean(), torch.stack(errors).detach(), torch.stack(bins)
+        )
 
     def _flows(
         self,
@@ -274,7 +300,7 @@ class ECAR(LatentGenerator):
         end = torch.cat((end, torch.stack([way[1] for way in others], dim=1)), dim=1)
         return start, end, torch.cat((local_time, draw.more_time[stage]), dim=1)
 
-    def _stage_error(
+    def _predict(
         self,
         stage: int,
         start: Tensor,
@@ -282,13 +308,13 @@ class ECAR(LatentGenerator):
         read_map: Tensor,
         local_time: Tensor,
         class_labels: Tensor,
-    ) -> Tensor:
-        """(B,): squared velocity error of one stage, mean over the latent's numbers."""
+        layers: list[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What the head says between start and end and what it should say, (B, C, r, r) each."""
         tau = local_time[:, None, None, None]
         state = (1 - tau) * start + tau * end
         modulations = self.head.modulations(stage, local_time, class_labels)
-        velocity = self.head(stage, state, read_map, modulations)
-        return (velocity - (end - start)).square().mean(dim=(1, 2, 3))
+        return self.head(stage, state, read_map, modulations, layers), end - start
 
     def flops(
         self,

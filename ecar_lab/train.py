@@ -23,6 +23,7 @@ from ecar_lab.baselines import build, make_pipeline
 from ecar_lab.cards import write_card
 from ecar_lab.data import DatasetInfo, ImageDataset, open_dataset
 from ecar_lab.errors import EcarError
+from ecar_lab.evaluate import held_out_loss
 from ecar_lab.feeds import Batch, IndexedFeed, StreamFeed, cache_latents, generator
 from ecar_lab.generator import LatentGenerator, TrainingDraw
 from ecar_lab.launch import initial_seed, make_accelerator, prepare_run_folder, share_of
@@ -38,6 +39,7 @@ from ecar_lab.train_config import (
 )
 from ecar_lab.train_loop import Trainer
 from ecar_lab.train_task import Task
+from ecar_lab.train_terms import ExtraTerms, terms_for, tilt_finest
 from ecar_lab.train_tokenizer import train_tokenizer
 from ecar_lab.viz import image_grid
 from ecar_lab.warm_start import tokenizer_of, warm_start
@@ -60,6 +62,15 @@ def train_model(cfg: ModelTrainConfig) -> Path:
     Raises:
         EcarError: a bad value, no tokenizer yet, missing data, a full disk, divergence.
     """
+    return model_trainer(cfg).run()
+
+
+def model_trainer(cfg: ModelTrainConfig) -> Trainer:
+    """All of a run up to its first step.
+
+    Raises:
+        EcarError: as :func:`train_model`.
+    """
     started = time.monotonic()
     cfg.check()
     preset = get_preset(cfg.preset)
@@ -80,7 +91,7 @@ def train_model(cfg: ModelTrainConfig) -> Path:
     if cfg.init_from:
         warm_start(model, cfg.init_from)
     task = ModelTask(cfg, model, tokenizer, data, accelerator)
-    return Trainer(cfg, task, accelerator, started).run()
+    return Trainer(cfg, task, accelerator, started)
 
 
 def new_model(cfg: ModelTrainConfig, tokenizer: Tokenizer, info: DatasetInfo) -> LatentGenerator:
@@ -152,21 +163,34 @@ class ModelObjective(nn.Module):
         model: LatentGenerator,
         class_dropout: float,
         stage_strides: list[int] | None = None,
+        terms: ExtraTerms | None = None,
     ):
         super().__init__()
         self.stage_strides = stage_strides if len(model.sides) > 1 else None
-        self.model, self.class_dropout = model, class_dropout
+        self.model, self.class_dropout, self.terms = model, class_dropout, terms
 
     def forward(
-        self, mean: Tensor, std: Tensor, labels: Tensor, draw: TrainingDraw
+        self, mean: Tensor, std: Tensor, labels: Tensor, *images_and_draw: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        *images, draw = images_and_draw
         latent = mean + std * draw.latent_noise
-        output = self.model.loss(latent, labels, draw, self.class_dropout, self.stage_strides)
-        return output.loss, {"loss_stage": output.per_stage, "loss_bin": output.per_bin}
+        further: dict[str, Any] = {}
+        if self.terms is not None:
+            further["term"] = self.terms.for_batch(*images)
+        output = self.model.loss(
+            latent, labels, draw, self.class_dropout, self.stage_strides, **further
+        )
+        parts = {"loss_stage": output.per_stage, "loss_bin": output.per_bin}
+        if further:
+            parts["loss_terms"] = output.loss.detach() - output.per_stage.mean()
+        return output.loss, parts
 
 
 class LatentTask(Task, Generic[Config]):
-    """What the trainer needs to know about a generator of latents; subclasses set ``objective``."""
+    """What the trainer needs to know about a generator of latents; subclasses set ``objective``,
+    and ``wants_images`` if it takes images beside latents."""
+
+    wants_images = False
 
     def __init__(
         self,
@@ -180,6 +204,7 @@ class LatentTask(Task, Generic[Config]):
         self.accelerator = accelerator
         self.device = accelerator.device
         self.model = model
+        self.second_ema_decay = cfg.second_ema_decay
         self.share = share_of(cfg, accelerator)
         self.dtype = runtime.pick_dtype(self.device, cfg.dtype)
         self.autocast = functools.partial(runtime.autocast, self.device, self.dtype)
@@ -198,6 +223,8 @@ class LatentTask(Task, Generic[Config]):
                 self.tokenizer, self.data, self.cfg.flip, file, self.autocast,
                 quiet=not accelerator.is_main_process,
             )  # fmt: skip
+        if self.wants_images:
+            store.images = self.data.arrays()[0]
         if self.cfg.leave_out:
             store = store.without(self.generator.class_ids(self.cfg.leave_out).tolist())
         return IndexedFeed(store, self.share, self.cfg.seed, self.cfg.flip)
@@ -209,7 +236,7 @@ class LatentTask(Task, Generic[Config]):
     def _encode(self, images: Tensor, labels: Tensor) -> Batch:
         with self.autocast():
             mean, std = self.tokenizer.moments(images.to(self.device, non_blocking=True))
-        return mean, std, labels
+        return (mean, std, labels, images) if self.wants_images else (mean, std, labels)
 
     def load(self, step: int) -> list[tuple]:
         draw = self.draw(generator(self.cfg.seed, "draw", step))
@@ -245,13 +272,21 @@ class LatentTask(Task, Generic[Config]):
         names = self.generator.class_names[:classes] * SAMPLE_ROWS
         return image_grid(cast(ImageOutput, output).images, columns=classes, labels=names)
 
+    def held_out_error(self) -> float:
+        size = self.data.info.image_size
+        held_out = open_dataset(
+            self.cfg.dataset_name, split="test", image_size=size, data_root=self.cfg.data
+        )
+        pipeline = make_pipeline(self.generator, self.tokenizer)
+        return held_out_loss(pipeline, held_out, self.cfg.seed, self.dtype)["mean"]
+
     def export(self, folder: Path, report: dict[str, Any]) -> dict[str, Any]:
         model = nn.Module.to(copy.deepcopy(self.generator), torch.bfloat16)
         pipeline = make_pipeline(model, self.tokenizer)
         pipeline.save_pretrained(folder, safe_serialization=True)
         runtime.write_json(folder / "training.json", self.cfg.to_dict())
         lines = [
-            f"{self._describe()} Averaged weights (EMA {self.cfg.ema_decay}), bfloat16.",
+            f"{self._describe()} Averaged weights (EMA {report['ema_decay']}), bfloat16.",
             "",
             "```python",
             "from ecar_lab.baselines import load_pipeline",
@@ -272,12 +307,23 @@ class ModelTask(LatentTask[ModelTrainConfig]):
     """Training a generator from the start, or further."""
 
     def __init__(self, cfg: ModelTrainConfig, model: LatentGenerator, *others: Any):
-        self.objective = ModelObjective(model, cfg.class_dropout, cfg.stage_strides)
+        self.terms = terms_for(cfg, model, others[0])
+        self.wants_images = self.terms is not None and self.terms.alignment is not None
+        self.objective = ModelObjective(model, cfg.class_dropout, cfg.stage_strides, self.terms)
         super().__init__(cfg, model, *others)
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.objective if self.wants_images else self.model
+
+    def at(self, progress: float) -> None:
+        if self.terms is not None:
+            self.terms.progress = progress
 
     def draw(self, random: torch.Generator) -> TrainingDraw:
         several = {"head_draws": self.cfg.head_draws} if len(self.generator.sides) > 1 else {}
-        return self.generator.draw(self.share.global_batch, random, **several)
+        draw = self.generator.draw(self.share.global_batch, random, **several)
+        return tilt_finest(draw, self.cfg.time_tilt) if self.cfg.time_tilt else draw
 
     def _describe(self) -> str:
         millions = self.generator.num_parameters() / 1e6

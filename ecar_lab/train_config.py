@@ -210,6 +210,9 @@ class LatentTrainConfig(TrainConfig):
     """Classes that are not trained on, by name or id; the model has room for them all the same."""
     cache_latents: bool = True
     """Encode every image and its mirror image once, before the first step."""
+    second_ema_decay: float | None = None
+    """Decay of a second set of averaged weights. At the end the set with the smaller velocity error
+    on held-out images is exported."""
     sample_steps: int = 8
     """Flow steps per stage of the sample pictures."""
     sample_guidance: float = 2.0
@@ -223,6 +226,12 @@ class LatentTrainConfig(TrainConfig):
             raise EcarError(
                 f"leave_out {self.leave_out} picks among cached latents: leave out streaming, and "
                 "keep cache_latents"
+            )
+        second = self.second_ema_decay
+        if second is not None and (not 0 <= second <= 1 or second == self.ema_decay):
+            raise EcarError(
+                f"second_ema_decay is {second}: use a number from 0 to 1 other than ema_decay, "
+                f"{self.ema_decay}"
             )
 
 
@@ -247,6 +256,16 @@ class ModelTrainConfig(LatentTrainConfig):
     head_draws: list[int] | None = None
     """(Noise, time) pairs that the flow head of each stage learns from per image and token map,
     e.g. 2 2 1: cheap where tokens are few. A model with one stage takes no notice of it."""
+    direction_loss: float = 0.0
+    """Weight of 1 - cosine between velocity and target, token by token, beside the squared error.
+    Only E-CAR and DiT take notice of it."""
+    time_tilt: float = 0.0
+    """How much more often than evenly the finest stage is trained in the middle of its time: 0.5
+    makes the middle twice as dense, a negative value the ends. Between -1 and 1."""
+    align: float = 0.0
+    """Weight of the distance between tokens in the middle of the flow head and the features that
+    the tokenizer's encoder has of the clean image; it ends after 60% of the run. Only E-CAR takes
+    notice of it."""
     shape: dict[str, Any] = field(default_factory=dict)
     """Arguments of the E-CAR that fixes the size, in place of the preset's; a baseline is made as
     large as that (in Python and config files)."""
@@ -261,6 +280,13 @@ class ModelTrainConfig(LatentTrainConfig):
 
     def check(self) -> None:
         super().check()
+        for name in ("direction_loss", "align"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise EcarError(
+                    f"{name} is {getattr(self, name)}: use a finite number from 0, which is off"
+                )
+        if not -1 < self.time_tilt < 1:
+            raise EcarError(f"time_tilt is {self.time_tilt}: use a number between -1 and 1")
         if min(self.head_draws or [1]) < 1:
             raise EcarError(f"head_draws is {self.head_draws}: every stage needs at least 1")
         coarsest_share = max(self.stage_strides or [1])

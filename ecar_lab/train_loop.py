@@ -61,13 +61,17 @@ class Trainer:
         accelerator.ddp_handler = DistributedDataParallelKwargs(
             gradient_as_bucket_view=True, find_unused_parameters=unused
         )
-        trained = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
+        trained = {name: p for name, p in task.trained.named_parameters() if p.requires_grad}
         self.parameter_names, self.parameters = list(trained), list(trained.values())
-        self.optimizers = build_optimizers(task.model, cfg)
+        self.optimizers = build_optimizers(task.trained, cfg)
         self.objective = accelerator.prepare_model(task.objective)
         self.stepped = [accelerator.prepare_optimizer(o) for o in self.optimizers]
-        self.ema = EMAModel(self.parameters, decay=cfg.ema_decay, foreach=True)
-        self.ema.to(self.device)
+        self.averages = {"ema": EMAModel(self.parameters, decay=cfg.ema_decay, foreach=True)}
+        if task.second_ema_decay is not None:
+            decay = task.second_ema_decay
+            self.averages["second_ema"] = EMAModel(self.parameters, decay=decay, foreach=True)
+        for average in self.averages.values():
+            average.to(self.device)
         self.meter = Meter(self.device)
         self.guard = DivergenceGuard(cfg.divergence_factor)
         self.step = 0  # done so far
@@ -137,6 +141,7 @@ class Trainer:
             batches = load(self.step)
             window.waited += time.monotonic() - loading
             rate = cfg.lr * lr_factor(self.step, self.plan, cfg.warmup_steps, cfg.lr_floor)
+            self.task.at(self.plan.at(self.step))
             self._optimizer_step(batches, rate)
             self.step += 1
             bar.update()
@@ -172,7 +177,13 @@ class Trainer:
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
             self.meter.add(self.step, values)
-        self.ema.step(self.parameters)
+        for average in self.averages.values():
+            average.step(self.parameters)
+
+    def practise(self, step: int, progress: float) -> None:
+        """One step as at that place of a run, and nothing else: to be timed."""
+        self.task.at(progress)
+        self._optimizer_step(self.task.load(step), self.cfg.lr)
 
     # -- where the run ends ----------------------------------------------------------------------
 
@@ -278,20 +289,26 @@ class Trainer:
         log.picture("samples", picture, self.step)
 
     @contextlib.contextmanager
-    def averaged(self) -> Generator[None]:
+    def averaged(self, name: str = "ema") -> Generator[None]:
         """Within the block the model holds the averaged weights and is in evaluation mode."""
-        self.ema.store(self.parameters)
-        self.ema.copy_to(self.parameters)
+        average = self.averages[name]
+        average.store(self.parameters)
+        average.copy_to(self.parameters)
         self.task.model.eval()
         try:
             with without_compiling():
                 yield
         finally:
-            self.ema.restore(self.parameters)
+            average.restore(self.parameters)
             self.task.model.train()
 
     def _export(self, log: RunLog | None) -> None:
         if self.main:
+            errors = self._held_out_errors()
+            best = min(errors, key=errors.__getitem__, default="ema")
+            if errors and log is not None:
+                named = {f"held_out_error_{name}": error for name, error in errors.items()}
+                log.write({"step": self.step, **named})
             report = {
                 "steps": self.step,
                 "planned_steps": self.plan.total,
@@ -299,13 +316,22 @@ class Trainer:
                 "minutes": self.seconds / 60.0,
                 "flops_per_image": self.flops_per_image,
                 "last": self.last_row,
+                "ema_decay": self.averages[best].decay,
             }
-            with self.averaged(), runtime.atomic_directory(self.run_folder / "final") as folder:
+            with self.averaged(best), runtime.atomic_directory(self.run_folder / "final") as folder:
                 results = self.task.export(folder, report)
             if results and log is not None:
                 log.write({"step": self.step, **results})
             logger.info("the result is in %s", self.run_folder / "final")
         self.accelerator.wait_for_everyone()
+
+    def _held_out_errors(self) -> dict[str, float]:
+        """The error of each set of averaged weights; empty where there is nothing to choose."""
+        errors = {}
+        for name in self.averages if len(self.averages) > 1 else ():
+            with self.averaged(name):
+                errors[name] = self.task.held_out_error()
+        return errors
 
     # -- what is measured and written once ---------------------------------------------------------
 

@@ -66,8 +66,11 @@ def healthy(trainer: Trainer) -> bool:
 def tensors_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
     """The tensors of a checkpoint, by file."""
     return {
-        "model": trainer.task.model.state_dict(),
-        "ema": dict(zip(trainer.parameter_names, trainer.ema.shadow_params, strict=True)),
+        "model": trainer.task.trained.state_dict(),
+        **{
+            name: dict(zip(trainer.parameter_names, average.shadow_params, strict=True))
+            for name, average in trainer.averages.items()
+        },
         "optimizer": optimizer_tensors(trainer.optimizers),
     }
 
@@ -85,7 +88,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "seconds": trainer.seconds,
         "config": trainer.cfg.to_dict(),
         "position": trainer.task.position(trainer.step),
-        "ema_steps": trainer.ema.optimization_step,
+        "ema_steps": trainer.averages["ema"].optimization_step,  # the same for a second one
         "meter": trainer.meter.state(),
         "guard": trainer.guard.state(),
         "last_row": trainer.last_row,
@@ -105,11 +108,17 @@ def resume(trainer: Trainer) -> bool:
         return False
     tensors, state = load_checkpoint(folder)
     check_same_run(trainer, folder, state)
-    load_weights(trainer.task.model, tensors["model"], folder)
+    load_weights(trainer.task.trained, tensors["model"], folder)
     load_optimizer_tensors(trainer.optimizers, tensors["optimizer"])
-    averaged = [tensors["ema"][name].to(trainer.device) for name in trainer.parameter_names]
-    torch._foreach_copy_(trainer.ema.shadow_params, averaged)
-    trainer.ema.optimization_step = state["ema_steps"]
+    for stem, average in trainer.averages.items():
+        if stem not in tensors:
+            raise EcarError(
+                f"the checkpoint {str(folder)!r} holds no second set of averaged weights: leave "
+                "out second_ema_decay to continue, or give another --output for a new run"
+            )
+        averaged = [tensors[stem][name].to(trainer.device) for name in trainer.parameter_names]
+        torch._foreach_copy_(average.shadow_params, averaged)
+        average.optimization_step = state["ema_steps"]
     trainer.step, trainer.seconds_before = state["step"], state["seconds"]
     trainer.plan = resumed_plan(trainer.cfg, state)
     trainer.guard.restore(state["guard"])

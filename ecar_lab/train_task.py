@@ -15,11 +15,26 @@ class Task:
     Attributes:
         model: what is saved. objective: wraps it; ``objective(*batch)`` gives the loss and a
             dictionary of further numbers to log (tensors; NaN means "none this time").
+        second_ema_decay: decay of a second set of averaged weights; None: there is one set.
     """
 
     model: ModelMixin
     objective: nn.Module
     prefetch: bool = False
+    second_ema_decay: float | None = None
+
+    @property
+    def trained(self) -> nn.Module:
+        """Whose weights are optimised, averaged and kept in checkpoints: the model's, as a rule."""
+        return self.model
+
+    def at(self, progress: float) -> None:
+        """Told before every step how far the run has come, from 0 to 1. Nothing, as a rule."""
+
+    def held_out_error(self) -> float:
+        """How far off the weights in place are on images not trained on; asked with two sets of
+        averaged weights, of which the better is exported."""
+        raise NotImplementedError
 
     def load(self, step: int) -> list[tuple]:
         """The arguments of ``objective`` for every micro-batch of this process at ``step``."""

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecar_lab.attention import same_window, windows_among
+from ecar_lab.block_style import BlockStyle
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import upsample
 from ecar_lab.layers import (
@@ -123,7 +124,7 @@ class MultistageTransformer(nn.Module):
         num_heads: int,
         history: str = "end_states",
         attention_window: int | None = None,
-        local_mixing: bool = False,
+        style: BlockStyle = BlockStyle(),  # noqa: B008 (frozen)
     ):
         super().__init__()
         self.token_sides = tuple(token_sides)
@@ -139,7 +140,7 @@ class MultistageTransformer(nn.Module):
         self.patch_embedding = nn.Linear(latent_channels * patch_size**2, width)
         self.stage_embedding = nn.Embedding(len(self.token_sides), width)
         self.class_embedding = nn.Embedding(num_classes + 1, width)  # the last one: no class
-        self.blocks = Blocks(num_layers, width, num_heads, local_mixing)
+        self.blocks = Blocks(num_layers, width, num_heads, style)
         self.final_modulation = zero_init(nn.Linear(width, 2 * width))
         nn.init.normal_(self.stage_embedding.weight, std=0.02)
         nn.init.normal_(self.class_embedding.weight, std=0.02)

@@ -17,7 +17,10 @@ from ecar_lab.runtime import resolve_checkpoint
 logger = logging.getLogger(__name__)
 # Arguments of a model that no weight's shape shows: weights trained under one value go on under
 # another, but they have to learn it.
-UNSEEN = ("window_ends", "coupling", "stage_ratio", "history", "attention_window", "objective")
+UNSEEN = (
+    *("window_ends", "coupling", "stage_ratio", "history", "attention_window", "objective"),
+    "norm",
+)
 
 
 def tokenizer_of(checkpoint: str | Path) -> Path:

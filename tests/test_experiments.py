@@ -14,8 +14,8 @@ from ecar_lab import EcarError
 from ecar_lab.baselines import DiT
 from ecar_lab.cli import main
 from ecar_lab.cost import total_flops
-from ecar_lab.experiments import EXPERIMENTS, load_experiment, shipped, steps_and_guidance
-from ecar_lab.experiments.lab import SIZES, Lab, key_of, spread
+from ecar_lab.experiments import EXPERIMENTS, load_experiment, recipe, shipped, steps_and_guidance
+from ecar_lab.experiments.lab import SIZES, Lab, Trained, key_of, spread
 from ecar_lab.experiments.stage_ablation import steps_of_equal_flops
 from ecar_lab.experiments.stage_errors import with_real_stages
 from ecar_lab.experiments.steps_and_guidance import front, mark_front
@@ -170,6 +170,8 @@ def test_the_list_of_experiments_says_what_each_asks(capsys):
     ("switches", "sentence"),
     [
         (["--steps", "0"], "steps is 0: use 1 or more"),
+        (["--seconds", "0"], "seconds is 0.0: use a finite number above 0"),
+        (["--seconds", "nan"], "seconds is nan"),
         (["--preset", "mnist"], "preset 'mnist' is unknown"),
         (["--device", "cuda:9"], "not available|unknown"),
     ],
@@ -181,7 +183,7 @@ def test_a_switch_that_cannot_be_is_refused(switches, sentence, tmp_path, capsys
 
 
 def test_a_document_s_tables_are_those_of_its_results(tmp_path):
-    from ecar_lab.experiments.report import fill, results_in
+    from ecar_lab.experiments.report import empty_in, fill, results_in
 
     rows = [{"steps": 2, "frechet": spread([3.0]), "named_right": spread([0.5]), "gflop": 1.0}]
     result = {
@@ -198,8 +200,11 @@ def test_a_document_s_tables_are_those_of_its_results(tmp_path):
     assert filled.startswith("before\n")
     assert filled.endswith("<!-- end -->\nafter\n")
     assert fill(filled, tmp_path) == filled
-    with pytest.raises(EcarError, match=r"quotes 'gone', which .* run that experiment first"):
-        fill("<!-- result gone -->\n<!-- end -->", tmp_path)
+    place = "<!-- result not-yet -->\n<!-- end -->"
+    assert fill("<!-- result not-yet -->\nan old table\n<!-- end -->", tmp_path) == place
+    assert empty_in(filled + place) == ["not-yet"]
+    with pytest.raises(EcarError, match="holds no results: name their folder with --results"):
+        fill(text, tmp_path / "elsewhere")
 
 
 def test_a_training_that_was_stopped_is_not_taken_for_finished(tmp_path, monkeypatch):
@@ -274,6 +279,39 @@ def test_the_shipped_checkpoints_need_the_data(tmp_path, monkeypatch):
     monkeypatch.delenv("ECAR_DATA", raising=False)
     with pytest.raises(EcarError, match="name their folder with --data"):
         shipped.run(Lab(SIZES["smoke"], tmp_path))
+
+
+def test_every_recipe_gets_the_steps_that_its_time_holds(tmp_path, monkeypatch):
+    speed, trained = {}, {}
+
+    def measured(lab, known, keys):
+        speed.update(
+            {
+                arm.name: {"seconds_per_step": 0.5 + 0.1 * index, "first_seconds": 0.0}
+                for index, arm in enumerate(known)
+            }
+        )
+        return speed
+
+    def train(self, *, seed, steps, model, **settings):
+        trained[seed, json.dumps(model), json.dumps(settings, sort_keys=True)] = steps
+        return Trained(tmp_path, 1, steps, 1.0, 1.0, 1.0, [1.0])
+
+    monkeypatch.setattr(recipe, "measure_speed", measured)
+    monkeypatch.setattr(recipe, "quality", lambda *given: {})
+    monkeypatch.setattr(Lab, "train", train)
+    size = replace(SIZES["cpu"], preset="cifar10", model={}, batch_size=256, seconds=100.0)
+    lab = Lab(size, tmp_path, only=("swiglu", "half"))
+    result = recipe.run(replace(lab, size=replace(size, seeds=(0, 1))))
+    assert [row["name"] for row in result["rows"]] == ["baseline", "swiglu", "half the batch"]
+    for row in result["rows"]:
+        assert row["steps"] == round(100 / speed[row["name"]]["seconds_per_step"])
+    assert len(speed) == len(recipe.arms(lab)) > 12  # all are timed, whichever are trained
+    usual = {"head_draws": [2, 2, 1], "stage_strides": [1, 1, 2]}
+    assert trained[1, "{}", json.dumps(usual)] == 200
+    speed.clear()
+    recipe.run(lab)  # finalists get the steps of the first comparison
+    assert not speed
 
 
 def test_one_model_has_one_training_however_it_is_asked_for(tmp_path):

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from ecar_lab.experiments import EXPERIMENTS, load_experiment
-from ecar_lab.experiments.report import fill, results_in
+from ecar_lab.experiments.report import empty_in, fill, results_in
 
 
 def test_the_results_page_is_in_step_with_the_results():
@@ -17,10 +17,13 @@ def test_the_results_page_is_in_step_with_the_results():
 
 
 def test_every_result_has_its_figure_and_names_no_folder_of_a_machine():
-    folder = Path(__file__).resolve().parents[1] / "data" / "results"
+    root = Path(__file__).resolve().parents[1]
+    folder = root / "data" / "results"
+    page = (root / "docs" / "results.md").read_text("utf-8")
+    awaited = {re.sub(r"-(cpu|gpu).*", "", name) for name in empty_in(page)}
     for name in EXPERIMENTS:
         found = sorted(folder.glob(f"{name}-*.json"))
-        assert found, name
+        assert found or name in awaited, name
         for file in found:
             assert file.with_suffix(".png").is_file()
             text = file.read_text("utf-8")

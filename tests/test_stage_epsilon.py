@@ -83,7 +83,7 @@ def test_local_time_zero_is_the_noisiest_level_and_one_the_cleanest(model, monke
         model.objective, "corrupt", lambda *given: states.append(corrupt(*given)) or states[-1]
     )
     noise, clean = torch.randn(3, 3, 4, 4), torch.ones(3, 3, 4, 4)
-    model._stage_error(
+    model._predict(
         0, noise, clean, torch.zeros(3, 4, 32), torch.tensor([0.0, 0.5, 1.0]), torch.tensor([0] * 3)
     )
     torch.testing.assert_close(heard[0], torch.tensor([0.001, 0.5, 1.0]))

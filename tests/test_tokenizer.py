@@ -272,6 +272,28 @@ def test_loss_is_the_documented_sum():
     torch.testing.assert_close(loss["loss"].detach(), expected)
 
 
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_a_second_scale_term_asks_for_the_quarter_size(kind):
+    tokenizer = small(kind=kind, coarse_weight=0.2, scale_terms=2)
+    images = smooth_images(4)
+    one = small(kind=kind, coarse_weight=0.2)
+    one.load_state_dict(tokenizer.state_dict())
+    loss, plain = (
+        net.training_loss(images, torch.Generator().manual_seed(0)) for net in (tokenizer, one)
+    )
+    assert set(loss) - set(plain) == {"coarse_4"}
+    assert torch.equal(loss["coarse"], plain["coarse"])
+    torch.testing.assert_close(loss["loss"], plain["loss"] + 0.2 * loss["coarse_4"])
+    noise = torch.zeros(4, 4, 8, 8)
+    exact = tokenizer.training_loss(images, noise=noise)["coarse_4"]
+    decoded = tokenizer._run_decoder(F.avg_pool2d(tokenizer.encode(images), 4))
+    if kind == "kl":  # statistics are still 0 and 1
+        terms = reconstruction_terms(decoded, F.avg_pool2d(images, 4))
+        torch.testing.assert_close(exact, tokenizer._weigh(terms).detach())
+    with pytest.raises(EcarError, match="4 px are too few to train this tokenizer: use 8"):
+        tokenizer.training_loss(torch.zeros(1, 3, 4, 4))
+
+
 def test_kl_matches_the_distribution_library():
     tokenizer = small()
     images = smooth_images(4)
@@ -480,6 +502,7 @@ def test_statistics_need_images_and_finite_latents():
         ({"depth": 0}, "depth 0"),
         ({"latent_channels": 0}, "latent_channels 0"),
         ({"codebook_size": 0}, "codebook_size 0"),
+        ({"scale_terms": 0}, "scale_terms 0"),
     ],
 )
 def test_impossible_config_names_value_and_remedy(config, message):

@@ -41,7 +41,7 @@ def weights(run: Path, stem: str = "model") -> dict[str, torch.Tensor]:
 def curve(run: Path) -> list[tuple]:
     """What the logs say about the optimisation, without the timings."""
     names = ("step", "images", "loss", "loss_stage", "loss_bin", "gradient_norm", "lr")
-    return [tuple(str(row[name]) for name in names) for row in read_metrics(run)]
+    return [tuple(str(row[name]) for name in names) for row in read_metrics(run) if "loss" in row]
 
 
 def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], **tolerance) -> None:

@@ -19,7 +19,13 @@ from ecar_lab.baselines.base import Baseline, Run
 from ecar_lab.baselines.objective import Objective, Walked, evaluations, make_objective
 from ecar_lab.cost import block_flops
 from ecar_lab.errors import EcarError
-from ecar_lab.generator import LossOutput, TrainingDraw, mean_per_bin
+from ecar_lab.generator import (
+    LossOutput,
+    LossTerm,
+    StagePrediction,
+    TrainingDraw,
+    mean_per_bin,
+)
 from ecar_lab.layers import zero_init
 from ecar_lab.schedule import Intervals
 
@@ -126,6 +132,7 @@ class DiT(Baseline):
         draw: TrainingDraw,
         class_dropout: float = 0.0,
         stage_strides: Sequence[int] | None = None,
+        term: LossTerm | None = None,
     ) -> LossOutput:
         """Mean squared error of the prediction; see ``ECAR.loss``. There is one stage only.
 
@@ -137,9 +144,14 @@ class DiT(Baseline):
         labels = torch.where(draw.class_drop < class_dropout, self.null_class, class_labels)
         local_time = draw.local_time[:, 0]
         state, target, time = self.objective.corrupt(latent, draw.noise[0], local_time)
-        error = (self(state, time, labels) - target).square().mean(dim=(1, 2, 3))
+        output = self(state, time, labels)
+        error = (output - target).square().mean(dim=(1, 2, 3))
         per_bin = mean_per_bin(error.detach(), local_time)
-        return LossOutput(error.mean(), error.detach().mean()[None], per_bin[None])
+        loss = error.mean()
+        if term is not None:
+            images = torch.arange(len(latent), device=latent.device)
+            loss = loss + term(StagePrediction(0, output, target, images)).mean()
+        return LossOutput(loss, error.detach().mean()[None], per_bin[None])
 
     def walk(self, run: Run, noise: Tensor) -> Iterator[Walked]:
         both = torch.cat((run.labels, torch.full_like(run.labels, self.null_class)))

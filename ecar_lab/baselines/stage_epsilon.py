@@ -79,7 +79,7 @@ class StageEpsilon(ECAR):
             )
         self.objective = EpsilonObjective()
 
-    def _stage_error(
+    def _predict(
         self,
         stage: int,
         start: Tensor,
@@ -87,13 +87,13 @@ class StageEpsilon(ECAR):
         read_map: Tensor,
         local_time: Tensor,
         class_labels: Tensor,
-    ) -> Tensor:
-        """(B,): squared error of the predicted noise, mean over the latent's numbers.
+        layers: list[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The predicted noise and the true one, (B, C, r, r) each.
 
         ``start`` is the noise and ``end`` D_s(x); local time counts from noise, levels from data.
         """
         time = (1 - local_time).clamp(max=NOISIEST)
         state, noise, level = self.objective.corrupt(end, start, time)
         modulations = self.head.modulations(stage, head_time(level), class_labels)
-        output = self.head(stage, state, read_map, modulations)
-        return (output - noise).square().mean(dim=(1, 2, 3))
+        return self.head(stage, state, read_map, modulations, layers), noise

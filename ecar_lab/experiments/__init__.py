@@ -45,6 +45,7 @@ EXPERIMENTS = {
         "steps_and_guidance", "Which steps and guidance per stage give quality at what cost?"
     ),
     "stage-errors": Entry("stage_errors", "Which stage does the distance come from?"),
+    "recipe": Entry("recipe", "Which change of the recipe learns most in the same time?"),
     "few-shot": Entry("few_shot", "Can a new class be learned from a few images?"),
     "failure-signatures": Entry(
         "failure_signatures", "Are the known failures recognised when they are provoked?"

@@ -1,7 +1,8 @@
 """Keeps a document's tables equal to the result JSONs they come from.
 
 A document says ``<!-- result stage-ablation-cpu -->`` where the table of that result belongs, and
-``<!-- end -->`` after it. What lies between is written here, never by hand.
+``<!-- end -->`` after it. What lies between is written here, never by hand; nothing, as long as the
+result was not measured.
 """
 
 from __future__ import annotations
@@ -17,21 +18,20 @@ BLOCK = re.compile(r"(<!-- result (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def fill(text: str, folder: Path) -> str:
-    """The document with every block rewritten from ``folder``'s JSON of that name.
+    """The document with every block rewritten from ``folder``'s JSON of that name; a block without
+    one stays empty, a place kept free.
 
     Raises:
-        EcarError: a result is not there.
+        EcarError: there are no results at all.
     """
+    if not any(folder.glob("*.json")):
+        raise EcarError(f"{str(folder)!r} holds no results: name their folder with --results")
 
     def block(match: re.Match[str]) -> str:
         file = folder / f"{match[2]}.json"
-        try:
-            result = json.loads(file.read_text("utf-8"))
-        except OSError as error:
-            raise EcarError(
-                f"the document quotes {match[2]!r}, which {folder.name!r} does not hold: "
-                "run that experiment first"
-            ) from error
+        if not file.is_file():
+            return f"{match[1]}{match[3]}"
+        result = json.loads(file.read_text("utf-8"))
         table = load_experiment(result["experiment"]).table(result)
         return f"{match[1]}{machine_line(result)}\n\n{table}\n{match[3]}"
 
@@ -49,5 +49,10 @@ def machine_line(result: dict) -> str:
 
 
 def results_in(text: str) -> list[str]:
-    """Names of the results that a document quotes."""
+    """Names of the results that a document quotes, those that it keeps a place for included."""
     return [match[2] for match in BLOCK.finditer(text)]
+
+
+def empty_in(text: str) -> list[str]:
+    """Names of the results that a document keeps a place for, and has none of."""
+    return [match[2] for match in BLOCK.finditer(text) if match[0] == match[1] + match[3]]

@@ -16,6 +16,7 @@ class Size:
         seeds: one training each; results carry mean and spread over them.
         num_samples: images that a distance is measured on.
         repeats: of a timed call. pixels: image sizes of the complexity experiment.
+        seconds: of every training of the experiment on recipes.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Size:
     pixels: tuple[int, ...]
     model: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 60.0
 
 
 SIZES = {
@@ -43,6 +45,7 @@ SIZES = {
         pixels=(64, 128, 256),
         model={"width": 32, "num_heads": 2, "transformer_layers": 1, "head_layers": 1},
         train={"warmup_steps": 1, "log_every": 1},
+        seconds=0.05,
     ),
     # One core, about two hours for all experiments together.
     "cpu": Size(
@@ -68,5 +71,6 @@ SIZES = {
         repeats=5,
         pixels=(64, 128, 256, 512, 1024),
         train={"stage_strides": None, "head_draws": None},
+        seconds=1800.0,
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ class ExperimentSwitches:
     """Train on this preset instead of the size's own."""
     steps: int | None = None
     """Optimizer steps of every training instead of the size's own."""
+    seconds: float | None = None
+    """Training time of every arm of an experiment at equal time, instead of the size's own."""
     seeds: list[int] | None = None
     """Seeds instead of the size's own."""
     num_samples: int | None = None
@@ -89,7 +92,7 @@ class ReportSwitches:
 
 
 def report(arguments: list[str]) -> None:
-    from ecar_lab.experiments.report import fill, results_in
+    from ecar_lab.experiments.report import empty_in, fill, results_in
     from ecar_lab.outputs import output_file
 
     switches = parse(ReportSwitches, "experiment report", arguments)
@@ -102,14 +105,17 @@ def report(arguments: list[str]) -> None:
     filled = fill(text, switches.results)
     with output_file(switches.document) as fresh:
         fresh.write_text(filled, encoding="utf-8")
-    print(f"{switches.document}: {len(results_in(text))} tables")
+    missing = empty_in(filled)
+    print(f"{switches.document}: {len(results_in(text)) - len(missing)} tables")
+    if missing:
+        print(f"not measured yet: {', '.join(missing)}")
 
 
 def make_lab(switches: ExperimentSwitches) -> Any:
     """The lab that the switches describe.
 
     Raises:
-        EcarError: an unknown preset or device, a count below 1.
+        EcarError: an unknown preset or device, a count below 1, no time at all.
     """
     from ecar_lab import runtime
     from ecar_lab.experiments.lab import SIZES, Lab
@@ -118,12 +124,15 @@ def make_lab(switches: ExperimentSwitches) -> Any:
     changes: dict[str, Any] = {
         "preset": switches.preset and get_preset(switches.preset).name,
         "steps": switches.steps,
+        "seconds": switches.seconds,
         "seeds": tuple(switches.seeds or ()),
         "num_samples": switches.num_samples,
     }
     for name in ("steps", "num_samples"):
         if changes[name] is not None and changes[name] < 1:
             raise EcarError(f"{name} is {changes[name]}: use 1 or more")
+    if switches.seconds is not None and not 0 < switches.seconds < math.inf:
+        raise EcarError(f"seconds is {switches.seconds}: use a finite number above 0")
     size = replace(SIZES[switches.size], **{name: v for name, v in changes.items() if v})
     if switches.preset and size.preset != SIZES[switches.size].preset:
         size = replace(size, model={}, batch_size=256)  # another preset, another shape
