@@ -18,8 +18,8 @@ from torch import Tensor
 
 from apps.settings import Settings
 from ecar_lab.colours import STAGE_HUES, LatentColours, decode
+from ecar_lab.events import TraceEvent
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.trace import TraceEvent
 from ecar_lab.viz import to_pil
 
 # Seconds between two views: a browser shows no more than ten a second without stumbling.

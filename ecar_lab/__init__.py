@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ecar_lab.errors import EcarError
+    from ecar_lab.events import TraceEvent
     from ecar_lab.features import FeatureNet
+    from ecar_lab.interventions import LatentEdit
     from ecar_lab.model import ECAR
     from ecar_lab.pipeline import ECARPipeline
     from ecar_lab.schedule import StageSchedule
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
         Tokenizer,
         load_tokenizer,
     )
-    from ecar_lab.trace import LatentEdit, TraceEvent, trace
+    from ecar_lab.trace import trace
 
 try:
     __version__ = version("ecar_lab")
@@ -53,9 +55,9 @@ HOMES = {
     "ECARPipeline": "pipeline",
     "EcarError": "errors",
     "FeatureNet": "feature_net",
-    "LatentEdit": "trace",
+    "LatentEdit": "interventions",
     "StageSchedule": "schedule",
-    "TraceEvent": "trace",
+    "TraceEvent": "events",
     "trace": "trace",
 }
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from ecar_lab import benchmark_peers, runtime
+from ecar_lab import benchmark_peers
 from ecar_lab.cost import total_flops
+from ecar_lab.device import autocast, keep_freed_memory, pick_device, pick_dtype, synchronize
 from ecar_lab.errors import EcarError
-from ecar_lab.metrics import count_flops, machine, matmul_rate, peak_memory
+from ecar_lab.machine import count_flops, machine, matmul_rate, peak_memory
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.timing import median_seconds, open_gates, seeded
@@ -65,8 +66,8 @@ def run_benchmark(
     for switch, value in (("repeats", repeats), ("dit_steps", min(dit_steps))):
         if value < 1:
             raise EcarError(f"{switch} is {value}: use 1 or more")
-    place = runtime.pick_device(device)
-    kind = runtime.pick_dtype(place, dtype)
+    place = pick_device(device)
+    kind = pick_dtype(place, dtype)
     result: dict[str, Any] = {
         "machine": machine(place),
         "threads": torch.get_num_threads(),
@@ -129,7 +130,7 @@ def benchmark_training(
     The data of a step, its latents and random draws, is made before the clock of the step starts
     and timed by itself: ``data_wait`` is its share.
     """
-    runtime.keep_freed_memory(device)
+    keep_freed_memory(device)
     model = open_gates(ECAR.from_preset(preset)).to(device).train()
     batch_size = max(1, TRAINING_TOKENS // sum(model.transformer.tokens_per_stage))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -145,7 +146,7 @@ def benchmark_training(
         return latents[rows].to(device), labels[rows].to(device), draw
 
     def forward_backward(batch, loss_of) -> None:
-        with runtime.autocast(device, dtype):
+        with autocast(device, dtype):
             loss = loss_of(*batch, 0.1).loss
         loss.backward()
 
@@ -159,7 +160,7 @@ def benchmark_training(
         forward_backward(batch, loss_of)
         optimizer.step()
         optimizer.zero_grad()
-        runtime.synchronize(device)
+        synchronize(device)
         data_seconds.append(loaded - start)
         step_seconds.append(time.perf_counter() - start)
     seconds = statistics.median(step_seconds[2:])
@@ -190,7 +191,7 @@ def benchmark_memory(
     ]
 
     def forward() -> torch.Tensor:
-        with runtime.autocast(device, dtype):
+        with autocast(device, dtype):
             return torch.cat([m.float().mean((0, 2)) for m in transformer(ends, labels)]).sum()
 
     with torch.no_grad():

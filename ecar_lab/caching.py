@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ecar_lab.runtime import autocast
+from ecar_lab.device import autocast
 from ecar_lab.timing import timed
 from ecar_lab.transformer import MultistageTransformer
 

@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
 import re
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ecar_lab.data import DatasetInfo
-from ecar_lab.metrics import machine
+from ecar_lab.machine import command_line, machine, versions
 from ecar_lab.train_config import TrainConfig
-
-PACKAGES = ("ecar-lab", "torch", "diffusers", "accelerate", "datasets", "safetensors")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def command_line() -> str:
-    """The command of this process, without the folders of this machine."""
-    program = os.path.basename(sys.argv[0]) or "python"
-    # `python -m ecar_lab.cli` is the command `ecar` under another name.
-    return shlex.join(["ecar" if program == "cli.py" else program, *sys.argv[1:]])
 
 
 def number(value: Any) -> str:

@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ecar_lab.errors import EcarError
-from ecar_lab.runtime import atomic_directory
+from ecar_lab.files import Tensors, atomic_directory, load_tensors, save_tensors
 
 FORMAT = 1
 NAME = re.compile(r"step-(\d{8})")
-Tensors = dict[str, Tensor]
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -67,19 +65,6 @@ def remove_leftovers(run: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def save_tensors(path: Path, named: Tensors) -> None:
-    """Writes named tensors as one safetensors file.
-
-    Raises:
-        OSError: the disk is full or the place cannot be written.
-    """
-    named = {name: tensor.detach().to("cpu").contiguous() for name, tensor in named.items()}
-    try:
-        save_file(named, path)
-    except SafetensorError as error:  # safetensors wraps what the system said
-        raise OSError(f"{error}") from error
-
-
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
     """Reads one checkpoint: its tensors per file stem, and its state.
 
@@ -103,12 +88,6 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
             f"the checkpoint {str(folder)!r} lacks {min(missing)}.safetensors: {remedy}"
         )
     return tensors, state
-
-
-def load_tensors(path: Path) -> Tensors:
-    """All tensors of a safetensors file."""
-    with safe_open(path, framework="pt", device="cpu") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> Tensors:

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from ecar_lab import probe, runtime
+from ecar_lab import files, probe
 from ecar_lab.baselines import load_pipeline, make_pipeline
 from ecar_lab.checkpoints import list_checkpoints, load_checkpoint
 from ecar_lab.data import open_dataset
+from ecar_lab.device import pick_device
 from ecar_lab.diagnose import (
     Diagnosis,
     boundary_artefacts,
@@ -51,8 +52,8 @@ def examine(
     """
     folder = Path(name).expanduser()
     if not (folder / "metrics.jsonl").is_file():
-        pipe = load_pipeline(name, dtype=torch.float32).to(runtime.pick_device(device))
-        dataset = dataset_of(runtime.resolve_checkpoint(name))
+        pipe = load_pipeline(name, dtype=torch.float32).to(pick_device(device))
+        dataset = dataset_of(files.resolve_checkpoint(name))
         return list(map(finding, diagnose_model(pipe, dataset, data_root, images)))
     config, rows = read_config(folder), read_metrics(folder)
     findings = [course(rows, config), *map(finding, from_log(rows, config))]
@@ -66,7 +67,7 @@ def examine(
         return [*findings, Finding("model", "wrong", "cannot be loaded", str(error))]
     if pipe is None:
         return [*findings, Finding("model", "note", "the run has left none so far")]
-    pipe = pipe.to(runtime.pick_device(device))
+    pipe = pipe.to(pick_device(device))
     diagnoses = diagnose_model(pipe, settings.dataset_name, root, images)
     return [*findings, *map(finding, diagnoses)]
 
@@ -99,7 +100,7 @@ def real_or_why(
     if dataset is None:
         return None, "it is not known what the model was trained on"
     try:
-        if dataset not in OFFLINE and runtime.data_root(data_root) is None:
+        if dataset not in OFFLINE and files.data_root(data_root) is None:
             return None, f"{dataset} is not here: name its folder with --data"
         return probe.real_latents(pipe, dataset, data_root), ""
     except EcarError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ecar_lab import runtime
+from ecar_lab import files
 from ecar_lab.errors import EcarError
 from ecar_lab.shapes import SHAPES
 from ecar_lab.sources import (
@@ -93,7 +93,7 @@ def open_dataset(
         return _open_digits(split, image_size or 8, flip, limit)
     if name == "shapes":
         return _open_shapes(split, image_size or 32, flip, limit, seed)
-    root = runtime.data_root(data_root)
+    root = files.data_root(data_root)
     table = load_table(name, split, root, streaming, image_column, label_column)
     table.limit(limit)
     decoder = Decoder(table, image_size)

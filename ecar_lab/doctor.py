@@ -131,7 +131,7 @@ def check_torchvision() -> Finding:
 def check_device() -> Finding:
     import torch
 
-    from ecar_lab.runtime import pick_device, pick_dtype
+    from ecar_lab.device import pick_device, pick_dtype
 
     device = pick_device()
     dtype = str(pick_dtype(device)).removeprefix("torch.")
@@ -224,7 +224,7 @@ def check_browser() -> Finding:
 
 def check_data(data: str | None = None) -> Finding:
     from ecar_lab.data import find_datasets
-    from ecar_lab.runtime import data_root
+    from ecar_lab.files import data_root
 
     try:
         root = data_root(data)
@@ -244,7 +244,7 @@ def check_data(data: str | None = None) -> Finding:
 
 def check_checkpoints() -> list[Finding]:
     """One finding per shipped checkpoint, and one more if the demo's own is missing."""
-    from ecar_lab.runtime import checkpoints_root
+    from ecar_lab.files import checkpoints_root
 
     root = checkpoints_root()
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []

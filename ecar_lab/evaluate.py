@@ -20,15 +20,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ecar_lab import runtime
+from ecar_lab import files
 from ecar_lab.baselines import load_pipeline
-from ecar_lab.cards import versions
 from ecar_lab.data import ImageDataset, open_dataset
+from ecar_lab.device import autocast, pick_device, pick_dtype
 from ecar_lab.errors import EcarError
 from ecar_lab.feature_net import FeatureOutput, accuracy, extract, load_features, to_unit_range
 from ecar_lab.judge import Judge, compare, find_own_net, fingerprint, pick_judge
-from ecar_lab.metrics import machine
-from ecar_lab.outputs import check_output
+from ecar_lab.machine import machine, versions
 from ecar_lab.pipeline import ECARPipeline, ImageOutput
 from ecar_lab.presets import get_preset
 from ecar_lab.tokenizer import psnr
@@ -109,9 +108,9 @@ def evaluate(
         if value < least:
             raise EcarError(f"{name} {value} is too small: use {least} or more")
     if output is not None:
-        output = check_output(output, [".json"])  # before the work, not after it
-    folder = runtime.resolve_checkpoint(checkpoint)
-    run_device = runtime.pick_device(device)
+        output = files.check_output(output, [".json"])  # before the work, not after it
+    folder = files.resolve_checkpoint(checkpoint)
+    run_device = pick_device(device)
     pipe = load_pipeline(folder, dtype=torch.float32).to(run_device)
     pipe.set_progress_bar_config(disable=True)
     sampling = Sampling(
@@ -122,7 +121,7 @@ def evaluate(
         seed=seed,
         batch_size=batch_size,
         device=run_device,
-        dtype=runtime.pick_dtype(run_device, dtype),
+        dtype=pick_dtype(run_device, dtype),
         renoise=renoise,
     )
     data_name = dataset or trained_on(folder)
@@ -145,7 +144,7 @@ def evaluate(
 
     images, labels, seconds = generate(pipe, sampling)
     reference_images, reference_labels = reference.arrays()
-    root = runtime.data_root(data_root)
+    root = files.data_root(data_root)
     wanted = features_of_split(
         judge, data_name, reference.info.split, pipe.image_size, root, run_device
     )
@@ -207,7 +206,7 @@ def evaluate(
         result["loss"] = held_out_loss(pipe, held_out, sampling)
         result["seconds"]["total"] = round(time.perf_counter() - started, 3)
     if output is not None:
-        runtime.write_json(output, result)
+        files.write_json(output, result)
     return result
 
 
@@ -268,7 +267,7 @@ def generate(pipe: ECARPipeline, sampling: Sampling) -> tuple[Tensor, Tensor, fl
             dtype=sampling.dtype,
             **options,
         )
-        with runtime.autocast(sampling.device, sampling.dtype):
+        with autocast(sampling.device, sampling.dtype):
             images.append(to_bytes(pipe.decode(cast(ImageOutput, out).images) * 2 - 1))
     return torch.cat(images), labels, time.perf_counter() - started
 
@@ -287,7 +286,7 @@ def reconstruct(
     chosen = images[order[: sampling.num_samples]]
     parts = []
     for chunk in chosen.split(sampling.batch_size):
-        with runtime.autocast(sampling.device, sampling.dtype):
+        with autocast(sampling.device, sampling.dtype):
             latent = pipe.tokenizer.encode(to_unit_range(chunk.to(sampling.device)))
             parts.append(to_bytes(pipe.tokenizer.decode(latent)))
     rebuilt = torch.cat(parts)
@@ -354,7 +353,7 @@ def held_out_loss(pipe: ECARPipeline, held_out: ImageDataset, sampling: Sampling
     per_stage, per_bin, weights = [], [], []
     for chosen in order.split(64):  # a multiple of the time bins: draws are stratified over them
         draw = pipe.model.draw(len(chosen), draws).to(sampling.device)
-        with runtime.autocast(sampling.device, sampling.dtype):
+        with autocast(sampling.device, sampling.dtype):
             pixels = to_unit_range(images[chosen].to(sampling.device))
             mean, std = pipe.tokenizer.moments(pixels)
             latent = mean.float() + std.float() * draw.latent_noise

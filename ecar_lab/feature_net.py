@@ -17,8 +17,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from ecar_lab import runtime
 from ecar_lab.errors import EcarError
+from ecar_lab.files import checkpoints_root
 
 
 class FeatureOutput(NamedTuple):
@@ -126,8 +126,8 @@ def find_features(name_or_path: str | Path) -> Path:
     """
     candidates = (
         Path(name_or_path).expanduser(),
-        runtime.checkpoints_root() / str(name_or_path),
-        runtime.checkpoints_root() / f"features-{Path(name_or_path).stem}",
+        checkpoints_root() / str(name_or_path),
+        checkpoints_root() / f"features-{Path(name_or_path).stem}",
     )
     for folder in candidates:
         if (folder / FeatureNet.config_name).is_file():

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ecar_lab import runtime
 from ecar_lab.data import ImageDataset, open_dataset
+from ecar_lab.device import autocast, pick_device, pick_dtype
 from ecar_lab.errors import EcarError
 from ecar_lab.feature_net import (
     FeatureNet,
@@ -23,7 +23,8 @@ from ecar_lab.feature_net import (
     load_features,
     to_unit_range,
 )
-from ecar_lab.metrics import machine
+from ecar_lab.files import atomic_directory, checkpoints_root, write_json
+from ecar_lab.machine import machine
 
 __all__ = [
     "FeatureNet",
@@ -120,10 +121,10 @@ def train_features(
     size = train.info.image_size
     test = open_dataset(dataset, split="test", image_size=size, data_root=data_root)
     test_images, test_labels = test.arrays()
-    run_device = runtime.pick_device(device)
-    run_dtype = runtime.pick_dtype(run_device, dtype)
+    run_device = pick_device(device)
+    run_dtype = pick_dtype(run_device, dtype)
     name = f"features-{Path(dataset).stem}" + (f"-{size}" if image_size else "")
-    folder = Path(output) if output else runtime.checkpoints_root() / name
+    folder = Path(output) if output else checkpoints_root() / name
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = FeatureNet(
@@ -143,7 +144,7 @@ def train_features(
         "batch-size": batch_size,
         "seed": seed,
     }
-    with runtime.atomic_directory(folder) as fresh:  # opened early: an unwritable place shows now
+    with atomic_directory(folder) as fresh:  # opened early: an unwritable place shows now
         record = _fit(net, train, epochs, minutes, seed, batch_size, run_device, run_dtype)
         # What is measured is what is saved: the convolutions are stored in bfloat16.
         _round_for_storage(net)
@@ -165,7 +166,7 @@ def train_features(
             "command": _command(shown, options),
         }
         net.cpu().save_pretrained(fresh, safe_serialization=True)
-        runtime.write_json(fresh / "training.json", record)
+        write_json(fresh / "training.json", record)
         (fresh / "README.md").write_text(_card(folder.name, record), encoding="utf-8")
     return folder
 
@@ -207,7 +208,7 @@ def _fit(
             for group in optimizer.param_groups:
                 group["lr"] = PEAK_LEARNING_RATE * batch_size / 256 * max(rate, 1e-3)
             inputs = to_unit_range(augment(images[batch], padding, flip, generator).to(device))
-            with runtime.autocast(device, dtype):
+            with autocast(device, dtype):
                 logits = net(inputs).logits
             loss = F.cross_entropy(
                 logits.float(), labels[batch].to(device), label_smoothing=LABEL_SMOOTHING

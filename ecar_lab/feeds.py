@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ecar_lab.checkpoints import load_tensors, save_tensors
 from ecar_lab.data import ImageDataset
 from ecar_lab.errors import EcarError
+from ecar_lab.files import load_tensors, save_tensors
 from ecar_lab.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)

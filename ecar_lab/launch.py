@@ -18,9 +18,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ecar_lab import runtime
+from ecar_lab.device import keep_freed_memory, pick_device
 from ecar_lab.errors import EcarError
 from ecar_lab.feeds import Share, generator
+from ecar_lab.files import write_error
 from ecar_lab.train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -34,16 +35,16 @@ def make_accelerator(cfg: TrainConfig) -> Accelerator:
     Raises:
         EcarError: the device is unknown or not there.
     """
-    device = runtime.pick_device(cfg.device)
+    device = pick_device(cfg.device)
     start_missing_processes()
     accelerator = Accelerator(
         cpu=device.type == "cpu",
-        mixed_precision="no",  # runtime.autocast does it, in training and sampling alike
+        mixed_precision="no",  # device.autocast does it, in training and sampling alike
         gradient_accumulation_steps=cfg.grad_accum,
     )
     if "OMP_NUM_THREADS" not in os.environ and accelerator.num_processes == 1:
         torch.set_num_threads(psutil.cpu_count(logical=False) or 1)
-    runtime.keep_freed_memory(device)
+    keep_freed_memory(device)
     return accelerator
 
 
@@ -109,7 +110,7 @@ def prepare_run_folder(cfg: TrainConfig, accelerator: Accelerator) -> None:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            raise runtime.write_error(folder, error) from error
+            raise write_error(folder, error) from error
     accelerator.wait_for_everyone()
 
 

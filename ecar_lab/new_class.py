@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ecar_lab.device import autocast
 from ecar_lab.errors import EcarError
 from ecar_lab.generator import LatentGenerator
-from ecar_lab.runtime import autocast
 
 
 @dataclass(frozen=True)

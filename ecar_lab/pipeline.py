@@ -15,12 +15,13 @@ from diffusers.utils.pil_utils import numpy_to_pil
 from torch import Tensor
 
 from ecar_lab.errors import EcarError
+from ecar_lab.events import TraceEvent
+from ecar_lab.files import resolve_checkpoint
 from ecar_lab.generator import LatentGenerator
 from ecar_lab.interventions import Generators, Labels
 from ecar_lab.model import ECAR
-from ecar_lab.runtime import resolve_checkpoint
 from ecar_lab.tokenizer import Tokenizer
-from ecar_lab.trace import Stream, TraceEvent, trace
+from ecar_lab.trace import Stream, trace
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ecar_lab import runtime
 from ecar_lab.baselines import build
 from ecar_lab.data import open_dataset
+from ecar_lab.device import pick_dtype
 from ecar_lab.diagnose import Diagnosis, efficiency_not_realised
 from ecar_lab.feature_net import to_unit_range
 from ecar_lab.flow import block_mean, endpoints, pyramid, upsample
@@ -61,7 +61,7 @@ def sample_latents(pipe: ECARPipeline, count: int, seed: int = 0, **options: Any
     settings: dict[str, Any] = {
         "guidance_scale": 1.0,
         "generator": torch.Generator().manual_seed(seed),
-        "dtype": runtime.pick_dtype(pipe.device),
+        "dtype": pick_dtype(pipe.device),
         **options,
     }
     output = pipe(class_labels=labels, output_type="latent", **settings)
@@ -158,7 +158,7 @@ def time_sampling(
     """
     shape = {name: value for name, value in model.config.items() if not name.startswith("_")}
     dit = cast(Any, open_gates(build("dit", shape))).to(model.device).eval()
-    labels, dtype = [0] * batch_size, runtime.pick_dtype(model.device)
+    labels, dtype = [0] * batch_size, pick_dtype(model.device)
 
     def run(events: Stream, stages: int) -> tuple[list[float], list[float]]:
         flops, seconds = [0.0] * stages, [0.0] * stages

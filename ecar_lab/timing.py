@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from ecar_lab import runtime
 from ecar_lab.baselines.base import Baseline
+from ecar_lab.device import synchronize
 from ecar_lab.generator import LatentGenerator
 from ecar_lab.model import ECAR
 from ecar_lab.trace import Stream, trace
@@ -67,10 +67,10 @@ def sample(
 
 def timed(device: torch.device, work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     """What ``work`` returns, and the seconds it took; waits for a GPU."""
-    runtime.synchronize(device)
+    synchronize(device)
     started = time.perf_counter()
     result = work(*arguments)
-    runtime.synchronize(device)
+    synchronize(device)
     return result, time.perf_counter() - started
 
 

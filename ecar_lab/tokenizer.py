@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ecar_lab.autoencoder import VectorQuantiser, make_decoder, make_encoder, reconstruction_terms
 from ecar_lab.errors import EcarError
-from ecar_lab.runtime import resolve_checkpoint
+from ecar_lab.files import resolve_checkpoint
 from ecar_lab.tokenizer_base import Tokenizer, psnr, psnr_per_image
 
 __all__ = [

@@ -18,12 +18,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ecar_lab import runtime
 from ecar_lab.baselines import build, make_pipeline
 from ecar_lab.cards import write_card
 from ecar_lab.data import DatasetInfo, ImageDataset, open_dataset
+from ecar_lab.device import autocast, pick_dtype
 from ecar_lab.errors import EcarError
 from ecar_lab.feeds import Batch, IndexedFeed, StreamFeed, cache_latents, generator
+from ecar_lab.files import checkpoints_root, write_json
 from ecar_lab.generator import LatentGenerator, TrainingDraw
 from ecar_lab.launch import initial_seed, make_accelerator, prepare_run_folder, share_of
 from ecar_lab.model import ECAR
@@ -111,7 +112,7 @@ def find_tokenizer(cfg: ModelTrainConfig) -> str:
     if "name" in kinds:
         return kinds["name"]
     own = Path(f"runs/{cfg.preset}-tokenizer/final")
-    shipped = runtime.checkpoints_root() / cfg.preset / "tokenizer"
+    shipped = checkpoints_root() / cfg.preset / "tokenizer"
     for folder in (own, shipped):
         if (folder / "config.json").is_file():
             return str(folder)
@@ -170,8 +171,8 @@ class ModelTask(Task):
         self.model = model
         self.objective = ModelObjective(model, cfg.class_dropout, cfg.stage_strides)
         self.share = share_of(cfg, accelerator)
-        self.dtype = runtime.pick_dtype(self.device, cfg.dtype)
-        self.autocast = functools.partial(runtime.autocast, self.device, self.dtype)
+        self.dtype = pick_dtype(self.device, cfg.dtype)
+        self.autocast = functools.partial(autocast, self.device, self.dtype)
         cached = cfg.cache_latents and not cfg.streaming
         self.prefetch = not cached or self.device.type != "cpu"
         self.feed = self._cached_feed() if cached else self._encoding_feed()
@@ -236,7 +237,7 @@ class ModelTask(Task):
         model = nn.Module.to(copy.deepcopy(self.generator), torch.bfloat16)
         pipeline = make_pipeline(model, self.tokenizer)
         pipeline.save_pretrained(folder, safe_serialization=True)
-        runtime.write_json(folder / "training.json", self.cfg.to_dict())
+        write_json(folder / "training.json", self.cfg.to_dict())
         lines = [
             f"{self._describe()} Averaged weights (EMA {self.cfg.ema_decay}), bfloat16.",
             "",

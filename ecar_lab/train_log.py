@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ecar_lab.errors import EcarError
-from ecar_lab.runtime import write_error
+from ecar_lab.files import write_error
 
 GUARD_WINDOW = 20  # logged losses that the running median looks back on
 GUARD_PATIENCE = 3  # logged losses in a row that have to be too high

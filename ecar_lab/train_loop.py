@@ -23,10 +23,12 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ecar_lab import runtime, train_state
+from ecar_lab import train_state
+from ecar_lab.device import autocast, pick_dtype
 from ecar_lab.feeds import Batch, Prefetcher
+from ecar_lab.files import atomic_directory, write_error, write_json
 from ecar_lab.launch import StopSignal, compile_objective, share_of
-from ecar_lab.metrics import count_flops, matmul_rate
+from ecar_lab.machine import count_flops, matmul_rate
 from ecar_lab.optim import Plan, build_optimizers, lr_factor
 from ecar_lab.train_config import TrainConfig
 from ecar_lab.train_log import DivergenceGuard, Meter, RunLog
@@ -50,7 +52,7 @@ class Trainer:
         self.cfg, self.task, self.accelerator = cfg, task, accelerator
         self.run_folder = cfg.run_folder
         self.device = accelerator.device
-        self.dtype = runtime.pick_dtype(self.device, cfg.dtype)
+        self.dtype = pick_dtype(self.device, cfg.dtype)
         self.global_batch = share_of(cfg, accelerator).global_batch
         self.main = accelerator.is_main_process
         task.model.train()
@@ -160,7 +162,7 @@ class Trainer:
                 group["lr"] = rate
         for batch in batches:
             with self.accelerator.accumulate(self.objective):
-                with runtime.autocast(self.device, self.dtype):
+                with autocast(self.device, self.dtype):
                     loss, parts = self.objective(*batch)
                 self.accelerator.backward(loss)
                 values = {"loss": loss, **parts}
@@ -274,7 +276,7 @@ class Trainer:
             file.parent.mkdir(parents=True, exist_ok=True)
             picture.save(file)
         except OSError as error:
-            raise runtime.write_error(file, error) from error
+            raise write_error(file, error) from error
         log.picture("samples", picture, self.step)
 
     @contextlib.contextmanager
@@ -299,7 +301,7 @@ class Trainer:
                 "flops_per_image": self.flops_per_image,
                 "last": self.last_row,
             }
-            with self.averaged(), runtime.atomic_directory(self.run_folder / "final") as folder:
+            with self.averaged(), atomic_directory(self.run_folder / "final") as folder:
                 results = self.task.export(folder, report)
             if results and log is not None:
                 log.write({"step": self.step, **results})
@@ -319,7 +321,7 @@ class Trainer:
         ]
 
         def one_pass() -> None:
-            with runtime.autocast(self.device, self.dtype):
+            with autocast(self.device, self.dtype):
                 loss, _ = objective(*batch)
             loss.backward()
 
@@ -333,7 +335,7 @@ class Trainer:
 
     def _save_config(self) -> None:
         if self.main:
-            runtime.write_json(self.run_folder / "config.json", self.cfg.to_dict())
+            write_json(self.run_folder / "config.json", self.cfg.to_dict())
         self.accelerator.wait_for_everyone()
 
 

@@ -11,11 +11,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ecar_lab import runtime
 from ecar_lab.cards import write_card
 from ecar_lab.data import ImageDataset, open_dataset
+from ecar_lab.device import autocast, pick_dtype
 from ecar_lab.errors import EcarError
 from ecar_lab.feeds import ImageStore, IndexedFeed, StreamFeed, generator, to_float
+from ecar_lab.files import write_json
 from ecar_lab.launch import initial_seed, make_accelerator, prepare_run_folder, share_of
 from ecar_lab.presets import get_preset
 from ecar_lab.tokenizer import ConvTokenizer, psnr
@@ -88,7 +89,7 @@ class TokenizerTask(Task):
         self.model = self.tokenizer
         self.objective = TokenizerObjective(self.tokenizer)
         self.share = share_of(cfg, accelerator)
-        self.dtype = runtime.pick_dtype(accelerator.device, cfg.dtype)
+        self.dtype = pick_dtype(accelerator.device, cfg.dtype)
         self.prefetch = cfg.streaming or accelerator.device.type != "cpu"
         if cfg.streaming:
             self.feed = StreamFeed(data, self.share, cfg.seed, cfg.flip)
@@ -117,7 +118,7 @@ class TokenizerTask(Task):
         return image_grid(torch.cat([images, self._reconstruct(images)]).cpu(), columns=SAMPLES)
 
     def _reconstruct(self, images: Tensor) -> Tensor:
-        with runtime.autocast(self.accelerator.device, self.dtype):
+        with autocast(self.accelerator.device, self.dtype):
             return self.tokenizer.decode(self.tokenizer.encode(images))
 
     def _images(self, split: str, limit: int) -> Iterator[Tensor]:
@@ -139,7 +140,7 @@ class TokenizerTask(Task):
     @torch.no_grad()
     def export(self, folder: Path, report: dict[str, Any]) -> dict[str, Any]:
         tokenizer, device = self.tokenizer, self.accelerator.device
-        with runtime.autocast(device, self.dtype):
+        with autocast(device, self.dtype):
             tokenizer.fit_statistics(self._images("train", STATISTICS_IMAGES))
         # float32 throughout: this number describes the tokenizer, not the training's precision
         total = count = 0.0
@@ -148,7 +149,7 @@ class TokenizerTask(Task):
             count += len(images)
         results = {"test_psnr_db": total / count, "test_images": int(count)}
         tokenizer.save_pretrained(folder, safe_serialization=True)
-        runtime.write_json(folder / "training.json", self.cfg.to_dict())
+        write_json(folder / "training.json", self.cfg.to_dict())
         config = tokenizer.config
         lines = [
             f"A convolutional {'KL' if config['kind'] == 'kl' else 'VQ'}-VAE of ecar_lab: factor "

@@ -20,13 +20,13 @@ from torch import Tensor
 from ecar_lab.colours import STAGE_HUES, LatentColours, decode
 from ecar_lab.colours import latent_to_rgb as latent_to_rgb
 from ecar_lab.errors import EcarError
-from ecar_lab.runtime import write_error
+from ecar_lab.files import write_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ecar_lab.events import TraceEvent
     from ecar_lab.tokenizer import Tokenizer
-    from ecar_lab.trace import TraceEvent
 
 PAPER, INK, FAINT = "#FFFFFF", "#1B1F24", "#59626E"
 ROWS = ("Noisy latent", "Clean estimate", "Decoded")

@@ -20,7 +20,7 @@ from ecar_lab.experiments.parts import (
     time_steps,
     transformer_call,
 )
-from ecar_lab.metrics import count_flops
+from ecar_lab.machine import count_flops
 from ecar_lab.timing import open_stream, sample
 
 TINY = Setting(dict(width=32, num_heads=2, transformer_layers=2, head_layers=3), 60, window=4)

@@ -327,16 +327,16 @@ def test_missing_checkpoint_is_refused(tmp_path: Path):
 
 
 def test_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from ecar_lab import checkpoints
+    from ecar_lab import files
 
-    save = checkpoints.save_file
+    save = files.save_file
 
     def full(named, path):
         if "step-00000004" in str(path) and "optimizer" in str(path):
             raise OSError(28, "No space left on device")
         save(named, path)
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     run = tmp_path / "run"
     with pytest.raises(EcarError, match=r"cannot write .*step-00000004.*No space left"):
         train_model(config(run))

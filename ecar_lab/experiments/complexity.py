@@ -26,7 +26,7 @@ from ecar_lab.experiments.growth import attention_part, fits, growth
 from ecar_lab.experiments.lab import Lab
 from ecar_lab.experiments.parts import Part, memory_of_image, spread_over, time_image
 from ecar_lab.generator import LatentGenerator
-from ecar_lab.metrics import matmul_rate
+from ecar_lab.machine import matmul_rate
 from ecar_lab.schedule import MAX_STAGES
 from ecar_lab.timing import open_gates, place
 

@@ -25,8 +25,8 @@ from ecar_lab.errors import EcarError
 from ecar_lab.evaluate import trained_on
 from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, frechet, key_of, plus_minus, quiet_training, spread
+from ecar_lab.files import resolve_checkpoint
 from ecar_lab.presets import get_preset
-from ecar_lab.runtime import resolve_checkpoint
 from ecar_lab.timing import open_gates
 from ecar_lab.train_log import read_metrics
 

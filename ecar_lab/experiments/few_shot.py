@@ -23,8 +23,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ecar_lab import runtime
 from ecar_lab.baselines import load_pipeline
+from ecar_lab.device import autocast
 from ecar_lab.evaluate import trained_on
 from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, Trained, plus_minus, spread
@@ -185,7 +185,7 @@ class Trial:
         mix_classes(model, label, others)
         if how == MEAN:
             return {}
-        with torch.no_grad(), runtime.autocast(lab.torch_device, lab.torch_dtype):
+        with torch.no_grad(), autocast(lab.torch_device, lab.torch_dtype):
             shown = to_unit_range(self.new.shown[:shots].to(lab.torch_device))
             latent = pipe.tokenizer.encode(shown).float()
         learning = Learning(extent.steps, extent.batch_size, seed=self.seed, dtype=lab.torch_dtype)

@@ -18,8 +18,7 @@ from typing import Any, TypeVar
 import torch
 from tqdm.auto import tqdm
 
-from ecar_lab import runtime
-from ecar_lab.cards import versions
+from ecar_lab.device import pick_device, pick_dtype
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluate import evaluate
 from ecar_lab.experiments.records import Trained as Trained
@@ -31,8 +30,9 @@ from ecar_lab.experiments.scores import plus_minus as plus_minus
 from ecar_lab.experiments.scores import spread as spread
 from ecar_lab.experiments.sizes import SIZES as SIZES
 from ecar_lab.experiments.sizes import Size as Size
+from ecar_lab.files import resolve_checkpoint, write_json
 from ecar_lab.judge import fingerprint
-from ecar_lab.metrics import machine
+from ecar_lab.machine import machine, versions
 from ecar_lab.model import ECAR
 from ecar_lab.presets import get_preset
 from ecar_lab.train_config import ModelTrainConfig
@@ -65,11 +65,11 @@ class Lab:
 
     @property
     def torch_device(self) -> torch.device:
-        return runtime.pick_device(self.device)
+        return pick_device(self.device)
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        return runtime.pick_dtype(self.torch_device, self.dtype)
+        return pick_dtype(self.torch_device, self.dtype)
 
     def shape(self, **changes: Any) -> dict[str, Any]:
         """Arguments of the ECAR that this size trains, changed by ``changes``."""
@@ -198,7 +198,7 @@ class Lab:
             "device": self.device,
             "dtype": self.dtype,
         }
-        identity = fingerprint(runtime.resolve_checkpoint(checkpoint))
+        identity = fingerprint(resolve_checkpoint(checkpoint))
         return self.remember(
             "evaluate",
             {"checkpoint": identity, **wanted},
@@ -216,7 +216,7 @@ class Lab:
         if file.is_file():
             return json.loads(file.read_text("utf-8"))["result"]
         result = json.loads(json.dumps(measure()))
-        runtime.write_json(file, {"settings": settings, "result": result})
+        write_json(file, {"settings": settings, "result": result})
         return result
 
     def about(self) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ecar_lab import runtime
 from ecar_lab.data import open_dataset
+from ecar_lab.device import autocast
 from ecar_lab.evaluate import to_bytes
 from ecar_lab.experiments.lab import Lab, named
 from ecar_lab.feature_net import FeatureOutput, extract
@@ -119,7 +119,7 @@ def sample_class(
             output_type="latent",
             dtype=lab.torch_dtype,
         )
-        with runtime.autocast(lab.torch_device, lab.torch_dtype):
+        with autocast(lab.torch_device, lab.torch_dtype):
             images.append(to_bytes(pipe.decode(cast(ImageOutput, out).images) * 2 - 1))
     return torch.cat(images)
 

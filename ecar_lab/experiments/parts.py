@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ecar_lab import runtime
 from ecar_lab.baselines.token_ar import TokenAR
 from ecar_lab.baselines.token_cost import tokens_per_event
+from ecar_lab.device import synchronize
 from ecar_lab.generator import LatentGenerator
-from ecar_lab.metrics import peak_memory
+from ecar_lab.machine import peak_memory
 from ecar_lab.timing import median_seconds, open_stream, sample, seconds_of
 from ecar_lab.transformer import KVCache
 
@@ -54,7 +54,7 @@ def time_steps(model: LatentGenerator, steps: Sequence[int], part: Part) -> Timi
     fewer = [min(count, part.steps) for count in steps]
     total, started = 0.0, time.perf_counter()
     for event in open_stream(model, fewer):
-        runtime.synchronize(model.device)
+        synchronize(model.device)
         spent = time.perf_counter() - started
         total += spent * (steps[event.stage] / fewer[event.stage] if event.step else 1)
         started = time.perf_counter()

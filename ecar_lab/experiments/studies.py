@@ -20,7 +20,7 @@ from ecar_lab.experiments.lab import (
     plus_minus,
     spread,
 )
-from ecar_lab.metrics import peak_memory
+from ecar_lab.machine import peak_memory
 from ecar_lab.timing import seconds_of
 
 TIMED_BATCH = 16

@@ -10,8 +10,7 @@ from typing import Annotated
 import tyro
 
 from ecar_lab.benchmark import run_benchmark, table
-from ecar_lab.outputs import check_output
-from ecar_lab.runtime import write_json
+from ecar_lab.files import check_output, write_json
 from ecar_lab.verbs.switches import parse_call
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ecar_lab import viz
 from ecar_lab.data import dataset_names, find_datasets, open_dataset
-from ecar_lab.outputs import IMAGE_FORMATS, check_output, output_file
-from ecar_lab.runtime import data_root
+from ecar_lab.files import IMAGE_FORMATS, check_output, data_root, output_file
 from ecar_lab.verbs.switches import check_positive, parse
 
 OFFLINE = ("digits", "shapes")

@@ -62,7 +62,7 @@ def run(arguments: list[str]) -> None:
     experiment = load_experiment(names[0])
     switches = parse(ExperimentSwitches, f"experiment {names[0]}", arguments[1:])
     lab = make_lab(switches)
-    from ecar_lab.outputs import check_folder
+    from ecar_lab.files import check_folder
 
     check_folder(switches.output)
     check_folder(switches.runs)
@@ -90,7 +90,7 @@ class ReportSwitches:
 
 def report(arguments: list[str]) -> None:
     from ecar_lab.experiments.report import fill, results_in
-    from ecar_lab.outputs import output_file
+    from ecar_lab.files import output_file
 
     switches = parse(ReportSwitches, "experiment report", arguments)
     try:
@@ -111,7 +111,7 @@ def make_lab(switches: ExperimentSwitches) -> Any:
     Raises:
         EcarError: an unknown preset or device, a count below 1.
     """
-    from ecar_lab import runtime
+    from ecar_lab.device import pick_device, pick_dtype
     from ecar_lab.experiments.lab import SIZES, Lab
     from ecar_lab.presets import get_preset
 
@@ -127,7 +127,7 @@ def make_lab(switches: ExperimentSwitches) -> Any:
     size = replace(SIZES[switches.size], **{name: v for name, v in changes.items() if v})
     if switches.preset and size.preset != SIZES[switches.size].preset:
         size = replace(size, model={}, batch_size=256)  # another preset, another shape
-    runtime.pick_dtype(runtime.pick_device(switches.device), switches.dtype)
+    pick_dtype(pick_device(switches.device), switches.dtype)
     return Lab(
         size,
         switches.runs,
@@ -160,8 +160,7 @@ def command(name: str, arguments: Sequence[str]) -> str:
 
 def write_result(experiment: Any, result: dict, folder: Path, name: str) -> list[Path]:
     """Writes the JSON, then the figure that is drawn from it alone."""
-    from ecar_lab.outputs import output_file
-    from ecar_lab.runtime import write_json
+    from ecar_lab.files import output_file, write_json
 
     json_file, picture = folder / f"{name}.json", folder / f"{name}.png"
     write_json(json_file, result)

@@ -15,10 +15,10 @@ from tqdm import tqdm
 from ecar_lab import viz
 from ecar_lab.baselines import load_pipeline
 from ecar_lab.colours import decode
-from ecar_lab.outputs import IMAGE_FORMATS, check_output, output_file
+from ecar_lab.device import pick_device, pick_dtype
+from ecar_lab.events import TraceEvent
+from ecar_lab.files import IMAGE_FORMATS, check_output, output_file
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.runtime import pick_device, pick_dtype
-from ecar_lab.trace import TraceEvent
 from ecar_lab.verbs.switches import check_positive, parse
 
 # A small image is enlarged to about this many pixels, so that it can be looked at.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from ecar_lab.errors import EcarError
-from ecar_lab.outputs import check_folder
+from ecar_lab.files import check_folder
 from ecar_lab.train_config import ModelTrainConfig, TokenizerTrainConfig, TrainConfig
 from ecar_lab.verbs.switches import parse, parse_call, take
 

@@ -44,7 +44,7 @@ from ecar_lab.layers import (
     zero_init,
 )
 from ecar_lab.layers import token_coordinates as kit_coordinates
-from ecar_lab.metrics import count_flops
+from ecar_lab.machine import count_flops
 from ecar_lab.teaching import new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import autoregression as check
 from ecar_lab.teaching.explore import autoregression as explore

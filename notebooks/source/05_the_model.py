@@ -42,7 +42,8 @@ from ecar_lab.layers import (
     unpatchify,
     zero_init,
 )
-from ecar_lab.metrics import count_flops, frechet_distance
+from ecar_lab.machine import count_flops
+from ecar_lab.metrics import frechet_distance
 from ecar_lab.schedule import StageSchedule
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import model as check

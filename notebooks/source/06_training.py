@@ -39,7 +39,7 @@ from ecar_lab.experiments import failure_signatures as failures
 from ecar_lab.feature_net import accuracy, extract, load_features
 from ecar_lab.feeds import IndexedFeed, LatentStore, Share, encode_all, generator
 from ecar_lab.launch import initial_seed
-from ecar_lab.metrics import count_flops, matmul_rate
+from ecar_lab.machine import count_flops, matmul_rate
 from ecar_lab.optim import Plan, build_optimizers
 from ecar_lab.optim import lr_factor as kit_lr_factor
 from ecar_lab.teaching import quiz, setup, show, table
@@ -961,7 +961,7 @@ explore.losses(
 )
 
 # %% [markdown]
-# And a budget: preset, images, machine. Put in your GPU's rate (measure it with `ecar_lab.metrics.matmul_rate`)
+# And a budget: preset, images, machine. Put in your GPU's rate (measure it with `ecar_lab.machine.matmul_rate`)
 # and a share you believe in.
 
 # %%

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
+from ecar_lab.events import TraceEvent
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.teaching.explore import choice, explorer, whole
-from ecar_lab.trace import TraceEvent
 from ecar_lab.viz import stage_strip
 
 
