@@ -14,8 +14,8 @@ from torch import Tensor
 from ecar_lab.colours import STAGE_HUES, LatentColours, decode
 from ecar_lab.flow import pyramid
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.tokenizer import psnr
-from ecar_lab.tokenizer_study import error_map, ramp, round_latent, without_channel
+from ecar_lab.tokenizers.base import psnr
+from ecar_lab.tokenizers.study import error_map, ramp, round_latent, without_channel
 from ecar_lab.viz import to_pil
 
 BITS = tuple(range(1, 9))

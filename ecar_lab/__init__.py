@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from ecar_lab.model import ECAR
     from ecar_lab.pipeline import ECARPipeline
     from ecar_lab.schedule import StageSchedule
-    from ecar_lab.tokenizer import (
+    from ecar_lab.tokenizers.base import Tokenizer
+    from ecar_lab.tokenizers.makers import (
         AutoencoderTokenizer,
         ConvTokenizer,
         IdentityTokenizer,
-        Tokenizer,
         load_tokenizer,
     )
     from ecar_lab.trace import trace
@@ -49,7 +49,7 @@ __all__ = [
     "trace",
 ]
 
-# Where a name lives, if not in the tokenizer's module.
+# Where a name lives, if not among the makers of tokenizers.
 HOMES = {
     "ECAR": "model",
     "ECARPipeline": "pipeline",
@@ -57,6 +57,7 @@ HOMES = {
     "FeatureNet": "feature_net",
     "LatentEdit": "interventions",
     "StageSchedule": "schedule",
+    "Tokenizer": "tokenizers.base",
     "TraceEvent": "events",
     "trace": "trace",
 }
@@ -65,7 +66,7 @@ HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{HOMES.get(name, 'tokenizer')}"), name)
+    return getattr(import_module(f"{__name__}.{HOMES.get(name, 'tokenizers.makers')}"), name)
 
 
 def __dir__() -> list[str]:

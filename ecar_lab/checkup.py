@@ -30,7 +30,7 @@ from ecar_lab.evaluate import trained_on
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.presets import get_preset
-from ecar_lab.tokenizer import load_tokenizer
+from ecar_lab.tokenizers.makers import load_tokenizer
 from ecar_lab.train import find_tokenizer, new_model
 from ecar_lab.train_config import ModelTrainConfig
 from ecar_lab.train_log import read_metrics

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from ecar_lab.tokenizer import Tokenizer
+    from ecar_lab.tokenizers.base import Tokenizer
 
 # One hue per stage, coarsest first (Okabe and Ito's set, told apart by colour-blind readers too).
 STAGE_HUES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")

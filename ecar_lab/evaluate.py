@@ -30,7 +30,7 @@ from ecar_lab.judge import Judge, compare, find_own_net, fingerprint, pick_judge
 from ecar_lab.machine import machine, versions
 from ecar_lab.pipeline import ECARPipeline, ImageOutput
 from ecar_lab.presets import get_preset
-from ecar_lab.tokenizer import psnr
+from ecar_lab.tokenizers.base import psnr
 
 LOSS_IMAGES = 512  # held-out images that the loss is measured on
 FEWEST_SAMPLES = 8

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from ecar_lab.data import ImageDataset
 from ecar_lab.errors import EcarError
 from ecar_lab.files import load_tensors, save_tensors
-from ecar_lab.tokenizer import Tokenizer
+from ecar_lab.tokenizers.base import Tokenizer
 
 logger = logging.getLogger(__name__)
 Batch = tuple[Tensor, ...]

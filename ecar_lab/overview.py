@@ -15,7 +15,7 @@ from ecar_lab.viz import FAINT, INK, PAPER, last_events, to_pil
 
 if TYPE_CHECKING:
     from ecar_lab.events import TraceEvent
-    from ecar_lab.tokenizer import Tokenizer
+    from ecar_lab.tokenizers.base import Tokenizer
 
 # Inches: side of the finest latent, between start and end, between stages, around everything.
 LARGEST, GAP, ARROW, MARGIN = 1.5, 0.55, 1.05, 0.3

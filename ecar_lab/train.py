@@ -30,7 +30,8 @@ from ecar_lab.launch import initial_seed, make_accelerator, prepare_run_folder, 
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ImageOutput
 from ecar_lab.presets import get_preset
-from ecar_lab.tokenizer import Tokenizer, load_tokenizer
+from ecar_lab.tokenizers.base import Tokenizer
+from ecar_lab.tokenizers.makers import load_tokenizer
 from ecar_lab.train_config import ModelTrainConfig, TokenizerTrainConfig, TrainConfig
 from ecar_lab.train_loop import Trainer
 from ecar_lab.train_task import Task

@@ -19,7 +19,8 @@ from ecar_lab.feeds import ImageStore, IndexedFeed, StreamFeed, generator, to_fl
 from ecar_lab.files import write_json
 from ecar_lab.launch import initial_seed, make_accelerator, prepare_run_folder, share_of
 from ecar_lab.presets import get_preset
-from ecar_lab.tokenizer import ConvTokenizer, psnr
+from ecar_lab.tokenizers.base import psnr
+from ecar_lab.tokenizers.makers import ConvTokenizer
 from ecar_lab.train_config import TokenizerTrainConfig
 from ecar_lab.train_loop import Trainer
 from ecar_lab.train_task import Task

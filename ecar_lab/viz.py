@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ecar_lab.events import TraceEvent
-    from ecar_lab.tokenizer import Tokenizer
+    from ecar_lab.tokenizers.base import Tokenizer
 
 PAPER, INK, FAINT = "#FFFFFF", "#1B1F24", "#59626E"
 ROWS = ("Noisy latent", "Clean estimate", "Decoded")

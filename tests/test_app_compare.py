@@ -20,7 +20,7 @@ from apps.studio import Studio
 from ecar_lab.baselines import BaselinePipeline, DiT, make_pipeline
 from ecar_lab.cards import images_seen
 from ecar_lab.errors import EcarError
-from ecar_lab.tokenizer import IdentityTokenizer
+from ecar_lab.tokenizers.makers import IdentityTokenizer
 from ecar_lab.viz import to_pil
 
 pytestmark = pytest.mark.filterwarnings(

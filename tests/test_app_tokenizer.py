@@ -19,8 +19,8 @@ from ecar_lab.colours import decode
 from ecar_lab.errors import EcarError
 from ecar_lab.files import checkpoints_root
 from ecar_lab.flow import block_mean
-from ecar_lab.tokenizer import psnr
-from ecar_lab.tokenizer_study import error_map, ramp, round_latent, without_channel
+from ecar_lab.tokenizers.base import psnr
+from ecar_lab.tokenizers.study import error_map, ramp, round_latent, without_channel
 from ecar_lab.viz import to_pil
 
 pytestmark = pytest.mark.filterwarnings(

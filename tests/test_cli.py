@@ -301,7 +301,7 @@ def test_a_full_disk_while_training_keeps_the_checkpoints_whole(capsys):
 
 def test_a_checkpoint_is_measured_with_a_net_trained_for_it(capsys):
     from ecar_lab.pipeline import ECARPipeline
-    from ecar_lab.tokenizer import IdentityTokenizer
+    from ecar_lab.tokenizers.makers import IdentityTokenizer
 
     pipe = ECARPipeline(model=tiny_model(num_classes=10), tokenizer=IdentityTokenizer())
     pipe.save_pretrained("tiny")

@@ -13,7 +13,7 @@ from ecar_lab.evaluate import Sampling, evaluate, generate, markdown, to_bytes
 from ecar_lab.features import extract, load_features, train_features
 from ecar_lab.judge import INCEPTION, InceptionFeatures, Judge, fingerprint, pick_judge
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.tokenizer import IdentityTokenizer
+from ecar_lab.tokenizers.makers import IdentityTokenizer
 
 NET = "features-digits"
 

@@ -14,7 +14,7 @@ from ecar_lab.experiments.lab import SIZES, Lab
 from ecar_lab.flow import endpoints
 from ecar_lab.machine import count_flops
 from ecar_lab.model import ECAR
-from ecar_lab.tokenizer import IdentityTokenizer
+from ecar_lab.tokenizers.makers import IdentityTokenizer
 from ecar_lab.trace import trace
 
 SHAPE = dict(

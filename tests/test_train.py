@@ -409,7 +409,7 @@ def test_missing_compiler_costs_a_warning(
 def test_tokenizer_run_ends_in_a_normalised_tokenizer(tmp_path: Path):
     from ecar_lab.data import open_dataset
     from ecar_lab.feeds import to_float
-    from ecar_lab.tokenizer import ConvTokenizer, load_tokenizer
+    from ecar_lab.tokenizers.makers import ConvTokenizer, load_tokenizer
 
     cfg = TokenizerTrainConfig.from_preset(
         "cifar10", dataset="shapes", output=str(tmp_path / "tok"), steps=6, batch_size=8, limit=64,

@@ -27,7 +27,7 @@ from ecar_lab.feeds import (
 from ecar_lab.launch import PLACED, processes_asked, start_missing_processes
 from ecar_lab.optim import Plan, build_optimizers, lr_factor
 from ecar_lab.presets import PRESETS
-from ecar_lab.tokenizer import ConvTokenizer
+from ecar_lab.tokenizers.makers import ConvTokenizer
 from ecar_lab.train_config import ModelTrainConfig, TokenizerTrainConfig
 from ecar_lab.train_log import DivergenceGuard, Meter, RunLog, read_metrics
 

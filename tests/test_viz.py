@@ -12,7 +12,7 @@ from ecar_lab import viz
 from ecar_lab.colours import STAGE_HUES, LatentColours, latent_to_rgb
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
-from ecar_lab.tokenizer import IdentityTokenizer
+from ecar_lab.tokenizers.makers import IdentityTokenizer
 
 RED = LatentColours(torch.zeros(3, 3), torch.tensor([1.0, -1.0, -1.0]))
 

@@ -13,7 +13,7 @@ from ecar_lab.generator import LatentGenerator
 from ecar_lab.interventions import Labels
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.tokenizer import Tokenizer
+from ecar_lab.tokenizers.base import Tokenizer
 from ecar_lab.trace import Stream
 
 

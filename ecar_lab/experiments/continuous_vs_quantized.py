@@ -115,11 +115,11 @@ def information(lab: Lab, tokenizer_folder: Path) -> dict[str, Any]:
     ``bits``: for a code book log2 K; for a KL-VAE its rate, KL(q(z | image) || N(0, 1)) / ln 2, a
     bound from above. ``bits_used``: the entropy of the codes as they occur; the rate again.
     """
-    from ecar_lab.autoencoder import nearest_pairs
     from ecar_lab.data import open_dataset
     from ecar_lab.feature_net import to_unit_range
     from ecar_lab.presets import get_preset
-    from ecar_lab.tokenizer import ConvTokenizer, load_tokenizer
+    from ecar_lab.tokenizers.makers import ConvTokenizer, load_tokenizer
+    from ecar_lab.tokenizers.networks import nearest_pairs
 
     preset = get_preset(lab.size.preset)
     images, _ = open_dataset(

@@ -244,7 +244,7 @@ quiz(
 #
 # | notebook | builds | in the kit |
 # |---|---|---|
-# | 1 Tokenizer | images ↔ latents | `ecar_lab/tokenizer.py` |
+# | 1 Tokenizer | images ↔ latents | `ecar_lab/tokenizers/makers.py` |
 # | 2 Autoregression | the transformer, its mask and cache | `ecar_lab/transformer.py`, `layers.py` |
 # | 3 Flow matching | straight paths from noise to data | `ecar_lab/flow.py` |
 # | 4 Stages and transitions | windows, upsample and re-noise | `ecar_lab/schedule.py`, `flow.py` |

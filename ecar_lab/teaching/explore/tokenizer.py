@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ecar_lab.colours import LatentColours
 from ecar_lab.teaching.explore import choice, explorer, real
-from ecar_lab.tokenizer import Tokenizer, psnr
-from ecar_lab.tokenizer_study import error_map, ramp, round_latent, without_channel
+from ecar_lab.tokenizers.base import Tokenizer, psnr
+from ecar_lab.tokenizers.study import error_map, ramp, round_latent, without_channel
 from ecar_lab.viz import image_grid
 
 NONE, EXACT = "none", "not rounded"

@@ -1,6 +1,6 @@
 """The networks and losses of the compact autoencoder: residual convolutions, a vector quantiser.
 
-Nothing here knows of normalised latents, names or files; that is `tokenizer.py`.
+Nothing here knows of normalised latents, names or files; that is `makers.py`.
 """
 
 from itertools import pairwise

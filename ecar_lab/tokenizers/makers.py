@@ -1,6 +1,6 @@
 """Tokenizers: images to normalised latents and back.
 
-Three makers of a `Tokenizer` (the protocol, in `tokenizer_base.py`):
+Three makers of a `Tokenizer` (the protocol, in `base.py`):
 
 - `ConvTokenizer`: a compact convolutional autoencoder trained in this kit, as a KL-VAE or as its
   vector-quantised twin,
@@ -26,19 +26,15 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ecar_lab.autoencoder import VectorQuantiser, make_decoder, make_encoder, reconstruction_terms
 from ecar_lab.errors import EcarError
 from ecar_lab.files import resolve_checkpoint
-from ecar_lab.tokenizer_base import Tokenizer, psnr, psnr_per_image
-
-__all__ = [
-    "AutoencoderTokenizer",
-    "ConvTokenizer",
-    "IdentityTokenizer",
-    "Tokenizer",
-    "load_tokenizer",
-    "psnr",
-]
+from ecar_lab.tokenizers.base import Tokenizer, psnr_per_image
+from ecar_lab.tokenizers.networks import (
+    VectorQuantiser,
+    make_decoder,
+    make_encoder,
+    reconstruction_terms,
+)
 
 LOG_VARIANCE_RANGE = (-20.0, 4.0)
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
