@@ -18,9 +18,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ecar_lab.data.feeds import Share, generator
 from ecar_lab.device import keep_freed_memory, pick_device
 from ecar_lab.errors import EcarError
-from ecar_lab.feeds import Share, generator
 from ecar_lab.files import write_error
 from ecar_lab.train_config import TrainConfig
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from ecar_lab.baselines import build, make_pipeline
 from ecar_lab.cards import write_card
 from ecar_lab.data import DatasetInfo, ImageDataset, open_dataset
+from ecar_lab.data.feeds import Batch, IndexedFeed, StreamFeed, cache_latents, generator
 from ecar_lab.device import autocast, pick_dtype
 from ecar_lab.errors import EcarError
-from ecar_lab.feeds import Batch, IndexedFeed, StreamFeed, cache_latents, generator
 from ecar_lab.files import checkpoints_root, write_json
 from ecar_lab.generator import LatentGenerator, TrainingDraw
 from ecar_lab.launch import initial_seed, make_accelerator, prepare_run_folder, share_of

@@ -24,8 +24,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ecar_lab import train_state
+from ecar_lab.data.feeds import Batch, Prefetcher
 from ecar_lab.device import autocast, pick_dtype
-from ecar_lab.feeds import Batch, Prefetcher
 from ecar_lab.files import atomic_directory, write_error, write_json
 from ecar_lab.launch import StopSignal, compile_objective, share_of
 from ecar_lab.machine import count_flops, matmul_rate

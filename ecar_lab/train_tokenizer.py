@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ecar_lab.cards import write_card
 from ecar_lab.data import ImageDataset, open_dataset
+from ecar_lab.data.feeds import ImageStore, IndexedFeed, StreamFeed, generator, to_float
 from ecar_lab.device import autocast, pick_dtype
 from ecar_lab.errors import EcarError
-from ecar_lab.feeds import ImageStore, IndexedFeed, StreamFeed, generator, to_float
 from ecar_lab.files import write_json
 from ecar_lab.launch import initial_seed, make_accelerator, prepare_run_folder, share_of
 from ecar_lab.presets import get_preset

@@ -408,7 +408,7 @@ def test_missing_compiler_costs_a_warning(
 
 def test_tokenizer_run_ends_in_a_normalised_tokenizer(tmp_path: Path):
     from ecar_lab.data import open_dataset
-    from ecar_lab.feeds import to_float
+    from ecar_lab.data.feeds import to_float
     from ecar_lab.tokenizers.makers import ConvTokenizer, load_tokenizer
 
     cfg = TokenizerTrainConfig.from_preset(

@@ -12,8 +12,7 @@ from torch import nn
 from ecar_lab import train_config
 from ecar_lab.checkpoints import load_optimizer_tensors, optimizer_tensors
 from ecar_lab.data import open_dataset
-from ecar_lab.errors import EcarError
-from ecar_lab.feeds import (
+from ecar_lab.data.feeds import (
     ImageStore,
     IndexedFeed,
     LatentStore,
@@ -24,6 +23,7 @@ from ecar_lab.feeds import (
     generator,
     to_float,
 )
+from ecar_lab.errors import EcarError
 from ecar_lab.launch import PLACED, processes_asked, start_missing_processes
 from ecar_lab.optim import Plan, build_optimizers, lr_factor
 from ecar_lab.presets import PRESETS

@@ -101,7 +101,7 @@ def boundary(lab: Lab, runs: list[Trained], **options: Any) -> dict[str, Any]:
 def data_boundary(lab: Lab, trained: Trained) -> float:
     """Boundary score of real images' latents."""
     from ecar_lab.data import open_dataset
-    from ecar_lab.feeds import to_float
+    from ecar_lab.data.feeds import to_float
     from ecar_lab.presets import get_preset
 
     pipe = load_pipeline(trained.folder).to(lab.torch_device)

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ecar_lab.data import ImageDataset
+from ecar_lab.data.datasets import ImageDataset
 from ecar_lab.errors import EcarError
 from ecar_lab.files import load_tensors, save_tensors
 from ecar_lab.tokenizers.base import Tokenizer

@@ -1,6 +1,6 @@
 """Where the pixels come from: memory, the drawing of shapes, a table of encoded images, a stream.
 
-Every source hands out uint8 batches in an order that ``Order`` fixes; `data.py` makes floats of
+Every source hands out uint8 batches in an order that ``Order`` fixes; `datasets.py` makes floats of
 them. Unreadable images are counted, and the first one is named.
 """
 
@@ -23,9 +23,9 @@ import PIL.ImageOps
 import torch
 from torch import Tensor
 
+from ecar_lab.data.shapes import draw_shapes
+from ecar_lab.data.tables import Pair, Table, require_memory
 from ecar_lab.errors import EcarError
-from ecar_lab.shapes import draw_shapes
-from ecar_lab.tables import Pair, Table, require_memory
 
 if TYPE_CHECKING:
     from datasets import IterableDataset

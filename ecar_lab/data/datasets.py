@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from ecar_lab import files
-from ecar_lab.errors import EcarError
-from ecar_lab.shapes import SHAPES
-from ecar_lab.sources import (
+from ecar_lab.data.shapes import SHAPES
+from ecar_lab.data.sources import (
     Decoder,
     Order,
     PixelSource,
@@ -28,9 +27,8 @@ from ecar_lab.sources import (
     in_background,
     too_small,
 )
-from ecar_lab.tables import HUB_IDS, find_datasets, load_table, pick_split, require_memory
-
-__all__ = ["DatasetInfo", "ImageDataset", "dataset_names", "find_datasets", "open_dataset"]
+from ecar_lab.data.tables import HUB_IDS, load_table, pick_split, require_memory
+from ecar_lab.errors import EcarError
 
 SHAPES_SIZES = {"train": 50_000, "test": 10_000}
 READ_CHUNK = 1024  # images decoded at a time, while a set is read into memory
