@@ -19,7 +19,7 @@ from apps.studio import Run, Studio, told_when_memory_is_full
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.files import write_error
-from ecar_lab.viz import contact_sheet, save_gif, strip_frames
+from ecar_lab.viz.pictures import contact_sheet, save_gif, strip_frames
 
 GONE = "run {} is gone, only the last ones are kept: choose another"
 LARGEST = 128  # pixels of the last stage in the GIF

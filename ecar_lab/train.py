@@ -36,7 +36,7 @@ from ecar_lab.train_config import ModelTrainConfig, TokenizerTrainConfig, TrainC
 from ecar_lab.train_loop import Trainer
 from ecar_lab.train_task import Task
 from ecar_lab.train_tokenizer import train_tokenizer
-from ecar_lab.viz import image_grid
+from ecar_lab.viz.pictures import image_grid
 
 __all__ = [
     "ModelTrainConfig",

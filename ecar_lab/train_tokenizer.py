@@ -24,7 +24,7 @@ from ecar_lab.tokenizers.makers import ConvTokenizer
 from ecar_lab.train_config import TokenizerTrainConfig
 from ecar_lab.train_loop import Trainer
 from ecar_lab.train_task import Task
-from ecar_lab.viz import image_grid
+from ecar_lab.viz.pictures import image_grid
 
 SAMPLES = 16
 EVALUATION_BATCH = 256

@@ -16,10 +16,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ecar_lab.colours import STAGE_HUES
 from ecar_lab.cost import total_flops
 from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, frechet, named_right, plus_minus, spread
+from ecar_lab.viz.colours import STAGE_HUES
 
 
 class Settings(NamedTuple):

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ecar_lab.colours import STAGE_HUES
+from ecar_lab.viz.colours import STAGE_HUES
 
 # Who is who in every figure: a hue (Okabe and Ito's), a marker and a line of its own.
 STYLES: dict[str, dict[str, Any]] = {

@@ -11,10 +11,10 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from ecar_lab import viz
 from ecar_lab.data import dataset_names, find_datasets, open_dataset
 from ecar_lab.files import IMAGE_FORMATS, check_output, data_root, output_file
 from ecar_lab.verbs.switches import check_positive, parse
+from ecar_lab.viz import pictures
 
 OFFLINE = ("digits", "shapes")
 THUMBNAIL = 64
@@ -92,7 +92,7 @@ def contact_sheet(
     for number, name in enumerate(class_names):
         chosen = images[labels == number][:columns]
         if len(chosen):
-            tiles += viz.to_pil(chosen / 127.5 - 1) + [blank] * (columns - len(chosen))
+            tiles += pictures.to_pil(chosen / 127.5 - 1) + [blank] * (columns - len(chosen))
             captions += [name] * len(chosen) + [""] * (columns - len(chosen))
     scale = max(1, round(THUMBNAIL / images.shape[-1]))
-    return viz.image_grid(tiles, columns, scale=scale, labels=captions)
+    return pictures.image_grid(tiles, columns, scale=scale, labels=captions)

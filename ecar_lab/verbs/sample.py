@@ -12,14 +12,14 @@ import tyro
 from diffusers.utils import logging
 from tqdm import tqdm
 
-from ecar_lab import viz
 from ecar_lab.baselines import load_pipeline
-from ecar_lab.colours import decode
 from ecar_lab.device import pick_device, pick_dtype
 from ecar_lab.events import TraceEvent
 from ecar_lab.files import IMAGE_FORMATS, check_output, output_file
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.verbs.switches import check_positive, parse
+from ecar_lab.viz import pictures
+from ecar_lab.viz.colours import decode
 
 # A small image is enlarged to about this many pixels, so that it can be looked at.
 TILE_PIXELS = 128
@@ -84,7 +84,7 @@ def run(arguments: list[str]) -> None:
     seconds = time.perf_counter() - started
     side = images.shape[-1]
     with output_file(switches.out) as fresh:
-        viz.image_grid(
+        pictures.image_grid(
             images,
             switches.per_class if switches.per_class > 1 else None,
             scale=max(1, round(TILE_PIXELS / side)),
@@ -93,11 +93,11 @@ def run(arguments: list[str]) -> None:
     print(f"{switches.out}: {len(ids)} images of {side} px in {seconds:.1f} s")
     if switches.strip:
         with output_file(switches.strip) as fresh:
-            viz.stage_strip(watched, pipe.tokenizer).save(fresh)
+            pictures.stage_strip(watched, pipe.tokenizer).save(fresh)
         print(f"{switches.strip}: the stages of the first image")
     if switches.gif:
         with output_file(switches.gif) as fresh:
-            viz.save_gif(viz.strip_frames(watched, pipe.tokenizer), fresh)
+            pictures.save_gif(pictures.strip_frames(watched, pipe.tokenizer), fresh)
         print(f"{switches.gif}: those stages, step by step")
 
 

@@ -22,7 +22,8 @@ from ecar_lab import StageSchedule
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import start as check
 from ecar_lab.teaching.explore import start as explore
-from ecar_lab.viz import image_grid, stage_overview, stage_strip
+from ecar_lab.viz.overview import stage_overview
+from ecar_lab.viz.pictures import image_grid, stage_strip
 
 lab = setup(0)
 

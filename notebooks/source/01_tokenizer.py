@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from ecar_lab import ConvTokenizer
-from ecar_lab.colours import LatentColours, decode
 from ecar_lab.cost import attention_flops, block_flops
 from ecar_lab.data import open_dataset
 from ecar_lab.data.feeds import to_float
@@ -44,7 +43,8 @@ from ecar_lab.tokenizers.networks import (
     nearest_pairs,
 )
 from ecar_lab.tokenizers.study import error_map, ramp, round_latent, without_channel
-from ecar_lab.viz import enlarge, image_grid, to_pil
+from ecar_lab.viz.colours import LatentColours, decode
+from ecar_lab.viz.pictures import enlarge, image_grid, to_pil
 
 lab = setup(1)
 

@@ -27,7 +27,6 @@ from torch import nn
 
 from ecar_lab.attention import attend
 from ecar_lab.caching import compare_cache
-from ecar_lab.colours import LatentColours
 from ecar_lab.cost import attention_flops, block_flops, contexts
 from ecar_lab.experiments.figures import line, logarithmic
 from ecar_lab.experiments.growth import exponents
@@ -51,6 +50,7 @@ from ecar_lab.teaching.explore import autoregression as explore
 from ecar_lab.timing import open_gates, seconds_of
 from ecar_lab.transformer import KVCache
 from ecar_lab.transformer import block_causal_mask as kit_mask
+from ecar_lab.viz.colours import LatentColours
 
 lab = setup(2)
 

@@ -27,14 +27,14 @@ import torch
 import torch.nn.functional as F
 
 from ecar_lab import ECAR, StageSchedule, diagnose, flow, probe, trace
-from ecar_lab.colours import LatentColours
 from ecar_lab.data import open_dataset
 from ecar_lab.experiments.figures import line
 from ecar_lab.metrics import frechet_distance
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import transitions as check
 from ecar_lab.teaching.explore import transitions as explore
-from ecar_lab.viz import enlarge, image_grid, to_pil
+from ecar_lab.viz.colours import LatentColours
+from ecar_lab.viz.pictures import enlarge, image_grid, to_pil
 
 lab = setup(4)
 

@@ -49,7 +49,8 @@ from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import model as check
 from ecar_lab.teaching.explore import model as explore
 from ecar_lab.transformer import MultistageTransformer
-from ecar_lab.viz import enlarge, image_grid, latent_to_rgb, to_pil
+from ecar_lab.viz.colours import latent_to_rgb
+from ecar_lab.viz.pictures import enlarge, image_grid, to_pil
 
 lab = setup(5)
 

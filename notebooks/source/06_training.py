@@ -54,7 +54,7 @@ from ecar_lab.train import (
     train_tokenizer,
 )
 from ecar_lab.train_log import read_metrics
-from ecar_lab.viz import image_grid, to_pil
+from ecar_lab.viz.pictures import image_grid, to_pil
 
 lab = setup(6)
 

@@ -36,7 +36,7 @@ from ecar_lab.interventions import stage_noise
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import generation as check
 from ecar_lab.teaching.explore import generation as explore
-from ecar_lab.viz import contact_sheet, image_grid, save_gif, strip_frames
+from ecar_lab.viz.pictures import contact_sheet, image_grid, save_gif, strip_frames
 
 lab = setup(7)
 

@@ -1,8 +1,8 @@
 """Pictures of what happens: latents as colours, grids, the strip of stages, GIFs.
 
-Images are (B, 3, H, W) in [-1, 1]; everything here draws on the CPU and leaves as PIL images, save
-the figure for documents, which is matplotlib's. Pixels are enlarged by nearest neighbour, so that a
-4x4 stage reads as 4x4, and every picture brings its own background.
+Images are (B, 3, H, W) in [-1, 1]; everything here draws on the CPU and leaves as PIL images.
+Pixels are enlarged by nearest neighbour, so that a 4x4 stage reads as 4x4, and every picture brings
+its own background. The figure for documents, matplotlib's, is in ``overview.py``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ecar_lab.colours import STAGE_HUES, LatentColours, decode
-from ecar_lab.colours import latent_to_rgb as latent_to_rgb
 from ecar_lab.errors import EcarError
 from ecar_lab.files import write_error
+from ecar_lab.viz.colours import STAGE_HUES, LatentColours, decode
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from ecar_lab.events import TraceEvent
     from ecar_lab.tokenizers.base import Tokenizer
 
@@ -285,13 +282,3 @@ def _arrow(pen: ImageDraw.ImageDraw, left: float, right: float, y: float) -> Non
     pen.text((middle, y - 23), "+ noise", INK, _font(12), anchor="ma")
     pen.line((left, y, right - 6, y), fill=INK, width=2)
     pen.polygon([(right, y), (right - 8, y - 5), (right - 8, y + 5)], fill=INK)
-
-
-def stage_overview(events: Iterable[TraceEvent], tokenizer: Tokenizer, **options) -> Figure:
-    """The whole process in one figure for documents: see :func:`ecar_lab.overview.stage_overview`.
-
-    Behind a function, so that the app and the command line start without matplotlib.
-    """
-    from ecar_lab import overview
-
-    return overview.stage_overview(events, tokenizer, **options)

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from PIL import Image
 
-from ecar_lab.colours import STAGE_HUES, LatentColours, decode, latent_to_rgb
 from ecar_lab.errors import EcarError
-from ecar_lab.viz import FAINT, INK, PAPER, last_events, to_pil
+from ecar_lab.viz.colours import STAGE_HUES, LatentColours, decode, latent_to_rgb
+from ecar_lab.viz.pictures import FAINT, INK, PAPER, last_events, to_pil
 
 if TYPE_CHECKING:
     from ecar_lab.events import TraceEvent
