@@ -23,7 +23,7 @@ from apps.stream import Progress, StageCost
 from apps.studio import Run, Studio
 from ecar_lab.device import DTYPES
 from ecar_lab.errors import EcarError
-from ecar_lab.judge import fingerprint
+from ecar_lab.evaluation.judge import fingerprint
 from ecar_lab.machine import versions
 from ecar_lab.model import ECAR
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ecar_lab.errors import EcarError
+    from ecar_lab.evaluation.feature_net import FeatureNet
     from ecar_lab.events import TraceEvent
-    from ecar_lab.features import FeatureNet
     from ecar_lab.interventions import LatentEdit
     from ecar_lab.model import ECAR
     from ecar_lab.pipeline import ECARPipeline
@@ -54,7 +54,7 @@ HOMES = {
     "ECAR": "model",
     "ECARPipeline": "pipeline",
     "EcarError": "errors",
-    "FeatureNet": "feature_net",
+    "FeatureNet": "evaluation.feature_net",
     "LatentEdit": "interventions",
     "StageSchedule": "schedule",
     "Tokenizer": "tokenizers.base",

@@ -26,7 +26,7 @@ from ecar_lab.diagnose import (
 )
 from ecar_lab.doctor import Finding
 from ecar_lab.errors import EcarError
-from ecar_lab.evaluate import trained_on
+from ecar_lab.evaluation.evaluate import trained_on
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.presets import get_preset

@@ -15,27 +15,14 @@ from torch.nn import functional as F
 from ecar_lab.data import ImageDataset, open_dataset
 from ecar_lab.device import autocast, pick_device, pick_dtype
 from ecar_lab.errors import EcarError
-from ecar_lab.feature_net import (
+from ecar_lab.evaluation.feature_net import (
     FeatureNet,
-    FeatureOutput,
     accuracy,
     extract,
-    load_features,
     to_unit_range,
 )
 from ecar_lab.files import atomic_directory, checkpoints_root, write_json
 from ecar_lab.machine import machine
-
-__all__ = [
-    "FeatureNet",
-    "FeatureOutput",
-    "accuracy",
-    "augment",
-    "extract",
-    "load_features",
-    "to_unit_range",
-    "train_features",
-]
 
 log = logging.getLogger(__name__)
 
@@ -268,7 +255,7 @@ class accuracy. Distances on its features are **not FID** and compare only with 
 | command | `{record["command"]}` |
 
 ```python
-from ecar_lab.features import load_features
+from ecar_lab.evaluation.feature_net import load_features
 output = load_features("{name}")(images)  # (B, 3, H, W) in [-1, 1] -> .features, .logits
 ```
 """

@@ -15,10 +15,10 @@ from ecar_lab.baselines import build
 from ecar_lab.data import open_dataset
 from ecar_lab.device import pick_dtype
 from ecar_lab.diagnose import Diagnosis, efficiency_not_realised
-from ecar_lab.feature_net import to_unit_range
+from ecar_lab.evaluation.feature_net import to_unit_range
+from ecar_lab.evaluation.metrics import boundary_score
 from ecar_lab.flow import block_mean, endpoints, pyramid, upsample
 from ecar_lab.generator import LatentGenerator
-from ecar_lab.metrics import boundary_score
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline, ImageOutput
 from ecar_lab.timing import open_gates

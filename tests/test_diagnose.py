@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from ecar_lab import checkup, diagnose, probe
 from ecar_lab.cli import main
 from ecar_lab.errors import EcarError
+from ecar_lab.evaluation.metrics import boundary_score
 from ecar_lab.flow import upsample
-from ecar_lab.metrics import boundary_score
 
 SEEDS = range(5)
 

@@ -8,15 +8,14 @@ import torch
 
 from ecar_lab.data import open_dataset
 from ecar_lab.errors import EcarError
-from ecar_lab.features import (
+from ecar_lab.evaluation.feature_net import (
     FeatureNet,
     accuracy,
-    augment,
     extract,
     load_features,
     to_unit_range,
-    train_features,
 )
+from ecar_lab.features import augment, train_features
 
 
 @pytest.fixture(scope="module")

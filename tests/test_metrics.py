@@ -8,8 +8,13 @@ from torch.nn import functional as F
 
 from ecar_lab import machine
 from ecar_lab.errors import EcarError
+from ecar_lab.evaluation.metrics import (
+    boundary_score,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
 from ecar_lab.machine import count_flops, matmul_rate, peak_memory
-from ecar_lab.metrics import boundary_score, frechet_distance, kernel_distance, precision_recall
 
 
 def normal(count: int, width: int, seed: int) -> torch.Tensor:

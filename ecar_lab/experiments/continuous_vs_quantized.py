@@ -62,7 +62,7 @@ def run(lab: Lab) -> dict[str, Any]:
 def measure(lab: Lab, settings: Settings, codes: int | None, seed: int) -> dict[str, Any]:
     """One tokenizer and one generator; ``codes`` None means continuous."""
     from ecar_lab.baselines import load_pipeline
-    from ecar_lab.judge import fingerprint
+    from ecar_lab.evaluation.judge import fingerprint
 
     kind = {"kind": "kl"} if codes is None else {"kind": "vq", "codebook_size": codes}
     steps = {} if settings.tokenizer_steps is None else {"steps": settings.tokenizer_steps}
@@ -116,7 +116,7 @@ def information(lab: Lab, tokenizer_folder: Path) -> dict[str, Any]:
     bound from above. ``bits_used``: the entropy of the codes as they occur; the rate again.
     """
     from ecar_lab.data import open_dataset
-    from ecar_lab.feature_net import to_unit_range
+    from ecar_lab.evaluation.feature_net import to_unit_range
     from ecar_lab.presets import get_preset
     from ecar_lab.tokenizers.makers import ConvTokenizer, load_tokenizer
     from ecar_lab.tokenizers.networks import nearest_pairs

@@ -22,7 +22,7 @@ from ecar_lab.baselines import load_pipeline
 from ecar_lab.checkup import judge_samples, real_or_why
 from ecar_lab.diagnose import Diagnosis, from_log
 from ecar_lab.errors import EcarError
-from ecar_lab.evaluate import trained_on
+from ecar_lab.evaluation.evaluate import trained_on
 from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, frechet, key_of, plus_minus, quiet_training, spread
 from ecar_lab.files import resolve_checkpoint

@@ -25,7 +25,9 @@ from matplotlib.figure import Figure
 
 from ecar_lab.baselines import load_pipeline
 from ecar_lab.device import autocast
-from ecar_lab.evaluate import trained_on
+from ecar_lab.evaluation.evaluate import trained_on
+from ecar_lab.evaluation.feature_net import extract, to_unit_range
+from ecar_lab.evaluation.judge import Judge, fingerprint
 from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, Trained, plus_minus, spread
 from ecar_lab.experiments.one_class import (
@@ -37,8 +39,6 @@ from ecar_lab.experiments.one_class import (
     real_class,
     sample_class,
 )
-from ecar_lab.feature_net import extract, to_unit_range
-from ecar_lab.judge import Judge, fingerprint
 from ecar_lab.new_class import Learning, best_mix, learn_class, mix_classes
 from ecar_lab.pipeline import ECARPipeline
 

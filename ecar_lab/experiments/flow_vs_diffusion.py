@@ -22,15 +22,15 @@ from torch import Tensor
 from ecar_lab.baselines import load_pipeline
 from ecar_lab.data import open_dataset
 from ecar_lab.device import autocast
-from ecar_lab.evaluate import trained_on
+from ecar_lab.evaluation.evaluate import trained_on
+from ecar_lab.evaluation.feature_net import to_unit_range
+from ecar_lab.evaluation.judge import fingerprint
+from ecar_lab.evaluation.metrics import frechet_distance, kernel_distance
 from ecar_lab.events import TraceEvent
 from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, Trained, plus_minus, spread
 from ecar_lab.experiments.studies import measure
-from ecar_lab.feature_net import to_unit_range
 from ecar_lab.flow import endpoints
-from ecar_lab.judge import fingerprint
-from ecar_lab.metrics import frechet_distance, kernel_distance
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.trace import trace

@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 
 from ecar_lab.device import pick_device, pick_dtype
 from ecar_lab.errors import EcarError
-from ecar_lab.evaluate import evaluate
+from ecar_lab.evaluation.evaluate import evaluate
+from ecar_lab.evaluation.judge import fingerprint
 from ecar_lab.experiments.records import Trained as Trained
 from ecar_lab.experiments.records import digest, is_finished, key_of, read_run
 from ecar_lab.experiments.scores import frechet as frechet
@@ -31,7 +32,6 @@ from ecar_lab.experiments.scores import spread as spread
 from ecar_lab.experiments.sizes import SIZES as SIZES
 from ecar_lab.experiments.sizes import Size as Size
 from ecar_lab.files import resolve_checkpoint, write_json
-from ecar_lab.judge import fingerprint
 from ecar_lab.machine import machine, versions
 from ecar_lab.model import ECAR
 from ecar_lab.presets import get_preset
@@ -183,7 +183,7 @@ class Lab:
         return folder / "final"
 
     def evaluate(self, trained: Trained | str | Path, **settings: Any) -> dict[str, Any]:
-        """What :func:`ecar_lab.evaluate.evaluate` finds, made now or remembered.
+        """What :func:`ecar_lab.evaluation.evaluate.evaluate` finds, made now or remembered.
 
         Args:
             trained: a trained model, or a checkpoint's name or folder.

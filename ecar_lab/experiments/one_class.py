@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ecar_lab.data import open_dataset
 from ecar_lab.device import autocast
-from ecar_lab.evaluate import to_bytes
+from ecar_lab.evaluation.feature_net import FeatureOutput, extract
+from ecar_lab.evaluation.judge import Judge, compare, find_own_net, pick_judge
+from ecar_lab.evaluation.sampling import to_bytes
 from ecar_lab.experiments.lab import Lab, named
-from ecar_lab.feature_net import FeatureOutput, extract
-from ecar_lab.judge import Judge, compare, find_own_net, pick_judge
 from ecar_lab.pipeline import ECARPipeline, ImageOutput
 
 METRICS = {

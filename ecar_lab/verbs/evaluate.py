@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ecar_lab.evaluate import evaluate, markdown
+from ecar_lab.evaluation.evaluate import evaluate, markdown
 from ecar_lab.verbs.switches import parse_call
 
 

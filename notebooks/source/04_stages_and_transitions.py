@@ -28,8 +28,8 @@ import torch.nn.functional as F
 
 from ecar_lab import ECAR, StageSchedule, diagnose, flow, probe, trace
 from ecar_lab.data import open_dataset
+from ecar_lab.evaluation.metrics import frechet_distance
 from ecar_lab.experiments.figures import line
-from ecar_lab.metrics import frechet_distance
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import transitions as check
 from ecar_lab.teaching.explore import transitions as explore

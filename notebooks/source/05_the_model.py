@@ -28,9 +28,10 @@ from torch import nn
 from ecar_lab import ECAR, trace
 from ecar_lab.cost import head_setup_flops, total_flops, transformer_flops, velocity_flops
 from ecar_lab.data import open_dataset
+from ecar_lab.evaluation.feature_net import to_unit_range
+from ecar_lab.evaluation.metrics import frechet_distance
 from ecar_lab.experiments import stage_errors
 from ecar_lab.experiments.figures import bars
-from ecar_lab.feature_net import to_unit_range
 from ecar_lab.flow import FlowHead, endpoints, transition
 from ecar_lab.generator import LossOutput, mean_per_bin
 from ecar_lab.layers import (
@@ -43,7 +44,6 @@ from ecar_lab.layers import (
     zero_init,
 )
 from ecar_lab.machine import count_flops
-from ecar_lab.metrics import frechet_distance
 from ecar_lab.schedule import StageSchedule
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import model as check

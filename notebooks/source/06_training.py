@@ -36,8 +36,8 @@ from ecar_lab.checkpoints import list_checkpoints, load_checkpoint
 from ecar_lab.checkup import judge_samples, real_or_why
 from ecar_lab.data import open_dataset
 from ecar_lab.data.feeds import IndexedFeed, LatentStore, Share, encode_all, generator
+from ecar_lab.evaluation.feature_net import accuracy, extract, load_features
 from ecar_lab.experiments import failure_signatures as failures
-from ecar_lab.feature_net import accuracy, extract, load_features
 from ecar_lab.launch import initial_seed
 from ecar_lab.machine import count_flops, matmul_rate
 from ecar_lab.optim import Plan, build_optimizers

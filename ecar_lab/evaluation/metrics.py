@@ -1,7 +1,7 @@
 """What is measured: distances between sets of features, and between neighbours in a picture.
 
-Ground floor: nothing here knows a model or a data set. Features are matrices (N, D); where they
-come from is the caller's business.
+Nothing here knows a model or a data set. Features are matrices (N, D); where they come
+from is the caller's business.
 """
 
 from __future__ import annotations

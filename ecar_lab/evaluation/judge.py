@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from ecar_lab.errors import EcarError
-from ecar_lab.feature_net import FeatureNet, FeatureOutput, find_features, load_features
+from ecar_lab.evaluation.feature_net import FeatureNet, FeatureOutput, find_features, load_features
+from ecar_lab.evaluation.metrics import frechet_distance, kernel_distance, precision_recall
 from ecar_lab.files import checkpoints_root
-from ecar_lab.metrics import frechet_distance, kernel_distance, precision_recall
 
 INCEPTION = "inception"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # what torch-fidelity calls them
