@@ -22,7 +22,7 @@ from torch import Tensor
 
 from apps.settings import Settings
 from apps.studio import Studio, told_when_memory_is_full
-from ecar_lab.caching import CacheComparison, compare_cache
+from ecar_lab.benchmark.caching import CacheComparison, compare_cache
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.transformer import block_causal_mask

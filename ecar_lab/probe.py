@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ecar_lab.baselines import build
+from ecar_lab.benchmark.timing import open_gates
 from ecar_lab.data import open_dataset
 from ecar_lab.device import pick_dtype
 from ecar_lab.diagnose import Diagnosis, efficiency_not_realised
@@ -21,7 +22,6 @@ from ecar_lab.flow import block_mean, endpoints, pyramid, upsample
 from ecar_lab.generator import LatentGenerator
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline, ImageOutput
-from ecar_lab.timing import open_gates
 from ecar_lab.trace import Stream, trace
 
 LATE = 0.75  # local time from which the velocity error is looked at, see diagnose.leak

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from ecar_lab import diagnose, probe
 from ecar_lab.baselines import load_pipeline
+from ecar_lab.benchmark.timing import open_gates
 from ecar_lab.checkup import judge_samples, real_or_why
 from ecar_lab.diagnose import Diagnosis, from_log
 from ecar_lab.errors import EcarError
@@ -27,7 +28,6 @@ from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, frechet, key_of, plus_minus, quiet_training, spread
 from ecar_lab.files import resolve_checkpoint
 from ecar_lab.presets import get_preset
-from ecar_lab.timing import open_gates
 from ecar_lab.train_log import read_metrics
 
 # Every diagnostic that is judged here, and when it fires.

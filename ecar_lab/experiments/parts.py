@@ -17,10 +17,10 @@ import torch
 
 from ecar_lab.baselines.token_ar import TokenAR
 from ecar_lab.baselines.token_cost import tokens_per_event
+from ecar_lab.benchmark.timing import median_seconds, open_stream, sample, seconds_of
 from ecar_lab.device import synchronize
 from ecar_lab.generator import LatentGenerator
 from ecar_lab.machine import peak_memory
-from ecar_lab.timing import median_seconds, open_stream, sample, seconds_of
 from ecar_lab.transformer import KVCache
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ecar_lab.baselines import load_pipeline
+from ecar_lab.benchmark.timing import seconds_of
 from ecar_lab.cost import total_flops
 from ecar_lab.experiments.lab import (
     Lab,
@@ -21,7 +22,6 @@ from ecar_lab.experiments.lab import (
     spread,
 )
 from ecar_lab.machine import peak_memory
-from ecar_lab.timing import seconds_of
 
 TIMED_BATCH = 16
 

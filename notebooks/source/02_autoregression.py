@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ecar_lab.attention import attend
-from ecar_lab.caching import compare_cache
+from ecar_lab.benchmark.caching import compare_cache
+from ecar_lab.benchmark.timing import open_gates, seconds_of
 from ecar_lab.cost import attention_flops, block_flops, contexts
 from ecar_lab.experiments.figures import line, logarithmic
 from ecar_lab.experiments.growth import exponents
@@ -47,7 +48,6 @@ from ecar_lab.machine import count_flops
 from ecar_lab.teaching import new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import autoregression as check
 from ecar_lab.teaching.explore import autoregression as explore
-from ecar_lab.timing import open_gates, seconds_of
 from ecar_lab.transformer import KVCache
 from ecar_lab.transformer import block_causal_mask as kit_mask
 from ecar_lab.viz.colours import LatentColours

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ecar_lab.benchmark.timing import timed
 from ecar_lab.device import autocast
-from ecar_lab.timing import timed
 from ecar_lab.transformer import MultistageTransformer
 
 

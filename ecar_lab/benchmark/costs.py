@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from ecar_lab import benchmark_peers
+from ecar_lab.benchmark import peers
+from ecar_lab.benchmark.timing import median_seconds, open_gates, seeded
 from ecar_lab.cost import total_flops
 from ecar_lab.device import autocast, keep_freed_memory, pick_device, pick_dtype, synchronize
 from ecar_lab.errors import EcarError
 from ecar_lab.machine import count_flops, machine, matmul_rate, peak_memory
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.timing import median_seconds, open_gates, seeded
 
 SECTIONS = ("checkpoint", "peers", "training", "memory")
 TRAINING_TOKENS = 8192  # of all stages and images in a training step
@@ -34,7 +34,7 @@ def run_benchmark(
     *,
     checkpoint: str = "cifar10",
     preset: str = "imagenet256-s",
-    dit_steps: Sequence[int] = benchmark_peers.DIT_STEPS,
+    dit_steps: Sequence[int] = peers.DIT_STEPS,
     batch_sizes: Sequence[int] = (1, 8),
     guidance_scale: float = 2.0,
     repeats: int = 3,
@@ -80,7 +80,7 @@ def run_benchmark(
         if name == "checkpoint":
             result[name] = benchmark_checkpoint(checkpoint, place, kind, repeats)
         elif name == "peers":
-            result[name] = benchmark_peers.benchmark_peers(
+            result[name] = peers.benchmark_peers(
                 preset, dit_steps, batch_sizes, guidance_scale, place, kind, repeats
             )
         elif name == "training":
@@ -215,7 +215,7 @@ def table(result: dict[str, Any]) -> str:
     ]
     writers = {
         "checkpoint": _checkpoint_lines,
-        "peers": benchmark_peers.lines,
+        "peers": peers.lines,
         "training": _training_lines,
         "memory": _memory_lines,
     }

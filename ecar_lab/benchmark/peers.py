@@ -15,11 +15,18 @@ import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
 from ecar_lab.baselines import build
+from ecar_lab.benchmark.timing import (
+    median_seconds,
+    open_gates,
+    open_stream,
+    place,
+    sample,
+    seconds_of,
+)
 from ecar_lab.cost import total_flops
 from ecar_lab.generator import LatentGenerator
 from ecar_lab.machine import count_flops, matmul_rate, peak_memory
 from ecar_lab.presets import get_preset
-from ecar_lab.timing import median_seconds, open_gates, open_stream, place, sample, seconds_of
 
 # How the others are usually sampled. DiT: 250 steps in its paper, 50 where time matters.
 DIT_STEPS = (50, 250)
