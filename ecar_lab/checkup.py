@@ -13,7 +13,6 @@ import torch
 
 from ecar_lab import files, probe
 from ecar_lab.baselines import load_pipeline, make_pipeline
-from ecar_lab.checkpoints import list_checkpoints, load_checkpoint
 from ecar_lab.data import open_dataset
 from ecar_lab.device import pick_device
 from ecar_lab.diagnose import (
@@ -31,9 +30,10 @@ from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.presets import get_preset
 from ecar_lab.tokenizers.makers import load_tokenizer
-from ecar_lab.train import find_tokenizer, new_model
-from ecar_lab.train_config import ModelTrainConfig
-from ecar_lab.train_log import read_metrics
+from ecar_lab.training.checkpoints import list_checkpoints, load_checkpoint
+from ecar_lab.training.config import ModelTrainConfig
+from ecar_lab.training.log import read_metrics
+from ecar_lab.training.model import find_tokenizer, new_model
 
 TIMED_BATCH = 8
 OFFLINE = ("digits", "shapes")  # data sets that are always here

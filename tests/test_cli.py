@@ -248,7 +248,7 @@ def test_train_model_makes_a_run_that_its_saved_configuration_repeats(capsys):
 
 
 def test_a_switch_overrides_the_preset(capsys):
-    from ecar_lab.train_config import ModelTrainConfig
+    from ecar_lab.training.config import ModelTrainConfig
     from ecar_lab.verbs.train import read_config
 
     assert read_config(ModelTrainConfig, []).preset == ModelTrainConfig.preset

@@ -13,9 +13,9 @@ from ecar_lab.evaluation.evaluate import evaluate, markdown
 from ecar_lab.evaluation.feature_net import extract, load_features
 from ecar_lab.evaluation.judge import INCEPTION, InceptionFeatures, Judge, fingerprint, pick_judge
 from ecar_lab.evaluation.sampling import Sampling, generate, to_bytes
-from ecar_lab.features import train_features
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.tokenizers.makers import IdentityTokenizer
+from ecar_lab.training.features import train_features
 
 NET = "features-digits"
 

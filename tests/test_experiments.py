@@ -17,7 +17,7 @@ from ecar_lab.experiments.stage_ablation import steps_of_equal_flops
 from ecar_lab.experiments.stage_errors import with_real_stages
 from ecar_lab.experiments.steps_and_guidance import front, mark_front
 from ecar_lab.experiments.windows_and_couplings import windows
-from ecar_lab.train_config import ModelTrainConfig
+from ecar_lab.training.config import ModelTrainConfig
 
 
 @pytest.fixture(scope="session")
@@ -156,19 +156,19 @@ def test_a_document_s_tables_are_those_of_its_results(tmp_path):
 
 
 def test_a_training_that_was_stopped_is_not_taken_for_finished(tmp_path, monkeypatch):
-    import ecar_lab.train
+    import ecar_lab.training.model
 
-    real = ecar_lab.train.train_model
+    real = ecar_lab.training.model.train_model
 
     def stopped_early(config):
         folder = real(replace(config, steps=1))
         return folder
 
     lab = Lab(SIZES["smoke"], tmp_path)
-    monkeypatch.setattr(ecar_lab.train, "train_model", stopped_early)
+    monkeypatch.setattr(ecar_lab.training.model, "train_model", stopped_early)
     with pytest.raises(EcarError, match="was stopped before its end: run the experiment again"):
         lab.train()
-    monkeypatch.setattr(ecar_lab.train, "train_model", real)
+    monkeypatch.setattr(ecar_lab.training.model, "train_model", real)
     assert lab.train().images == 3 * 32
 
 

@@ -28,7 +28,7 @@ from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, frechet, key_of, plus_minus, quiet_training, spread
 from ecar_lab.files import resolve_checkpoint
 from ecar_lab.presets import get_preset
-from ecar_lab.train_log import read_metrics
+from ecar_lab.training.log import read_metrics
 
 # Every diagnostic that is judged here, and when it fires.
 COLUMNS = {
@@ -162,7 +162,7 @@ def look(lab: Lab, case: Case, seed: int) -> dict[str, Any]:
 
 def provoke(lab: Lab, seed: int, training: dict[str, Any]) -> dict[str, Any]:
     """The log of a short training that may diverge, and what the trainer said if it did."""
-    from ecar_lab.train import train_model
+    from ecar_lab.training.model import train_model
 
     steps = min(SHORT_STEPS, lab.size.steps)
     every = min(SHORT_LOGS, lab.size.train.get("log_every", SHORT_LOGS))

@@ -39,8 +39,8 @@ from ecar_lab.experiments.one_class import (
     real_class,
     sample_class,
 )
-from ecar_lab.new_class import Learning, best_mix, learn_class, mix_classes
 from ecar_lab.pipeline import ECARPipeline
+from ecar_lab.training.new_class import Learning, best_mix, learn_class, mix_classes
 
 ARMS = {"E-CAR": "ecar", "DiT": "dit"}
 MEAN, MIX, LEARNED, TRAINED = "mean of the others", "best mix", "learned", "trained with it"

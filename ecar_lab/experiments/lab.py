@@ -35,7 +35,7 @@ from ecar_lab.files import resolve_checkpoint, write_json
 from ecar_lab.machine import machine, versions
 from ecar_lab.model import ECAR
 from ecar_lab.presets import get_preset
-from ecar_lab.train_config import ModelTrainConfig
+from ecar_lab.training.config import ModelTrainConfig
 
 Item = TypeVar("Item")
 
@@ -143,7 +143,7 @@ class Lab:
         Raises:
             EcarError: the training diverged, or was stopped before its end.
         """
-        from ecar_lab.train import train_model
+        from ecar_lab.training.model import train_model
 
         config = self.configuration(
             architecture=architecture, seed=seed, steps=steps, model=model, **settings
@@ -171,7 +171,8 @@ class Lab:
         Args:
             settings: fields of ``TokenizerTrainConfig`` that differ, e.g. ``tokenizer``.
         """
-        from ecar_lab.train import TokenizerTrainConfig, train_tokenizer
+        from ecar_lab.training.config import TokenizerTrainConfig
+        from ecar_lab.training.tokenizer import train_tokenizer
 
         wanted = {"seed": seed, "save_every": 10_000_000, "sample_every": 0, **settings}
         config = TokenizerTrainConfig.from_preset(

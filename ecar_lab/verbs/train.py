@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from ecar_lab.errors import EcarError
 from ecar_lab.files import check_folder
-from ecar_lab.train_config import ModelTrainConfig, TokenizerTrainConfig, TrainConfig
+from ecar_lab.training.config import ModelTrainConfig, TokenizerTrainConfig, TrainConfig
 from ecar_lab.verbs.switches import parse, parse_call, take
 
 Config = TypeVar("Config", bound=TrainConfig)
@@ -14,20 +14,20 @@ Config = TypeVar("Config", bound=TrainConfig)
 
 def tokenizer(arguments: list[str]) -> None:
     config = read_config(TokenizerTrainConfig, arguments)
-    from ecar_lab.train import train_tokenizer
+    from ecar_lab.training.tokenizer import train_tokenizer
 
     print(f"run folder: {train_tokenizer(config)}")
 
 
 def model(arguments: list[str]) -> None:
     config = read_config(ModelTrainConfig, arguments)
-    from ecar_lab.train import train_model
+    from ecar_lab.training.model import train_model
 
     print(f"run folder: {train_model(config)}")
 
 
 def features(arguments: list[str]) -> None:
-    from ecar_lab.features import train_features
+    from ecar_lab.training.features import train_features
 
     options = parse_call(train_features, "train features", arguments)
     if options["output"] is not None:

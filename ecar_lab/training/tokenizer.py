@@ -11,19 +11,19 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ecar_lab.cards import write_card
 from ecar_lab.data import ImageDataset, open_dataset
 from ecar_lab.data.feeds import ImageStore, IndexedFeed, StreamFeed, generator, to_float
 from ecar_lab.device import autocast, pick_dtype
 from ecar_lab.errors import EcarError
 from ecar_lab.files import write_json
-from ecar_lab.launch import initial_seed, make_accelerator, prepare_run_folder, share_of
 from ecar_lab.presets import get_preset
 from ecar_lab.tokenizers.base import psnr
 from ecar_lab.tokenizers.makers import ConvTokenizer
-from ecar_lab.train_config import TokenizerTrainConfig
-from ecar_lab.train_loop import Trainer
-from ecar_lab.train_task import Task
+from ecar_lab.training.cards import write_card
+from ecar_lab.training.config import TokenizerTrainConfig
+from ecar_lab.training.launch import initial_seed, make_accelerator, prepare_run_folder, share_of
+from ecar_lab.training.loop import Trainer
+from ecar_lab.training.task import Task
 from ecar_lab.viz.pictures import image_grid
 
 SAMPLES = 16

@@ -19,32 +19,23 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ecar_lab.baselines import build, make_pipeline
-from ecar_lab.cards import write_card
 from ecar_lab.data import DatasetInfo, ImageDataset, open_dataset
 from ecar_lab.data.feeds import Batch, IndexedFeed, StreamFeed, cache_latents, generator
 from ecar_lab.device import autocast, pick_dtype
 from ecar_lab.errors import EcarError
 from ecar_lab.files import checkpoints_root, write_json
 from ecar_lab.generator import LatentGenerator, TrainingDraw
-from ecar_lab.launch import initial_seed, make_accelerator, prepare_run_folder, share_of
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ImageOutput
 from ecar_lab.presets import get_preset
 from ecar_lab.tokenizers.base import Tokenizer
 from ecar_lab.tokenizers.makers import load_tokenizer
-from ecar_lab.train_config import ModelTrainConfig, TokenizerTrainConfig, TrainConfig
-from ecar_lab.train_loop import Trainer
-from ecar_lab.train_task import Task
-from ecar_lab.train_tokenizer import train_tokenizer
+from ecar_lab.training.cards import write_card
+from ecar_lab.training.config import ModelTrainConfig
+from ecar_lab.training.launch import initial_seed, make_accelerator, prepare_run_folder, share_of
+from ecar_lab.training.loop import Trainer
+from ecar_lab.training.task import Task
 from ecar_lab.viz.pictures import image_grid
-
-__all__ = [
-    "ModelTrainConfig",
-    "TokenizerTrainConfig",
-    "TrainConfig",
-    "train_model",
-    "train_tokenizer",
-]
 
 SAMPLE_CLASSES, SAMPLE_ROWS = 10, 4
 

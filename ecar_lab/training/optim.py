@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ecar_lab.train_config import TrainConfig
+from ecar_lab.training.config import TrainConfig
 
 # A weight whose smaller side is below this touches pixels or latents rather than hidden features
 # (patch embedding, output projection): there an orthogonal update makes no sense.

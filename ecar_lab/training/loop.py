@@ -23,16 +23,16 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ecar_lab import train_state
 from ecar_lab.data.feeds import Batch, Prefetcher
 from ecar_lab.device import autocast, pick_dtype
 from ecar_lab.files import atomic_directory, write_error, write_json
-from ecar_lab.launch import StopSignal, compile_objective, share_of
 from ecar_lab.machine import count_flops, matmul_rate
-from ecar_lab.optim import Plan, build_optimizers, lr_factor
-from ecar_lab.train_config import TrainConfig
-from ecar_lab.train_log import DivergenceGuard, Meter, RunLog
-from ecar_lab.train_task import Task
+from ecar_lab.training import state
+from ecar_lab.training.config import TrainConfig
+from ecar_lab.training.launch import StopSignal, compile_objective, share_of
+from ecar_lab.training.log import DivergenceGuard, Meter, RunLog
+from ecar_lab.training.optim import Plan, build_optimizers, lr_factor
+from ecar_lab.training.task import Task
 
 logger = logging.getLogger(__name__)
 SETTLE_SECONDS = 30.0  # how long a time box watches the rate before it fixes the number of steps
@@ -86,7 +86,7 @@ class Trainer:
             EcarError: divergence, a full disk, a checkpoint that does not fit. The last good
                 checkpoint is intact in every case.
         """
-        resumed = train_state.resume(self)
+        resumed = state.resume(self)
         self._save_config()
         log = RunLog(self.run_folder, self.step) if self.main else None
         peak = self._matmul_rate() if self.main else 0.0
@@ -105,7 +105,7 @@ class Trainer:
                 saved = self.step if resumed else -1
                 saved = self._loop(load, log, bar, stop, peak, saved)
                 if saved != self.step:
-                    train_state.save(self)
+                    state.save(self)
             bar.close()
             self._export(log)
         finally:
@@ -152,7 +152,7 @@ class Trainer:
                 self._sample(log)
             if self.step % cfg.save_every == 0 or last:
                 self._replan(pace, bar)
-                train_state.save(self)
+                state.save(self)
                 saved, pace = self.step, Window(self.step)
         return saved
 

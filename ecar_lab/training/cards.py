@@ -11,7 +11,7 @@ import torch
 
 from ecar_lab.data import DatasetInfo
 from ecar_lab.machine import command_line, machine, versions
-from ecar_lab.train_config import TrainConfig
+from ecar_lab.training.config import TrainConfig
 
 
 def number(value: Any) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from ecar_lab.checkpoints import (
+from ecar_lab.errors import EcarError
+from ecar_lab.training.checkpoints import (
     list_checkpoints,
     load_checkpoint,
     load_optimizer_tensors,
@@ -18,18 +21,43 @@ from ecar_lab.checkpoints import (
     remove_leftovers,
     save_checkpoint,
 )
-from ecar_lab.errors import EcarError
-from ecar_lab.optim import Plan
-from ecar_lab.train_config import FREE_ON_RESUME, TrainConfig
-
-if TYPE_CHECKING:
-    from ecar_lab.train_loop import Trainer
+from ecar_lab.training.config import FREE_ON_RESUME, TrainConfig
+from ecar_lab.training.log import DivergenceGuard, Meter
+from ecar_lab.training.optim import Plan
+from ecar_lab.training.task import Task
 
 logger = logging.getLogger(__name__)
 NEW_RUN = "set it back to continue, or give another --output for a new run"
 
 
-def save(trainer: Trainer) -> None:
+class Training(Protocol):
+    """The side of a trainer that a checkpoint is made of; the last four are what a resume sets."""
+
+    cfg: TrainConfig
+    task: Task
+    accelerator: Accelerator
+    run_folder: Path
+    device: torch.device
+    main: bool
+    global_batch: int
+    parameter_names: list[str]
+    parameters: list[nn.Parameter]
+    optimizers: list[torch.optim.Optimizer]
+    ema: EMAModel
+    meter: Meter
+    guard: DivergenceGuard
+    step: int
+    plan: Plan
+    seconds_before: float
+    last_row: dict[str, Any]
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, all parts of the run together."""
+        ...
+
+
+def save(trainer: Training) -> None:
     """Writes the checkpoint of the step that the trainer has reached, if the run is in order.
 
     A run whose loss has just left its range writes none: the last good one must stay.
@@ -49,7 +77,7 @@ def save(trainer: Trainer) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def healthy(trainer: Trainer) -> bool:
+def healthy(trainer: Training) -> bool:
     """Whether the state is worth keeping: loss in its range; raises if anything is not finite."""
     loss = trainer.meter.means().get("loss", trainer.last_row.get("loss", 0.0))
     finite = torch.nn.utils.get_total_norm(trainer.parameters).isfinite()
@@ -63,7 +91,7 @@ def healthy(trainer: Trainer) -> bool:
     return not suspicious
 
 
-def tensors_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
+def tensors_of(trainer: Training) -> dict[str, dict[str, Tensor]]:
     """The tensors of a checkpoint, by file."""
     return {
         "model": trainer.task.model.state_dict(),
@@ -72,7 +100,7 @@ def tensors_of(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def state_of(trainer: Trainer) -> dict[str, Any]:
+def state_of(trainer: Training) -> dict[str, Any]:
     """Everything else of a checkpoint, as JSON.
 
     There is no state of a random generator in it: all randomness of step n is drawn anew from
@@ -92,7 +120,7 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def resume(trainer: Trainer) -> bool:
+def resume(trainer: Training) -> bool:
     """Goes on from a checkpoint if there is one; returns whether it did.
 
     Raises:
@@ -145,7 +173,7 @@ def find_checkpoint(cfg: TrainConfig) -> Path | None:
     return folder
 
 
-def check_same_run(trainer: Trainer, folder: Path, state: dict[str, Any]) -> None:
+def check_same_run(trainer: Training, folder: Path, state: dict[str, Any]) -> None:
     """Refuses to go on under settings that would bend the curve."""
     if state["global_batch"] != trainer.global_batch:
         raise EcarError(

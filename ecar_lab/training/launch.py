@@ -22,7 +22,7 @@ from ecar_lab.data.feeds import Share, generator
 from ecar_lab.device import keep_freed_memory, pick_device
 from ecar_lab.errors import EcarError
 from ecar_lab.files import write_error
-from ecar_lab.train_config import TrainConfig
+from ecar_lab.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 # Any of these says that a launcher has given this process its place among others.
