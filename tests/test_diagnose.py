@@ -12,8 +12,9 @@ import torch
 from conftest import tiny_model
 from torch.nn import functional as F
 
-from ecar_lab import checkup, diagnose, probe
 from ecar_lab.cli import main
+from ecar_lab.doctor import diagnose, probe
+from ecar_lab.doctor import run as checkup
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.metrics import boundary_score
 from ecar_lab.flow import upsample

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ecar_lab import diagnose
+from ecar_lab.doctor import diagnose
 from ecar_lab.experiments import failure_signatures as experiment
 from ecar_lab.experiments.lab import SIZES, Lab
 

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from ecar_lab import diagnose, probe
 from ecar_lab.baselines import load_pipeline
 from ecar_lab.benchmark.timing import open_gates
-from ecar_lab.checkup import judge_samples, real_or_why
-from ecar_lab.diagnose import Diagnosis, from_log
+from ecar_lab.doctor import diagnose, probe
+from ecar_lab.doctor.diagnose import Diagnosis, from_log
+from ecar_lab.doctor.run import judge_samples, real_or_why
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.evaluate import trained_on
 from ecar_lab.experiments import figures

@@ -14,11 +14,11 @@ import torch
 from matplotlib.figure import Figure
 
 from ecar_lab.baselines import load_pipeline
+from ecar_lab.doctor.probe import sample_latents
 from ecar_lab.evaluation.metrics import boundary_score
 from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, Trained, plus_minus, spread
 from ecar_lab.experiments.studies import Variant, measure, train_all
-from ecar_lab.probe import sample_latents
 from ecar_lab.schedule import even_window_ends
 
 FIRST_ENDS = (0.3, 0.5, 0.7, 0.85)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
-from ecar_lab import doctor
+from ecar_lab.doctor.findings import as_dict, report
+from ecar_lab.doctor.installation import examine
 from ecar_lab.verbs.switches import check_positive, parse
 
 
@@ -35,13 +36,13 @@ def run(arguments: list[str]) -> int:
     switches = parse(DoctorSwitches, "doctor", arguments)
     check_positive(images=switches.images)
     if switches.run is None:
-        findings = doctor.examine(switches.data)
-        text = doctor.report(findings)
+        findings = examine(switches.data)
+        text = report(findings)
     else:
-        from ecar_lab import checkup
+        from ecar_lab.doctor import run as checkup
 
         findings = checkup.examine(switches.run, switches.data, switches.images, switches.device)
-        text = doctor.report(findings, "nothing is wrong with it")
-    verdict = doctor.as_dict(findings)
+        text = report(findings, "nothing is wrong with it")
+    verdict = as_dict(findings)
     print(json.dumps(verdict, indent=2) if switches.json else text)
     return 0 if verdict["ok"] else 1

@@ -250,7 +250,7 @@ quiz(
 # | 3 Flow matching | straight paths from noise to data | `ecar_lab/flow.py` |
 # | 4 Stages and transitions | windows, upsample and re-noise | `ecar_lab/schedule.py`, `flow.py` |
 # | 5 The model | all three together, loss and sampling | `ecar_lab/model.py`, `trace.py` |
-# | 6 Training | the trainer, and what goes wrong | `ecar_lab/training/`, `diagnose.py` |
+# | 6 Training | the trainer, and what goes wrong | `ecar_lab/training/`, `doctor/` |
 # | 7 Generation | guidance, forks, edits | `ecar_lab/interventions.py` |
 # | 8 Experiments | the paper's claims, tested | `ecar_lab/experiments/` |
 # | 9 Efficiency | FLOPs, time, memory | `ecar_lab/cost.py`, `benchmark.py` |

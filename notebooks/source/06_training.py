@@ -30,11 +30,12 @@ import torch
 from diffusers.training_utils import EMAModel
 from IPython.utils.capture import capture_output
 
-from ecar_lab import EcarError, diagnose, load_tokenizer, probe
+from ecar_lab import EcarError, load_tokenizer
 from ecar_lab.baselines import load_pipeline, make_pipeline
-from ecar_lab.checkup import judge_samples, real_or_why
 from ecar_lab.data import open_dataset
 from ecar_lab.data.feeds import IndexedFeed, LatentStore, Share, encode_all, generator
+from ecar_lab.doctor import diagnose, probe
+from ecar_lab.doctor.run import judge_samples, real_or_why
 from ecar_lab.evaluation.feature_net import accuracy, extract, load_features
 from ecar_lab.experiments import failure_signatures as failures
 from ecar_lab.machine import count_flops, matmul_rate
@@ -569,7 +570,7 @@ show(
 # ## What goes wrong
 #
 # The seed of this project names three failure signatures: training that is unstable, artefacts at stage
-# boundaries, and speed that does not arrive. `ecar_lab.diagnose` has a named test for each, and `ecar doctor RUN`
+# boundaries, and speed that does not arrive. `ecar_lab.doctor.diagnose` has a named test for each, and `ecar doctor RUN`
 # runs them all. Here on the run above:
 
 

@@ -1,5 +1,5 @@
-"""What the diagnostics of ``ecar_lab.diagnose`` need to know of a model: a few latents, generated
-ones and real ones, their statistics, the model's error on real ones, and the time that it takes."""
+"""What the diagnostics of ``diagnose.py`` need to know of a model: a few latents, generated and
+real ones, their statistics, the model's error on real ones, and the time that it takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ecar_lab.baselines import build
 from ecar_lab.benchmark.timing import open_gates
 from ecar_lab.data import open_dataset
 from ecar_lab.device import pick_dtype
-from ecar_lab.diagnose import Diagnosis, efficiency_not_realised
+from ecar_lab.doctor.diagnose import Diagnosis, efficiency_not_realised
 from ecar_lab.evaluation.feature_net import to_unit_range
 from ecar_lab.evaluation.metrics import boundary_score
 from ecar_lab.flow import block_mean, endpoints, pyramid, upsample

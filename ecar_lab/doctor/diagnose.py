@@ -1,8 +1,8 @@
 """Named diagnostics of a training run and of a model: numbers in, a :class:`Diagnosis` out.
 
 Every function looks for one known way to fail. Its docstring gives the formula, the threshold and
-why it stands where it stands. Nothing here reads a file or runs a model: ``ecar_lab.checkup`` does,
-for ``ecar doctor RUN``, and so does the experiment ``failure-signatures``.
+why it stands where it stands. Nothing here reads a file or runs a model: ``run.py`` does, for
+``ecar doctor RUN``, and so does the experiment ``failure-signatures``.
 """
 
 from __future__ import annotations

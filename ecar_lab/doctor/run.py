@@ -1,6 +1,6 @@
 """`ecar doctor RUN`: what the log of a run and its model tell, as findings.
 
-The log is read as it is; the model generates a few latents, and is timed (``ecar_lab.probe``).
+The log is read as it is; the model generates a few latents, and is timed (``probe.py``).
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from ecar_lab import files, probe
+from ecar_lab import files
 from ecar_lab.baselines import load_pipeline, make_pipeline
 from ecar_lab.data import open_dataset
 from ecar_lab.device import pick_device
-from ecar_lab.diagnose import (
+from ecar_lab.doctor import probe
+from ecar_lab.doctor.diagnose import (
     Diagnosis,
     boundary_artefacts,
     flat_samples,
@@ -23,7 +24,7 @@ from ecar_lab.diagnose import (
     leak,
     unmeasured,
 )
-from ecar_lab.doctor import Finding
+from ecar_lab.doctor.findings import Finding
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.evaluate import trained_on
 from ecar_lab.model import ECAR
@@ -80,7 +81,7 @@ def diagnose_model(
     seed: int = 0,
     **options: Any,
 ) -> list[Diagnosis]:
-    """Every diagnostic of ``ecar_lab.diagnose`` that takes a model.
+    """Every diagnostic of ``ecar_lab.doctor.diagnose`` that takes a model.
 
     Args:
         dataset: what it was trained on; without it generated latents are compared with what holds

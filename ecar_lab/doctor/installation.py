@@ -1,8 +1,7 @@
 """`ecar doctor`: what this installation has, what is wrong with it, and how to put it right.
 
-Every check returns a :class:`Finding`. ``ok`` and ``note`` say what is there, ``wrong`` means that
-the demo cannot run. Nothing here may raise: a doctor who faints at the sight of a broken
-installation helps nobody, so heavy imports happen inside the checks.
+Every check returns a :class:`Finding`. Nothing here may raise: a doctor who faints at the sight of
+a broken installation helps nobody, so heavy imports happen inside the checks.
 """
 
 from __future__ import annotations
@@ -19,13 +18,10 @@ import struct
 import sys
 import sysconfig
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
+from ecar_lab.doctor.findings import Finding, Status
 from ecar_lab.errors import EcarError
-
-Status = Literal["ok", "note", "wrong"]
 
 MIN_PYTHON = (3, 11)
 DEMO_CHECKPOINT = "cifar10"
@@ -34,24 +30,6 @@ DEMO_PORT = 7860
 MIN_FREE_MEMORY = 1.5 * 2**30
 MIN_FREE_DISK = 2 * 2**30
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report.
-
-    Attributes:
-        name: what was looked at.
-        status: ``ok``; ``note``: something is missing that the demo can do without; ``wrong``: the
-            demo cannot run.
-        value: what was found, in words.
-        remedy: what to do about it; empty where nothing needs doing.
-    """
-
-    name: str
-    status: Status
-    value: str
-    remedy: str = ""
 
 
 def find_browser() -> str | None:
@@ -336,32 +314,6 @@ def examine(data: str | None = None) -> list[Finding]:
             found = Finding(name, "note", f"cannot be checked: {first_line(error)}", remedy)
         findings.extend([found] if isinstance(found, Finding) else found)
     return findings
-
-
-def report(findings: list[Finding], verdict: str = "`make demo` will run") -> str:
-    """The findings as text: one line each, the remedy under it, the verdict at the end.
-
-    Args:
-        verdict: what to say if nothing is wrong.
-    """
-    width = max(len(finding.name) for finding in findings)
-    lines = []
-    for finding in findings:
-        lines.append(f"{finding.status:>5}  {finding.name:<{width}}  {finding.value}")
-        if finding.remedy:
-            lines.append(f"{'':>5}  {'':<{width}}  -> {finding.remedy}")
-    wrong = sum(finding.status == "wrong" for finding in findings)
-    if wrong:
-        verdict = f"{wrong} wrong: put right what is marked so"
-    return "\n".join([*lines, "", verdict])
-
-
-def as_dict(findings: list[Finding]) -> dict:
-    """The findings ready for JSON, with ``ok`` = nothing is wrong (the demo can run)."""
-    return {
-        "ok": all(finding.status != "wrong" for finding in findings),
-        "findings": [asdict(finding) for finding in findings],
-    }
 
 
 def installed_version(package: str) -> str | None:
