@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ecar_lab.experiments import continuous_vs_quantized as experiment
-from ecar_lab.experiments.lab import SIZES, Lab
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.sizes import SIZES
 
 
 def test_the_rate_of_a_posterior_that_is_the_prior_is_zero():

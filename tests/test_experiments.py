@@ -12,7 +12,10 @@ from PIL import Image
 from ecar_lab import EcarError
 from ecar_lab.cli import main
 from ecar_lab.experiments import EXPERIMENTS, load_experiment, shipped
-from ecar_lab.experiments.lab import SIZES, Lab, key_of, spread
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.records import key_of
+from ecar_lab.experiments.lab.scores import spread
+from ecar_lab.experiments.lab.sizes import SIZES
 from ecar_lab.experiments.stage_ablation import steps_of_equal_flops
 from ecar_lab.experiments.stage_errors import with_real_stages
 from ecar_lab.experiments.steps_and_guidance import front, mark_front
@@ -134,7 +137,7 @@ def test_a_switch_that_cannot_be_is_refused(switches, sentence, tmp_path, capsys
 
 
 def test_a_document_s_tables_are_those_of_its_results(tmp_path):
-    from ecar_lab.experiments.report import fill, results_in
+    from ecar_lab.experiments.lab.report import fill, results_in
 
     rows = [{"steps": 2, "frechet": spread([3.0]), "named_right": spread([0.5]), "gflop": 1.0}]
     result = {

@@ -6,7 +6,8 @@ import pytest
 
 from ecar_lab.doctor import diagnose
 from ecar_lab.experiments import failure_signatures as experiment
-from ecar_lab.experiments.lab import SIZES, Lab
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.sizes import SIZES
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from ecar_lab.baselines import DiT
 from ecar_lab.data.feeds import IndexedFeed, LatentStore
 from ecar_lab.evaluation.feature_net import FeatureOutput, extract
 from ecar_lab.experiments import few_shot
-from ecar_lab.experiments.lab import SIZES, Lab
-from ecar_lab.experiments.one_class import decode, encode, own_judge, real_class
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.one_class import decode, encode, own_judge, real_class
+from ecar_lab.experiments.lab.sizes import SIZES
 from ecar_lab.training import model as train
 from ecar_lab.training import new_class
 from ecar_lab.training.config import ModelTrainConfig

@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ecar_lab.cost import total_flops
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, frechet, named_right, plus_minus, spread
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.scores import frechet, named_right, plus_minus, spread
 from ecar_lab.viz.colours import STAGE_HUES
 
 

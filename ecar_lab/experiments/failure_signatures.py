@@ -10,7 +10,6 @@ does.
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +23,11 @@ from ecar_lab.doctor.diagnose import Diagnosis, from_log
 from ecar_lab.doctor.run import judge_samples, real_or_why
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.evaluate import trained_on
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, frechet, key_of, plus_minus, quiet_training, spread
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.failure_figure import cell, distance, make_figure
+from ecar_lab.experiments.lab.lab import Lab, quiet_training
+from ecar_lab.experiments.lab.records import key_of
+from ecar_lab.experiments.lab.scores import frechet
 from ecar_lab.files import resolve_checkpoint
 from ecar_lab.presets import get_preset
 from ecar_lab.training.log import read_metrics
@@ -253,32 +255,11 @@ def verdict(rows: list[dict[str, Any]]) -> dict[str, int]:
     }
 
 
-def cell(row: dict[str, Any], name: str) -> tuple[str, float | None]:
-    """The median value over seeds as text, and the share of seeds in which it fired; None: it was
-    not measured."""
-    found = [record["diagnoses"].get(name) for record in row["seeds"]]
-    known = [one for one in found if one and (one["value"] is not None or one["fired"])]
-    if not known:
-        return "–", None
-    share = statistics.fmean(one["fired"] for one in known)
-    value = statistics.median(math.inf if one["value"] is None else one["value"] for one in known)
-    text = "∞" if math.isinf(value) else f"{value:.3g}" if value < 1e4 else f"{value:.0e}"
-    return text, share
-
-
 def draw(result: dict[str, Any]) -> Figure:
     """The matrix of cases and diagnostics; the courses of the loss; the leak's deceptive loss."""
-    from ecar_lab.experiments.failure_figure import make_figure
-
     provoked = [case.name for case in CASES if case.short]
     leaky = next(case.name for case in CASES if "leak" in (case.expected or ()))
     return make_figure(result, HEALTHY, provoked, leaky)
-
-
-def distance(row: dict[str, Any]) -> str:
-    """Frechet distance over seeds, as a table shows it."""
-    values = [record["frechet"] for record in row["seeds"] if "frechet" in record]
-    return plus_minus(spread(values)) if values else "–"
 
 
 def told(row: dict[str, Any]) -> str:

@@ -28,9 +28,9 @@ from ecar_lab.device import autocast
 from ecar_lab.evaluation.evaluate import trained_on
 from ecar_lab.evaluation.feature_net import extract, to_unit_range
 from ecar_lab.evaluation.judge import Judge, fingerprint
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, Trained, plus_minus, spread
-from ecar_lab.experiments.one_class import (
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.one_class import (
     METRICS,
     OneClass,
     decode,
@@ -39,6 +39,8 @@ from ecar_lab.experiments.one_class import (
     real_class,
     sample_class,
 )
+from ecar_lab.experiments.lab.records import Trained
+from ecar_lab.experiments.lab.scores import plus_minus, spread
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.training.new_class import Learning, best_mix, learn_class, mix_classes
 

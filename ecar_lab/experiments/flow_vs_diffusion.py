@@ -27,9 +27,11 @@ from ecar_lab.evaluation.feature_net import to_unit_range
 from ecar_lab.evaluation.judge import fingerprint
 from ecar_lab.evaluation.metrics import frechet_distance, kernel_distance
 from ecar_lab.events import TraceEvent
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, Trained, plus_minus, spread
-from ecar_lab.experiments.studies import measure
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.records import Trained
+from ecar_lab.experiments.lab.scores import plus_minus, spread
+from ecar_lab.experiments.lab.studies import measure
 from ecar_lab.flow import endpoints
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline

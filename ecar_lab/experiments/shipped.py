@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from ecar_lab.baselines import load_pipeline
 from ecar_lab.cost import total_flops
 from ecar_lab.errors import EcarError
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, frechet, named, named_right
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.scores import frechet, named, named_right
 from ecar_lab.files import checkpoints_root, data_root
 
 CHECKPOINTS = {"E-CAR": "cifar10", "DiT": "cifar10-dit"}

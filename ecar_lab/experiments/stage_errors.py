@@ -18,10 +18,11 @@ from ecar_lab.data import open_dataset
 from ecar_lab.device import autocast
 from ecar_lab.evaluation.evaluate import features_of_split, trained_on
 from ecar_lab.evaluation.feature_net import extract, to_unit_range
-from ecar_lab.evaluation.judge import compare, pick_judge
+from ecar_lab.evaluation.judge import compare, fingerprint, pick_judge
 from ecar_lab.evaluation.sampling import to_bytes
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, fingerprint, named
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.scores import named
 from ecar_lab.files import data_root, resolve_checkpoint
 from ecar_lab.flow import endpoints
 from ecar_lab.pipeline import ECARPipeline, advance

@@ -16,9 +16,11 @@ from matplotlib.figure import Figure
 from ecar_lab.baselines import load_pipeline
 from ecar_lab.doctor.probe import sample_latents
 from ecar_lab.evaluation.metrics import boundary_score
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, Trained, plus_minus, spread
-from ecar_lab.experiments.studies import Variant, measure, train_all
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.records import Trained
+from ecar_lab.experiments.lab.scores import plus_minus, spread
+from ecar_lab.experiments.lab.studies import Variant, measure, train_all
 from ecar_lab.schedule import even_window_ends
 
 FIRST_ENDS = (0.3, 0.5, 0.7, 0.85)

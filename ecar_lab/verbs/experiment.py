@@ -89,7 +89,7 @@ class ReportSwitches:
 
 
 def report(arguments: list[str]) -> None:
-    from ecar_lab.experiments.report import fill, results_in
+    from ecar_lab.experiments.lab.report import fill, results_in
     from ecar_lab.files import output_file
 
     switches = parse(ReportSwitches, "experiment report", arguments)
@@ -112,7 +112,8 @@ def make_lab(switches: ExperimentSwitches) -> Any:
         EcarError: an unknown preset or device, a count below 1.
     """
     from ecar_lab.device import pick_device, pick_dtype
-    from ecar_lab.experiments.lab import SIZES, Lab
+    from ecar_lab.experiments.lab.lab import Lab
+    from ecar_lab.experiments.lab.sizes import SIZES
     from ecar_lab.presets import get_preset
 
     changes: dict[str, Any] = {
@@ -140,7 +141,7 @@ def make_lab(switches: ExperimentSwitches) -> Any:
 
 def file_name(name: str, size: Any) -> str:
     """``<experiment>-<size>``, with the preset where it is not the size's own."""
-    from ecar_lab.experiments.lab import SIZES
+    from ecar_lab.experiments.lab.sizes import SIZES
 
     usual = size.preset == SIZES[size.name].preset
     return f"{name}-{size.name}" if usual else f"{name}-{size.name}-{size.preset}"

@@ -28,7 +28,7 @@ from ecar_lab.cost import attention_flops, block_flops
 from ecar_lab.data import open_dataset
 from ecar_lab.data.feeds import to_float
 from ecar_lab.experiments.continuous_vs_quantized import entropy_in_bits, rate_in_bits
-from ecar_lab.experiments.figures import line, logarithmic
+from ecar_lab.experiments.lab.figures import line, logarithmic
 from ecar_lab.flow import pyramid
 from ecar_lab.presets import get_preset
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table

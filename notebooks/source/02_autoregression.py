@@ -29,8 +29,8 @@ from ecar_lab.attention import attend
 from ecar_lab.benchmark.caching import compare_cache
 from ecar_lab.benchmark.timing import open_gates, seconds_of
 from ecar_lab.cost import attention_flops, block_flops, contexts
-from ecar_lab.experiments.figures import line, logarithmic
-from ecar_lab.experiments.growth import exponents
+from ecar_lab.experiments.lab.figures import line, logarithmic
+from ecar_lab.experiments.lab.growth import exponents
 from ecar_lab.flow import upsample
 from ecar_lab.layers import (
     Attention,

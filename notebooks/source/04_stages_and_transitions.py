@@ -30,7 +30,7 @@ from ecar_lab import ECAR, StageSchedule, flow, trace
 from ecar_lab.data import open_dataset
 from ecar_lab.doctor import diagnose, probe
 from ecar_lab.evaluation.metrics import frechet_distance
-from ecar_lab.experiments.figures import line
+from ecar_lab.experiments.lab.figures import line
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import transitions as check
 from ecar_lab.teaching.explore import transitions as explore

@@ -31,7 +31,7 @@ from ecar_lab.data import open_dataset
 from ecar_lab.evaluation.feature_net import to_unit_range
 from ecar_lab.evaluation.metrics import frechet_distance
 from ecar_lab.experiments import stage_errors
-from ecar_lab.experiments.figures import bars
+from ecar_lab.experiments.lab.figures import bars
 from ecar_lab.flow import FlowHead, endpoints, transition
 from ecar_lab.generator import LossOutput, mean_per_bin
 from ecar_lab.layers import (

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from ecar_lab import LatentEdit, trace
 from ecar_lab.cost import total_flops
 from ecar_lab.evaluation.feature_net import load_features
-from ecar_lab.experiments.figures import line, logarithmic
+from ecar_lab.experiments.lab.figures import line, logarithmic
 from ecar_lab.flow import pyramid, upsample
 from ecar_lab.interventions import stage_noise
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table

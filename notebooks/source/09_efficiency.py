@@ -27,7 +27,7 @@ from ecar_lab.benchmark.timing import median_seconds, open_gates, open_stream, p
 from ecar_lab.cost import block_flops as kit_block_flops
 from ecar_lab.cost import head_setup_flops, total_flops, transformer_flops, velocity_flops
 from ecar_lab.doctor.diagnose import efficiency_not_realised
-from ecar_lab.experiments.figures import bars, logarithmic, style
+from ecar_lab.experiments.lab.figures import bars, logarithmic, style
 from ecar_lab.machine import count_flops, matmul_rate
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import efficiency as check

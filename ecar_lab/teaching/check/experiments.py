@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ecar_lab.evaluation.metrics import frechet_distance
-from ecar_lab.experiments.growth import exponents
+from ecar_lab.experiments.lab.growth import exponents
 from ecar_lab.experiments.steps_and_guidance import front, mark_front
 from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_something
 

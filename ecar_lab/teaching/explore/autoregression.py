@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from ecar_lab.experiments.figures import MARKERS, STYLES, line, logarithmic, new_figure
+from ecar_lab.experiments.lab.figures import MARKERS, STYLES, line, logarithmic, new_figure
 from ecar_lab.flow import upsample
 from ecar_lab.layers import token_coordinates
 from ecar_lab.pipeline import ECARPipeline

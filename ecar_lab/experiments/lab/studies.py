@@ -12,15 +12,9 @@ import torch
 from ecar_lab.baselines import load_pipeline
 from ecar_lab.benchmark.timing import seconds_of
 from ecar_lab.cost import total_flops
-from ecar_lab.experiments.lab import (
-    Lab,
-    Trained,
-    frechet,
-    named,
-    named_right,
-    plus_minus,
-    spread,
-)
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.records import Trained
+from ecar_lab.experiments.lab.scores import frechet, named, named_right, plus_minus, spread
 from ecar_lab.machine import peak_memory
 
 TIMED_BATCH = 16
@@ -43,6 +37,17 @@ class Variant:
 def stages(number: int, **more: Any) -> dict[str, Any]:
     """Arguments of an E-CAR with so many stages, windows at their default."""
     return {"num_stages": number, "window_ends": None, **more}
+
+
+def with_room(lab: Lab) -> Variant:
+    """One stage, and room for four: eight-pixel digits are learned as pixels; a larger data set's
+    latent has it as it is."""
+    settings: dict[str, Any] = {"stage_strides": None, "head_draws": None}
+    model: dict[str, Any] = {}
+    if lab.size.preset == "digits":
+        settings["tokenizer"] = "identity"
+        model = {"patch_size": 1, "width": min(96, lab.shape()["width"])}
+    return Variant("S = 1", model={**model, **stages(1)}, settings=settings)
 
 
 def train_all(

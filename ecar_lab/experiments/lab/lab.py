@@ -22,15 +22,8 @@ from ecar_lab.device import pick_device, pick_dtype
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.evaluate import evaluate
 from ecar_lab.evaluation.judge import fingerprint
-from ecar_lab.experiments.records import Trained as Trained
-from ecar_lab.experiments.records import digest, is_finished, key_of, read_run
-from ecar_lab.experiments.scores import frechet as frechet
-from ecar_lab.experiments.scores import named as named
-from ecar_lab.experiments.scores import named_right as named_right
-from ecar_lab.experiments.scores import plus_minus as plus_minus
-from ecar_lab.experiments.scores import spread as spread
-from ecar_lab.experiments.sizes import SIZES as SIZES
-from ecar_lab.experiments.sizes import Size as Size
+from ecar_lab.experiments.lab.records import Trained, digest, is_finished, key_of, read_run
+from ecar_lab.experiments.lab.sizes import Size
 from ecar_lab.files import resolve_checkpoint, write_json
 from ecar_lab.machine import machine, versions
 from ecar_lab.model import ECAR

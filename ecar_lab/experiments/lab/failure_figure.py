@@ -1,7 +1,9 @@
-"""The figure of the experiment ``failure-signatures``."""
+"""The figure of the experiment ``failure-signatures``, and the entries that it shares with the
+table."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +13,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.failure_signatures import cell, distance
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.scores import plus_minus, spread
 
 FIRED, SILENT, FRAME = "#D55E00", "#E3EEF6", "#1B2A38"
 
@@ -109,3 +111,22 @@ def draw_last_stage(axis: Axes, rows: list[dict[str, Any]]) -> None:
     axis.set(ylabel="loss of the finest stage")
     axis.legend(fontsize=8, frameon=False)
     axis.set_title("Loss of the finest stage, with and without a leak", fontsize=10, loc="left")
+
+
+def cell(row: dict[str, Any], name: str) -> tuple[str, float | None]:
+    """The median value over seeds as text, and the share of seeds in which it fired; None: it was
+    not measured."""
+    found = [record["diagnoses"].get(name) for record in row["seeds"]]
+    known = [one for one in found if one and (one["value"] is not None or one["fired"])]
+    if not known:
+        return "–", None
+    share = statistics.fmean(one["fired"] for one in known)
+    value = statistics.median(math.inf if one["value"] is None else one["value"] for one in known)
+    text = "∞" if math.isinf(value) else f"{value:.3g}" if value < 1e4 else f"{value:.0e}"
+    return text, share
+
+
+def distance(row: dict[str, Any]) -> str:
+    """Frechet distance over seeds, as a table shows it."""
+    values = [record["frechet"] for record in row["seeds"] if "frechet" in record]
+    return plus_minus(spread(values)) if values else "–"

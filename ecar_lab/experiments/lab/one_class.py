@@ -17,7 +17,8 @@ from ecar_lab.device import autocast
 from ecar_lab.evaluation.feature_net import FeatureOutput, extract
 from ecar_lab.evaluation.judge import Judge, compare, find_own_net, pick_judge
 from ecar_lab.evaluation.sampling import to_bytes
-from ecar_lab.experiments.lab import Lab, named
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.scores import named
 from ecar_lab.pipeline import ECARPipeline, ImageOutput
 
 METRICS = {
