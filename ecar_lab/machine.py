@@ -41,9 +41,10 @@ def versions() -> dict[str, str]:
 
 def command_line() -> str:
     """The command of this process, without the folders of this machine."""
-    program = os.path.basename(sys.argv[0]) or "python"
+    program = Path(sys.argv[0])
     # `python -m ecar_lab.cli` is the command `ecar` under another name.
-    return shlex.join(["ecar" if program == "cli.py" else program, *sys.argv[1:]])
+    is_ecar = program.parts[-2:] == ("cli", "__main__.py")
+    return shlex.join(["ecar" if is_ecar else program.name or "python", *sys.argv[1:]])
 
 
 def count_flops(call: Callable[[], object]) -> int:

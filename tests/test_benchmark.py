@@ -8,7 +8,7 @@ import torch
 from ecar_lab import EcarError
 from ecar_lab.benchmark import peers
 from ecar_lab.benchmark.costs import benchmark_memory, run_benchmark, table
-from ecar_lab.cli import main
+from ecar_lab.cli.main import main
 
 
 @pytest.fixture(scope="module")

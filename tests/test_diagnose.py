@@ -12,7 +12,7 @@ import torch
 from conftest import tiny_model
 from torch.nn import functional as F
 
-from ecar_lab.cli import main
+from ecar_lab.cli.main import main
 from ecar_lab.doctor import diagnose, probe
 from ecar_lab.doctor import run as checkup
 from ecar_lab.errors import EcarError

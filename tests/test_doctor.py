@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from ecar_lab import cli
+from ecar_lab.cli import main as cli
 from ecar_lab.doctor import installation
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ecar_lab import EcarError
-from ecar_lab.cli import main
+from ecar_lab.cli.main import main
 from ecar_lab.experiments import EXPERIMENTS, load_experiment, shipped
 from ecar_lab.experiments.lab.lab import Lab
 from ecar_lab.experiments.lab.records import key_of

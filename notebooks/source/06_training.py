@@ -577,7 +577,7 @@ show(
 # %%
 def ecar(*words):
     """Runs a command of the kit and prints what it says."""
-    from ecar_lab.cli import dispatch
+    from ecar_lab.cli.main import dispatch
 
     with capture_output() as said:
         dispatch(list(words))

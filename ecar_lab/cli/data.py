@@ -11,9 +11,9 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
+from ecar_lab.cli.switches import check_positive, parse
 from ecar_lab.data import dataset_names, find_datasets, open_dataset
 from ecar_lab.files import IMAGE_FORMATS, check_output, data_root, output_file
-from ecar_lab.verbs.switches import check_positive, parse
 from ecar_lab.viz import pictures
 
 OFFLINE = ("digits", "shapes")

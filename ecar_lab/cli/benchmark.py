@@ -10,8 +10,8 @@ from typing import Annotated
 import tyro
 
 from ecar_lab.benchmark.costs import run_benchmark, table
+from ecar_lab.cli.switches import parse_call
 from ecar_lab.files import check_output, write_json
-from ecar_lab.verbs.switches import parse_call
 
 
 @dataclass

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from ecar_lab.cli.switches import parse
 from ecar_lab.errors import EcarError
 from ecar_lab.experiments import EXPERIMENTS, load_experiment
-from ecar_lab.verbs.switches import parse
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ecar_lab.cli.switches import parse_call
 from ecar_lab.evaluation.evaluate import evaluate, markdown
-from ecar_lab.verbs.switches import parse_call
 
 
 def run(arguments: list[str]) -> None:

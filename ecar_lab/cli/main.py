@@ -21,7 +21,7 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 
 class Verb(NamedTuple):
-    """One command: its line in the help, and the function in ``ecar_lab.verbs`` that runs it.
+    """One command: its line in the help, and the function in this package that runs it.
 
     The function takes the remaining arguments and returns the exit status, None for 0.
     """
@@ -73,7 +73,7 @@ def dispatch(arguments: list[str]) -> int:
         verb = VERBS.get(" ".join(arguments[:length]))
         if verb:
             module, function = verb.function.split(".")
-            run = getattr(importlib.import_module(f"ecar_lab.verbs.{module}"), function)
+            run = getattr(importlib.import_module(f"ecar_lab.cli.{module}"), function)
             return run(arguments[length:]) or 0
     if arguments[:1] == ["--version"]:
         print(f"ecar_lab {importlib.metadata.version('ecar-lab')}")
@@ -87,7 +87,3 @@ def dispatch(arguments: list[str]) -> int:
         print("\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in family.items()))
         return 0
     raise EcarError(f"there is no command {' '.join(words[:2])!r}: use one of {', '.join(family)}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

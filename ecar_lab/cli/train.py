@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from ecar_lab.cli.switches import parse, parse_call, take
 from ecar_lab.errors import EcarError
 from ecar_lab.files import check_folder
 from ecar_lab.training.config import ModelTrainConfig, TokenizerTrainConfig, TrainConfig
-from ecar_lab.verbs.switches import parse, parse_call, take
 
 Config = TypeVar("Config", bound=TrainConfig)
 

@@ -12,8 +12,8 @@ from typing import Annotated
 
 import tyro
 
+from ecar_lab.cli.switches import parse
 from ecar_lab.errors import EcarError
-from ecar_lab.verbs.switches import parse
 
 AUTH_VARIABLE = "ECAR_APP_AUTH"
 

@@ -13,11 +13,11 @@ from diffusers.utils import logging
 from tqdm import tqdm
 
 from ecar_lab.baselines import load_pipeline
+from ecar_lab.cli.switches import check_positive, parse
 from ecar_lab.device import pick_device, pick_dtype
 from ecar_lab.events import TraceEvent
 from ecar_lab.files import IMAGE_FORMATS, check_output, output_file
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.verbs.switches import check_positive, parse
 from ecar_lab.viz import pictures
 from ecar_lab.viz.colours import decode
 

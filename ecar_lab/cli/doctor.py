@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
+from ecar_lab.cli.switches import check_positive, parse
 from ecar_lab.doctor.findings import as_dict, report
 from ecar_lab.doctor.installation import examine
-from ecar_lab.verbs.switches import check_positive, parse
 
 
 @dataclass
