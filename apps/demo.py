@@ -21,8 +21,8 @@ from apps.shared import programs
 from apps.shared.parts import script, show_banner, styles, visitor
 from apps.shared.studio import Studio
 from apps.tokenizer.tab import TokenizerTab
-from ecar_lab.colours import STAGE_HUES
 from ecar_lab.errors import EcarError
+from ecar_lab.viz.colours import STAGE_HUES
 
 HERE = Path(__file__).parent
 DEFAULT_PORT = 7860

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ecar_lab.block_style import BlockStyle, gated_width
 from ecar_lab.flow import EVALUATIONS, num_times
-from ecar_lab.layers import TIME_FREQUENCIES
+from ecar_lab.layers import TIME_FREQUENCIES, BlockStyle, gated_width
 from ecar_lab.schedule import time_grid
 
 MLP_RATIO = 4

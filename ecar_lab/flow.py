@@ -17,11 +17,12 @@ from einops import reduce, repeat
 from torch import Tensor, nn
 
 from ecar_lab.attention import windows_among
-from ecar_lab.block_style import BlockStyle, long_skip_maps
 from ecar_lab.errors import EcarError
 from ecar_lab.layers import (
     Blocks,
+    BlockStyle,
     TimeEmbedding,
+    long_skip_maps,
     modulate,
     patchify,
     rotary_table,

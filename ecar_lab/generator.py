@@ -21,7 +21,7 @@ from ecar_lab.flow import DEFAULT_SOLVER, check_solver
 from ecar_lab.schedule import Intervals, check_interval, check_power, per_stage
 
 if TYPE_CHECKING:
-    from ecar_lab.tokenizer import Tokenizer
+    from ecar_lab.tokenizers.base import Tokenizer
 
 TIME_BINS = 8
 

@@ -15,7 +15,6 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from ecar_lab.block_style import BlockStyle
 from ecar_lab.cost import guided_steps, sampling_flops
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import (
@@ -35,6 +34,7 @@ from ecar_lab.generator import (
     TrainingDraw,
     mean_per_bin,
 )
+from ecar_lab.layers import BlockStyle
 from ecar_lab.schedule import Coupling, Intervals, StageSchedule
 from ecar_lab.transformer import MultistageTransformer
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ecar_lab.attention import same_window, windows_among
-from ecar_lab.block_style import BlockStyle
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import upsample
 from ecar_lab.layers import (
     Blocks,
+    BlockStyle,
     cached_table,
     modulate,
     patchify,

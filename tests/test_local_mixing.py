@@ -6,7 +6,7 @@ from conftest import tiny_model
 
 from ecar_lab import ECAR, trace
 from ecar_lab.layers import LocalMixing
-from ecar_lab.metrics import count_flops
+from ecar_lab.machine import count_flops
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ecar_lab.shapes import PICTURES
+from ecar_lab.data.shapes import PICTURES
 
 
 @pytest.mark.parametrize("name", PICTURES)

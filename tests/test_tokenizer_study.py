@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ecar_lab.errors import EcarError
-from ecar_lab.tokenizer_study import error_map, ramp, round_latent, without_channel
+from ecar_lab.tokenizers.study import error_map, ramp, round_latent, without_channel
 
 
 def test_rounding_stays_within_half_a_step_and_uses_the_levels_it_says():

@@ -12,9 +12,10 @@ from test_train import assert_same, config, curve, cut_back, weights
 from ecar_lab.baselines import build
 from ecar_lab.errors import EcarError
 from ecar_lab.generator import StagePrediction
-from ecar_lab.tokenizer import ConvTokenizer, IdentityTokenizer
-from ecar_lab.train import ModelTrainConfig, train_model
-from ecar_lab.train_terms import (
+from ecar_lab.tokenizers.makers import ConvTokenizer, IdentityTokenizer
+from ecar_lab.training.config import ModelTrainConfig
+from ecar_lab.training.model import train_model
+from ecar_lab.training.terms import (
     Alignment,
     ExtraTerms,
     direction_error,
@@ -232,7 +233,7 @@ def test_the_projector_is_trained_and_never_exported(whole_run, extras, tmp_path
 
 
 def test_mirrored_latents_come_with_mirrored_images(tokenizer):
-    from ecar_lab.feeds import LatentStore, to_float
+    from ecar_lab.data.feeds import LatentStore, to_float
 
     images = torch.randint(0, 255, (3, 3, 4, 4), dtype=torch.uint8, generator=generator())
     store = LatentStore(torch.zeros(3, 2, 1, 2, 2).half(), None, torch.arange(3), images)
@@ -247,7 +248,7 @@ def test_mirrored_latents_come_with_mirrored_images(tokenizer):
 
 
 def test_the_better_average_is_exported_and_both_errors_are_noted(whole_run):
-    from ecar_lab.train_log import read_metrics
+    from ecar_lab.training.log import read_metrics
 
     last = read_metrics(whole_run)[-1]
     errors = {stem: last[f"held_out_error_{stem}"] for stem in ("ema", "second_ema")}

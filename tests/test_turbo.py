@@ -9,10 +9,10 @@ from test_train import TINY, config, cut_back, weights
 
 from ecar_lab import EcarError, trace
 from ecar_lab.flow import FEW_STEPS, GUIDANCE_RANGE
-from ecar_lab.metrics import count_flops
-from ecar_lab.train import train_model
-from ecar_lab.train_config import TurboTrainConfig
-from ecar_lab.train_turbo import (
+from ecar_lab.machine import count_flops
+from ecar_lab.training.config import TurboTrainConfig
+from ecar_lab.training.model import train_model
+from ecar_lab.training.turbo import (
     QUARTERS,
     SPANS,
     Guide,
@@ -137,7 +137,7 @@ def test_the_student_learns_the_teacher_s_spans():
     student.load_state_dict(teacher.state_dict(), strict=False)
     objective = TurboObjective(student, teacher, class_dropout=0.1, teacher_steps=8)
     optimizer = torch.optim.AdamW(student.head.parameters(), lr=3e-3)
-    from ecar_lab.train_turbo import TurboDraw
+    from ecar_lab.training.turbo import TurboDraw
 
     def one(step):
         random = torch.Generator().manual_seed(step)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ecar_lab.colours import principal_colours, token_grid
 from ecar_lab.transformer import block_causal_mask
-from ecar_lab.viz import heat, mask_picture, pixel_distance, pixel_spread
+from ecar_lab.viz.colours import principal_colours, token_grid
+from ecar_lab.viz.pictures import heat, mask_picture, pixel_distance, pixel_spread
 
 
 def test_the_mask_is_drawn_as_the_model_has_it():

@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from test_train import TINY, config
 
 from ecar_lab import EcarError
-from ecar_lab.checkpoints import list_checkpoints
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.tokenizer import load_tokenizer
-from ecar_lab.train import train_model
-from ecar_lab.warm_start import warm_start
+from ecar_lab.tokenizers.makers import load_tokenizer
+from ecar_lab.training.checkpoints import list_checkpoints
+from ecar_lab.training.model import train_model
+from ecar_lab.training.warm_start import warm_start
 
 
 @pytest.fixture

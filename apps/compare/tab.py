@@ -24,8 +24,8 @@ from apps.shared.parts import (
 )
 from apps.shared.parts import visitor as visitor_of
 from apps.shared.studio import Studio
+from ecar_lab.device import told_when_memory_is_full
 from ecar_lab.errors import EcarError
-from ecar_lab.runtime import told_when_memory_is_full
 
 LANES = "compare-lanes"
 PLACE = f'<div class="lanes" data-name="{LANES}" role="group" aria-label="Both runs"></div>'

@@ -13,9 +13,9 @@ import torch
 from apps.inspection.views import attention_view, draw
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio, a_folder
-from ecar_lab.caching import CacheComparison, compare_cache
-from ecar_lab.runtime import told_when_memory_is_full
-from ecar_lab.trace import TraceEvent
+from ecar_lab.benchmark.caching import CacheComparison, compare_cache
+from ecar_lab.device import told_when_memory_is_full
+from ecar_lab.events import TraceEvent
 
 # Runs opened for inspection that a visitor, and that all of them, can go back to at once.
 KEEP, KEEP_ALL = 4, 64

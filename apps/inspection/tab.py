@@ -21,8 +21,8 @@ from apps.shared.parts import (
 )
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
+from ecar_lab.device import told_when_memory_is_full
 from ecar_lab.errors import EcarError
-from ecar_lab.runtime import told_when_memory_is_full
 
 INSPECTOR = "inspect-view"
 INTRODUCTION = (

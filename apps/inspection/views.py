@@ -17,11 +17,11 @@ from torch import Tensor
 
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
-from ecar_lab.caching import CacheComparison
-from ecar_lab.colours import STAGE_HUES, decode, principal_colours, token_grid
-from ecar_lab.trace import TraceEvent
+from ecar_lab.benchmark.caching import CacheComparison
+from ecar_lab.events import TraceEvent
 from ecar_lab.transformer import block_causal_mask
-from ecar_lab.viz import mask_picture, to_pil
+from ecar_lab.viz.colours import STAGE_HUES, decode, principal_colours, token_grid
+from ecar_lab.viz.pictures import mask_picture, to_pil
 
 # Attention weights that are sent head by head; of more than that, the mean over heads only.
 MAX_WEIGHTS = 2_000_000

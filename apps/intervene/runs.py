@@ -19,11 +19,11 @@ from torch import Tensor
 from apps.shared.settings import MAX_SEED, Edit, Settings
 from apps.shared.stream import Progress, stream
 from apps.shared.studio import Studio, a_folder
-from ecar_lab.colours import decode
 from ecar_lab.errors import EcarError
+from ecar_lab.events import TraceEvent
 from ecar_lab.interventions import fork_seeds
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.trace import TraceEvent
+from ecar_lab.viz.colours import decode
 
 # Runs with their tensors that are held for all visitors together.
 KEEP = 64

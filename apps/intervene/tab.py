@@ -14,9 +14,9 @@ from apps.intervene.runs import Bases, Made, make
 from apps.shared.parts import LATEST, PRIVATE, QUEUE, RunControls, spoken_errors, tell, visitor
 from apps.shared.settings import Edit, Settings
 from apps.shared.studio import Studio
+from ecar_lab.device import told_when_memory_is_full
+from ecar_lab.doctor.probe import boundary_scores
 from ecar_lab.errors import EcarError
-from ecar_lab.probe import boundary_scores
-from ecar_lab.runtime import told_when_memory_is_full
 
 RESULTS = "intervene-results"
 INTRODUCTION = (

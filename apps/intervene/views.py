@@ -11,8 +11,8 @@ from torch import Tensor
 
 from apps.intervene.runs import Made
 from apps.shared.settings import Settings
-from ecar_lab.colours import STAGE_HUES
-from ecar_lab.viz import heat, pixel_distance, pixel_spread, to_pil
+from ecar_lab.viz.colours import STAGE_HUES
+from ecar_lab.viz.pictures import heat, pixel_distance, pixel_spread, to_pil
 
 MOMENTS = {"start": "its start", "middle": "its middle step", "end": "its end"}
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from apps.shared.settings import Edit, Settings, interval_text
-from ecar_lab.tokenizer import psnr
-from ecar_lab.viz import pixel_distance
+from ecar_lab.tokenizers.base import psnr
+from ecar_lab.viz.pictures import pixel_distance
 
 Row = tuple[str, str, str]
 

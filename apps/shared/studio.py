@@ -14,16 +14,12 @@ from pathlib import Path
 
 from apps.shared.settings import Settings
 from apps.shared.stream import Progress, stream
-from ecar_lab.colours import LatentColours, decode
+from ecar_lab.device import pick_device, pick_dtype, told_when_memory_is_full
 from ecar_lab.errors import EcarError
+from ecar_lab.files import resolve_checkpoint
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.runtime import (
-    pick_device,
-    pick_dtype,
-    resolve_checkpoint,
-    told_when_memory_is_full,
-)
 from ecar_lab.trace import Stream
+from ecar_lab.viz.colours import LatentColours, decode
 
 # A visitor whose browser never said goodbye loses the folder after this many seconds without a run.
 FORGET_AFTER = 3600.0

@@ -15,10 +15,10 @@ from apps.shared.parts import visitor as visitor_of
 from apps.shared.studio import Studio
 from apps.tokenizer.uploads import MAX_SIDE, open_upload
 from apps.tokenizer.views import Views
+from ecar_lab.data.shapes import PICTURES
+from ecar_lab.data.sources import picture_of
+from ecar_lab.device import told_when_memory_is_full
 from ecar_lab.errors import EcarError
-from ecar_lab.runtime import told_when_memory_is_full
-from ecar_lab.shapes import PICTURES
-from ecar_lab.sources import picture_of
 
 GENERATED = "image of this model"
 EXTENSIONS = [".png", ".jpg", ".jpeg", ".webp"]

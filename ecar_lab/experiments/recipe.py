@@ -19,24 +19,16 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from ecar_lab import runtime
 from ecar_lab.baselines import load_pipeline
 from ecar_lab.data import open_dataset
-from ecar_lab.evaluate import held_out_loss, trained_on
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import (
-    Lab,
-    Trained,
-    fingerprint,
-    frechet,
-    named,
-    plus_minus,
-    quiet_training,
-    spread,
-)
-from ecar_lab.experiments.records import key_of
+from ecar_lab.device import synchronize
+from ecar_lab.evaluation.evaluate import held_out_loss, trained_on
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab, fingerprint, quiet_training
+from ecar_lab.experiments.lab.records import Trained, key_of
+from ecar_lab.experiments.lab.scores import frechet, named, plus_minus, spread
 from ecar_lab.presets import get_preset
-from ecar_lab.train_config import ModelTrainConfig
+from ecar_lab.training.config import ModelTrainConfig
 
 BASELINE, SCALE_TERM = "baseline", "tokenizer trained here, scale term at 1/4"
 # The plan of sampling: Heun, so that what differs is the model and not the solver's error.
@@ -140,7 +132,7 @@ def as_preset(lab: Lab) -> dict[str, Any]:
 
 def train(lab: Lab, arm: Arm, seed: int, steps: int) -> Trained:
     """One arm with one seed, made now or remembered."""
-    settings = {**as_preset(lab), **arm.settings}
+    settings: dict[str, Any] = {**as_preset(lab), **arm.settings}
     if arm.tokenizer is not None:
         few = {"steps": lab.size.steps} if lab.size.name == "smoke" else {}
         settings["tokenizer"] = str(lab.train_tokenizer(tokenizer=arm.tokenizer, **few))
@@ -162,7 +154,7 @@ def time_arms(lab: Lab, known: list[Arm]) -> dict[str, dict[str, float]]:
 
 def measure_speed(lab: Lab, known: list[Arm], keys: dict[str, str]) -> dict[str, dict[str, float]]:
     """See :func:`time_arms`; arms that train alike are timed as one."""
-    from ecar_lab.train import model_trainer
+    from ecar_lab.training.model import model_trainer
 
     device = lab.torch_device
     with tempfile.TemporaryDirectory() as scratch, quiet_training():
@@ -187,11 +179,11 @@ def measure_speed(lab: Lab, known: list[Arm], keys: dict[str, str]) -> dict[str,
 
 def practise(trainer: Any, device: torch.device, steps: int) -> float:
     """Seconds of some training steps, spread evenly over a run."""
-    runtime.synchronize(device)
+    synchronize(device)
     started = time.perf_counter()
     for step in range(steps):
         trainer.practise(step, (step + 0.5) / steps)
-    runtime.synchronize(device)
+    synchronize(device)
     return time.perf_counter() - started
 
 
@@ -241,7 +233,7 @@ def velocity_error(lab: Lab, trained: Trained) -> dict[str, Any]:
 
 def averages(trained: Trained) -> dict[str, float]:
     """What a run with two sets of averaged weights noted of either; empty of one with one set."""
-    from ecar_lab.train_log import read_metrics
+    from ecar_lab.training.log import read_metrics
 
     config = json.loads((trained.folder / "training.json").read_text("utf-8"))
     last = read_metrics(trained.folder.parent)[-1]

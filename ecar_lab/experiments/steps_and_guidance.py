@@ -13,8 +13,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ecar_lab.cost import total_flops
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, frechet, named, named_right
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.scores import frechet, named, named_right
 
 CHECKPOINTS = {
     "smoke": {"E-CAR": "digits"},

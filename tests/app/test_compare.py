@@ -20,10 +20,10 @@ from apps.compare.views import result_table, rows
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
 from ecar_lab.baselines import BaselinePipeline, DiT, make_pipeline
-from ecar_lab.cards import images_seen
 from ecar_lab.errors import EcarError
-from ecar_lab.tokenizer import IdentityTokenizer
-from ecar_lab.viz import to_pil
+from ecar_lab.tokenizers.makers import IdentityTokenizer
+from ecar_lab.training.cards import images_seen
+from ecar_lab.viz.pictures import to_pil
 
 pytestmark = QUIET
 CARD = "| | |\n|---|---|\n| model | 1,234 images (5 steps of 256) in 1 minute |\n"

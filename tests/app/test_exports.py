@@ -12,9 +12,9 @@ from app.examples import CHANGED, PLAIN
 from app.page import QUIET
 from apps.runs.exports import EXPORTS, export
 from apps.shared.recipes import Recipe
-from ecar_lab.colours import STAGE_HUES
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
+from ecar_lab.viz.colours import STAGE_HUES
 
 pytestmark = QUIET
 

@@ -21,7 +21,7 @@ from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import upsample
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.viz import pixel_distance, to_pil
+from ecar_lab.viz.pictures import pixel_distance, to_pil
 
 pytestmark = QUIET
 CORNER = ("1100", "1000", "0000", "0000")

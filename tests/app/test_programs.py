@@ -21,7 +21,7 @@ from apps.shared import programs
 from apps.shared.recipes import pixels_of
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
-from ecar_lab import cli
+from ecar_lab.cli import main as cli
 
 pytestmark = QUIET
 

@@ -10,8 +10,8 @@ from app.page import QUIET
 from apps.generate.views import cost_table
 from apps.shared import stream
 from apps.shared.settings import Edit, Settings
-from ecar_lab.colours import LatentColours
 from ecar_lab.errors import EcarError
+from ecar_lab.viz.colours import LatentColours
 
 pytestmark = QUIET
 

@@ -16,15 +16,15 @@ from apps.shared.studio import Studio
 from apps.tokenizer.tab import GENERATED, TokenizerTab
 from apps.tokenizer.uploads import MAX_BYTES, open_upload
 from apps.tokenizer.views import BITS, Views, decibels, trained_result
-from ecar_lab.colours import decode
+from ecar_lab.data.shapes import PICTURES
+from ecar_lab.data.sources import picture_of
 from ecar_lab.errors import EcarError
+from ecar_lab.files import checkpoints_root
 from ecar_lab.flow import block_mean
-from ecar_lab.runtime import checkpoints_root
-from ecar_lab.shapes import PICTURES
-from ecar_lab.sources import picture_of
-from ecar_lab.tokenizer import psnr
-from ecar_lab.tokenizer_study import error_map, without_channel
-from ecar_lab.viz import to_pil
+from ecar_lab.tokenizers.base import psnr
+from ecar_lab.tokenizers.study import error_map, without_channel
+from ecar_lab.viz.colours import decode
+from ecar_lab.viz.pictures import to_pil
 
 pytestmark = QUIET
 

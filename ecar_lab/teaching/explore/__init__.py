@@ -18,7 +18,7 @@ from PIL import Image
 from ecar_lab.errors import EcarError
 from ecar_lab.teaching.figures import Drawable, picture, png, show
 from ecar_lab.teaching.session import is_static
-from ecar_lab.viz import image_grid
+from ecar_lab.viz.pictures import image_grid
 
 WIDE = {"style": {"description_width": "220px"}, "layout": {"width": "500px"}}
 
