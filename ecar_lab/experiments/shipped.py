@@ -18,7 +18,6 @@ from ecar_lab.errors import EcarError
 from ecar_lab.experiments.lab import figures
 from ecar_lab.experiments.lab.lab import Lab
 from ecar_lab.experiments.lab.scores import frechet, named, named_right
-from ecar_lab.experiments.steps_and_guidance import guidance_text, power_text
 from ecar_lab.files import checkpoints_root, data_root
 
 CHECKPOINTS = {"E-CAR": "cifar10", "DiT": "cifar10-dit"}
@@ -156,8 +155,8 @@ def table(result: dict[str, Any]) -> str:
         [
             f"{name} (`{result[name]['checkpoint']}`, {result[name]['parameters'] / 1e6:.2f} M)",
             per_stage(point["num_inference_steps"], " + "),
-            power_text(point),
-            guidance_text(point),
+            figures.power_text(point),
+            figures.guidance_text(point),
             point.get("solver", "euler"),
             f"{point['gflop']:.2f}",
             f"{point['frechet']:.2f}",
@@ -175,7 +174,8 @@ def table(result: dict[str, Any]) -> str:
     trials = "; ".join(
         f"{name} "
         + ", ".join(
-            f"{guidance_text(trial)}: {trial['frechet']:.2f}" for trial in result[name]["trials"]
+            f"{figures.guidance_text(trial)}: {trial['frechet']:.2f}"
+            for trial in result[name]["trials"]
         )
         for name in CHECKPOINTS
     )

@@ -99,3 +99,23 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table."""
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
+def guidance_text(row: dict[str, Any]) -> str:
+    """The scale of each stage, with the local times between which it acts if not all the way; one
+    value of either is that of all stages. (Results from before there were intervals name none.)"""
+    scales = row["guidance_scale"]
+    scales = scales if isinstance(scales, list) else [scales]
+    intervals: Any = row.get("guidance_interval") or [0, 1]
+    if not isinstance(intervals[0], list):
+        intervals = [intervals] * len(scales)
+    return " / ".join(
+        f"{scale:g}" if scale == 1 or [low, high] == [0, 1] else f"{scale:g} in {low:g}–{high:.2g}"
+        for scale, (low, high) in zip(scales, intervals, strict=True)
+    )
+
+
+def power_text(row: dict[str, Any]) -> str:
+    """The power of each stage's time grid, or of all stages'. (Old results name none: even.)"""
+    powers = row.get("time_power", 1)
+    return " / ".join(f"{power:g}" for power in (powers if isinstance(powers, list) else [powers]))
