@@ -25,7 +25,7 @@ from ecar_lab.data import open_dataset
 from ecar_lab.evaluate import trained_on
 from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, Trained, plus_minus, spread
-from ecar_lab.experiments.studies import SOLVER, measure
+from ecar_lab.experiments.studies import ALIKE, measure
 from ecar_lab.feature_net import to_unit_range
 from ecar_lab.flow import endpoints
 from ecar_lab.judge import fingerprint
@@ -178,7 +178,7 @@ def sample_stage(
 ) -> TraceEvent:
     """The last event of one stage, sampled after given end states of the stages before it."""
     start = after_history(model, history, labels) if history else None
-    run = trace(model, labels, steps, 1.0, generator, solver=SOLVER, dtype=dtype, start_from=start)
+    run = trace(model, labels, steps, 1.0, generator, dtype=dtype, start_from=start, **ALIKE)
     return next(event for event in run if event.stage == stage and event.is_stage_end)
 
 

@@ -16,7 +16,7 @@ from ecar_lab import runtime
 from ecar_lab.data import open_dataset
 from ecar_lab.evaluate import to_bytes
 from ecar_lab.experiments.lab import Lab, named
-from ecar_lab.experiments.studies import SOLVER
+from ecar_lab.experiments.studies import ALIKE
 from ecar_lab.feature_net import FeatureOutput, extract
 from ecar_lab.judge import Judge, compare, find_own_net, pick_judge
 from ecar_lab.pipeline import ECARPipeline, ImageOutput
@@ -118,7 +118,7 @@ def sample_class(
             guidance_scale=1.0,
             generator=generator,
             output_type="latent",
-            solver=SOLVER,
+            **ALIKE,
             dtype=lab.torch_dtype,
         )
         with runtime.autocast(lab.torch_device, lab.torch_dtype):

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from ecar_lab.baselines import load_pipeline
 from ecar_lab.experiments import figures
 from ecar_lab.experiments.lab import Lab, Trained, plus_minus, spread
-from ecar_lab.experiments.studies import SOLVER, Variant, measure, train_all
+from ecar_lab.experiments.studies import ALIKE, Variant, measure, train_all
 from ecar_lab.metrics import boundary_score
 from ecar_lab.probe import sample_latents
 from ecar_lab.schedule import even_window_ends
@@ -87,7 +87,7 @@ def boundary(lab: Lab, runs: list[Trained], **options: Any) -> dict[str, Any]:
     usual: dict[str, Any] = {
         "num_inference_steps": BOUNDARY_STEPS,
         "guidance_scale": None,
-        "solver": SOLVER,
+        **ALIKE,
         "dtype": None,
     }
     scores = []
