@@ -110,7 +110,8 @@ _CIFAR10 = Preset(
         **{"latent_size": 16, "latent_channels": 4, "patch_size": 2, "num_stages": 3},
         **{"num_classes": 10, "class_names": CIFAR10_NAMES},
         **{"window_ends": [0.4, 0.7, 1.0]},
-        **{"num_inference_steps": [8, 6, 6], "guidance_scale": [1.0, 2.5, 2.5]},
+        **{"num_inference_steps": [8, 6, 6], "time_power": [1.0, 1.3, 1.3]},
+        **{"guidance_scale": [1.0, 2.5, 2.5], "guidance_interval": [None, None, [0.0, 0.3]]},
     },
     train_tokenizer={"steps": 3000, "batch_size": 64, "sample_every": 0},
     train_model={

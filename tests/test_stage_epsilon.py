@@ -15,6 +15,7 @@ from ecar_lab.experiments.lab.sizes import SIZES
 from ecar_lab.flow import endpoints
 from ecar_lab.machine import count_flops
 from ecar_lab.model import ECAR
+from ecar_lab.presets import get_preset
 from ecar_lab.tokenizers.makers import IdentityTokenizer
 from ecar_lab.trace import trace
 
@@ -31,6 +32,13 @@ SHAPE = dict(
     head_layers=1,
     num_inference_steps=2,
 )
+
+
+def test_it_has_ddim_s_levels_whatever_grid_the_e_car_of_its_size_has():
+    for name in ("digits", "cifar10"):
+        with torch.device("meta"):
+            made = build("stage-epsilon", get_preset(name).model)
+        assert (made.solver(), set(made.powers())) == ("euler", {1.0})
 
 
 def generator(seed=0):

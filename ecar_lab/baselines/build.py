@@ -49,7 +49,9 @@ RESTART = {"coupling": "restart", "window_ends": None}
 ARCHITECTURES: dict[str, Callable[..., LatentGenerator]] = {
     "ecar": lambda shape, **options: ECAR(**{**shape, **options}),
     "full-denoise": lambda shape, **options: ECAR(**{**shape, **RESTART, **options}),
-    "stage-epsilon": lambda shape, **options: StageEpsilon(**{**shape, **RESTART, **options}),
+    "stage-epsilon": lambda shape, **options: StageEpsilon(
+        **{**shape, **RESTART, "time_power": 1.0, **options}
+    ),
     "dit": dit,
     "dit-epsilon": lambda shape, **options: dit(shape, **{"objective": "epsilon", **options}),
     "mar": lambda shape, **options: token_ar(TokenAR, shape, **options),

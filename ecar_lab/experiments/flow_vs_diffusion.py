@@ -31,7 +31,7 @@ from ecar_lab.experiments.lab import figures
 from ecar_lab.experiments.lab.lab import Lab
 from ecar_lab.experiments.lab.records import Trained
 from ecar_lab.experiments.lab.scores import plus_minus, spread
-from ecar_lab.experiments.lab.studies import SOLVER, measure
+from ecar_lab.experiments.lab.studies import ALIKE, measure
 from ecar_lab.flow import endpoints
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline
@@ -181,7 +181,7 @@ def sample_stage(
 ) -> TraceEvent:
     """The last event of one stage, sampled after given end states of the stages before it."""
     start = after_history(model, history, labels) if history else None
-    run = trace(model, labels, steps, 1.0, generator, solver=SOLVER, dtype=dtype, start_from=start)
+    run = trace(model, labels, steps, 1.0, generator, dtype=dtype, start_from=start, **ALIKE)
     return next(event for event in run if event.stage == stage and event.is_stage_end)
 
 

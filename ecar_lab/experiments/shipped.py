@@ -33,7 +33,7 @@ GUIDANCE: dict[str, list[tuple[Any, Any]]] = {
 TRIAL_STEPS: dict[str, Any] = {"E-CAR": [4, 4, 4], "DiT": 7}
 # How both are sampled, and how the literature samples: with guidance all the way.
 FAST: dict[str, dict[str, Any]] = {
-    "E-CAR": {"time_power": [1.0, 1.3, 1.4], "solver": "ab2"},
+    "E-CAR": {"time_power": [1.0, 1.3, 1.3], "solver": "ab2"},
     "DiT": {"time_power": 1.3, "solver": "ab2"},
 }
 LITERATURE: dict[str, Any] = {"time_power": 1.0, "solver": "euler"}

@@ -13,7 +13,7 @@ from ecar_lab.cost import total_flops
 from ecar_lab.experiments.lab import figures
 from ecar_lab.experiments.lab.lab import Lab
 from ecar_lab.experiments.lab.scores import frechet, named_right, plus_minus, spread
-from ecar_lab.experiments.lab.studies import SOLVER
+from ecar_lab.experiments.lab.studies import ALIKE
 
 STEPS = (1, 2, 4, 8, 16, 32)
 
@@ -34,9 +34,7 @@ def run(lab: Lab) -> dict[str, Any]:
     model = load_pipeline(runs[0].folder).model
     rows = []
     for steps in lab.each(STEPS, "sampling"):
-        results = [
-            lab.evaluate(trained, num_inference_steps=steps, solver=SOLVER) for trained in runs
-        ]
+        results = [lab.evaluate(trained, num_inference_steps=steps, **ALIKE) for trained in runs]
         rows.append(
             {
                 "steps": steps,

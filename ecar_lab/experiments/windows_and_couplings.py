@@ -20,7 +20,7 @@ from ecar_lab.experiments.lab import figures
 from ecar_lab.experiments.lab.lab import Lab
 from ecar_lab.experiments.lab.records import Trained
 from ecar_lab.experiments.lab.scores import plus_minus, spread
-from ecar_lab.experiments.lab.studies import SOLVER, Variant, measure, train_all
+from ecar_lab.experiments.lab.studies import ALIKE, Variant, measure, train_all
 from ecar_lab.schedule import even_window_ends
 
 FIRST_ENDS = (0.3, 0.5, 0.7, 0.85)
@@ -89,7 +89,7 @@ def boundary(lab: Lab, runs: list[Trained], **options: Any) -> dict[str, Any]:
     usual: dict[str, Any] = {
         "num_inference_steps": BOUNDARY_STEPS,
         "guidance_scale": None,
-        "solver": SOLVER,
+        **ALIKE,
         "dtype": None,
     }
     scores = []

@@ -19,7 +19,7 @@ from ecar_lab.evaluation.judge import Judge, compare, find_own_net, pick_judge
 from ecar_lab.evaluation.sampling import to_bytes
 from ecar_lab.experiments.lab.lab import Lab
 from ecar_lab.experiments.lab.scores import named
-from ecar_lab.experiments.lab.studies import SOLVER
+from ecar_lab.experiments.lab.studies import ALIKE
 from ecar_lab.pipeline import ECARPipeline, ImageOutput
 
 METRICS = {
@@ -120,7 +120,7 @@ def sample_class(
             guidance_scale=1.0,
             generator=generator,
             output_type="latent",
-            solver=SOLVER,
+            **ALIKE,
             dtype=lab.torch_dtype,
         )
         with autocast(lab.torch_device, lab.torch_dtype):

@@ -18,8 +18,14 @@ from ecar_lab.experiments.lab.scores import frechet, named, named_right, plus_mi
 from ecar_lab.machine import peak_memory
 
 TIMED_BATCH = 16
-# Of every arm, so that they differ in what was trained only; noise prediction knows no other.
-SOLVER = "euler"
+COSTLY = ("guidance_scale", "guidance_interval", "time_power", "solver")  # what FLOPs depend on
+# How every arm is sampled, so that they differ in what was trained only; noise prediction knows no
+# other solver and no other grid.
+ALIKE: dict[str, Any] = {
+    "solver": "euler",
+    "time_power": 1.0,
+    "guidance_interval": (0.0, 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -74,10 +80,10 @@ def measure(
     lab: Lab, runs: Sequence[Trained], steps: int | Sequence[int], **sampling: Any
 ) -> dict[str, Any]:
     """Quality and FLOPs of one variant at one number of flow steps per stage."""
-    sampling = {"solver": SOLVER, **sampling}
+    sampling = {**ALIKE, **sampling}
     results = [lab.evaluate(trained, num_inference_steps=steps, **sampling) for trained in runs]
     model = load_pipeline(runs[0].folder).model
-    guidance, solver = sampling.get("guidance_scale"), sampling["solver"]
+    costly = {name: value for name, value in sampling.items() if name in COSTLY}
     right = [named_right(result) for result in results]
     return {
         "steps": model.inference_steps(steps),
@@ -85,7 +91,7 @@ def measure(
         "precision": spread([named(result["metrics"], ["precision"]) for result in results]),
         "recall": spread([named(result["metrics"], ["recall"]) for result in results]),
         "named_right": None if None in right else spread([r or 0.0 for r in right]),
-        "gflop": total_flops(model.flops(steps, guidance, solver)) / 1e9,
+        "gflop": total_flops(model.flops(steps, **costly)) / 1e9,
     }
 
 
