@@ -58,6 +58,8 @@ def test_the_same_training_is_made_once(runs):
     assert lab.train(seed=8).folder != first.folder
     assert first.images == 3 * 32
     assert first.train_flops > 0
+    assert list((runs / "latents").glob("latents-*.safetensors"))  # encoded once for all
+    assert not list(first.folder.parent.glob("latents-*"))
 
 
 def test_a_measurement_is_remembered_under_all_its_settings(tmp_path):

@@ -17,6 +17,7 @@ from ecar_lab.presets import get_preset
 FREE_ON_RESUME = {
     *("data", "output", "resume", "steps", "max_minutes", "save_every", "keep", "log_every"),
     *("sample_every", "sample_steps", "sample_guidance", "test_limit", "cache_latents"),
+    "latents",
     *("device", "compile", "divergence_factor", "init_from"),
     *("batch_size", "grad_accum"),  # their product with the processes has to stay
 }
@@ -210,6 +211,9 @@ class LatentTrainConfig(TrainConfig):
     """Classes that are not trained on, by name or id; the model has room for them all the same."""
     cache_latents: bool = True
     """Encode every image and its mirror image once, before the first step."""
+    latents: str = ""
+    """Folder of what was encoded; empty means the run folder. Runs on the same images with the same
+    tokenizer may share it."""
     second_ema_decay: float | None = None
     """Decay of a second set of averaged weights. At the end the set with the smaller velocity error
     on held-out images is exported."""

@@ -208,7 +208,8 @@ class LatentTask(Task, Generic[Config]):
         key = [tokenizer_hash(self.tokenizer), info.name, info.image_size, info.num_images,
                self.cfg.flip, str(self.dtype)]  # fmt: skip
         digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).hexdigest()
-        file = self.cfg.run_folder / f"latents-{digest}.safetensors"
+        folder = Path(self.cfg.latents or self.cfg.run_folder)
+        file = folder / f"latents-{digest}.safetensors"
         with accelerator.main_process_first():
             store = cache_latents(
                 self.tokenizer, self.data, self.cfg.flip, file, self.autocast,

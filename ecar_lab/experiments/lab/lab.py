@@ -97,6 +97,7 @@ class Lab:
             "batch_size": size.batch_size,
             "shape": size.model,
             "model": self._differing(architecture, model or {}),
+            "latents": str(self.folder / "latents"),
             "save_every": 10_000_000,  # a run of minutes starts anew rather than from its middle
             "sample_every": 0,
             **settings,

@@ -12,7 +12,7 @@ from ecar_lab.errors import EcarError
 
 NOT_IN_KEY = {
     *("data", "output", "resume", "save_every", "keep", "log_every", "sample_every"),
-    *("sample_steps", "sample_guidance", "cache_latents"),
+    *("sample_steps", "sample_guidance", "cache_latents", "latents"),
 }
 
 
