@@ -1,5 +1,10 @@
 """E-CAR (arXiv 2412.14170), built to be understood: multistage continuous autoregressive images.
 
+The method is the modules at this level, to be read in this order: schedule, attention, layers,
+flow, transformer, generator, cost, model, events, interventions, trace, pipeline. Below them lie
+errors, files, device, machine and presets; every folder is a wing that says what it is for. Imports
+run one way, which `make lint` holds.
+
 The names below are imported on first use: `ecar --help` need not wait for torch.
 """
 

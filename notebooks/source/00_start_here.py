@@ -256,7 +256,7 @@ quiz(
 # | 6 Training | the trainer, and what goes wrong | `ecar_lab/training/`, `doctor/` |
 # | 7 Generation | guidance, forks, edits | `ecar_lab/interventions.py` |
 # | 8 Experiments | the paper's claims, tested | `ecar_lab/experiments/` |
-# | 9 Efficiency | FLOPs, time, memory | `ecar_lab/cost.py`, `benchmark.py` |
+# | 9 Efficiency | FLOPs, time, memory | `ecar_lab/cost.py`, `benchmark/` |
 #
 # In each of them exercises check themselves and say what is wrong; leave one empty, and the notebook goes on
 # with the kit's version. Changing a cell breaks nothing: *Kernel → Restart* brings everything back.

@@ -865,4 +865,4 @@ quiz(
 # another place in the coarse stage.
 #
 # **On**: notebook 3 builds what the token map conditions, the flow. The tab *Inspect* of `make demo` shows attention,
-# mask and cache live. In the kit: `ecar_lab/transformer.py`, `layers.py`, `caching.py`, `cost.py`.
+# mask and cache live. In the kit: `ecar_lab/transformer.py`, `layers.py`, `cost.py`, `benchmark/caching.py`.
