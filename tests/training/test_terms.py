@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model
 from safetensors.torch import load_file
-from test_train import assert_same, config, curve, cut_back, weights
 
 from ecar_lab.baselines import build
 from ecar_lab.errors import EcarError
@@ -23,6 +21,8 @@ from ecar_lab.training.terms import (
     tilt,
     tilt_finest,
 )
+from tests.conftest import tiny_model
+from tests.training.test_train import assert_same, config, curve, cut_back, weights
 
 
 def generator(seed=0):

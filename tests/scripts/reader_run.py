@@ -1,7 +1,7 @@
 """A reader's run: every notebook from top to bottom in JupyterLab, in a real browser, timed.
 
-    python tests/reader_run.py                      all, full profile; the times into times.json
-    python tests/reader_run.py 03 --shots /tmp/shots --dark
+    python tests/scripts/reader_run.py         all, full profile; the times into times.json
+    python tests/scripts/reader_run.py 03 --shots /tmp/shots --dark
 
 Not a test by itself: it takes as long as the notebooks do. ``test_jupyterlab.py`` uses its parts.
 """
@@ -25,11 +25,10 @@ from typing import Any
 
 import nbformat
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for apps/ and notebooks/
-
-from browsing import PATIENCE, chromium, free_port
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for apps/ and notebooks/
 
 from notebooks import build
+from tests.browsing import PATIENCE, chromium, free_port
 
 TOKEN = "reader"
 # Every cell in the page, so that nothing has to be scrolled to; and a theme.

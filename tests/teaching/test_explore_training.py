@@ -11,7 +11,7 @@ from ecar_lab import ECAR, EcarError
 from ecar_lab.machine import count_flops
 from ecar_lab.teaching.explore import training
 
-RESULTS = Path(__file__).parents[1] / "data" / "results"
+RESULTS = Path(__file__).parents[2] / "data" / "results"
 
 
 def rows(losses, stages=2):

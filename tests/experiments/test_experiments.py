@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tiny_model
 from PIL import Image
 
 from ecar_lab import EcarError
@@ -24,6 +23,7 @@ from ecar_lab.experiments.stage_errors import with_real_stages
 from ecar_lab.experiments.steps_and_guidance import front, mark_front
 from ecar_lab.experiments.windows_and_couplings import windows
 from ecar_lab.training.config import ModelTrainConfig
+from tests.conftest import tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from reader_run import copy_notebook, jupyterlab, open_notebook, run_all, troubles
 
 from notebooks import build
+from tests.scripts.reader_run import copy_notebook, jupyterlab, open_notebook, run_all, troubles
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

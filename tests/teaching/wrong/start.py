@@ -30,9 +30,8 @@ def running(events):
 
 @functools.cache
 def events():
-    from conftest import tiny_model
-
     from ecar_lab import trace
+    from tests.conftest import tiny_model
 
     return (list(trace(tiny_model(), ["cat"])),)
 

@@ -1,6 +1,6 @@
 """Kills a training run with SIGKILL at random moments, resumes it, and compares the final weights.
 
-    python tests/kill_resume.py --kills 10
+    python tests/scripts/kill_resume.py --kills 10
 
 trains once undisturbed and once killed, and exits with 0 only if weights, averaged weights,
 optimizer state and the logged loss curve of both are equal bit for bit. The moments are drawn
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from ecar_lab.training.checkpoints import list_checkpoints  # noqa: E402

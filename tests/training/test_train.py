@@ -177,7 +177,7 @@ def test_sigterm_saves_exports_and_can_be_resumed(
 
 
 def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path):
-    script = Path(__file__).with_name("kill_resume.py")
+    script = Path(__file__).parents[1] / "scripts" / "kill_resume.py"
     command = [sys.executable, str(script), "--kills", "2", "--folder", str(tmp_path), "--tiny"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

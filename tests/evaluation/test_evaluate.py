@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from conftest import tiny_model
 
 from ecar_lab.cli.switches import parse_call
 from ecar_lab.errors import EcarError
@@ -17,6 +16,7 @@ from ecar_lab.evaluation.sampling import Sampling, generate, to_bytes
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.tokenizers.makers import IdentityTokenizer
 from ecar_lab.training.features import train_features
+from tests.conftest import tiny_model
 
 NET = "features-digits"
 

@@ -9,7 +9,7 @@ from ecar_lab.experiments.lab.report import empty_in, fill, results_in
 
 
 def test_the_results_page_is_in_step_with_the_results():
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     text = (root / "docs" / "results.md").read_text("utf-8")
     assert fill(text, root / "data" / "results") == text
     quoted = {re.sub(r"-(cpu|gpu).*", "", name) for name in results_in(text)}
@@ -17,7 +17,7 @@ def test_the_results_page_is_in_step_with_the_results():
 
 
 def test_every_result_has_its_figure_and_names_no_folder_of_a_machine():
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     folder = root / "data" / "results"
     page = (root / "docs" / "results.md").read_text("utf-8")
     awaited = {re.sub(r"-(cpu|gpu).*", "", name) for name in empty_in(page)}
@@ -32,7 +32,7 @@ def test_every_result_has_its_figure_and_names_no_folder_of_a_machine():
 
 
 def test_figures_can_be_drawn_again_from_the_committed_results():
-    folder = Path(__file__).resolve().parents[1] / "data" / "results"
+    folder = Path(__file__).resolve().parents[2] / "data" / "results"
     for name in EXPERIMENTS:
         experiment = load_experiment(name)
         for file in folder.glob(f"{name}-*.json"):

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
 from PIL import Image
 
 from ecar_lab.errors import EcarError
@@ -14,6 +13,7 @@ from ecar_lab.tokenizers.makers import IdentityTokenizer
 from ecar_lab.viz import pictures
 from ecar_lab.viz.colours import STAGE_HUES, LatentColours, latent_to_rgb
 from ecar_lab.viz.overview import stage_overview
+from tests.conftest import tiny_model
 
 RED = LatentColours(torch.zeros(3, 3), torch.tensor([1.0, -1.0, -1.0]))
 

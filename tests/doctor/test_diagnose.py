@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from conftest import tiny_model
 from torch.nn import functional as F
 
 from ecar_lab.cli.main import main
@@ -18,6 +17,7 @@ from ecar_lab.doctor import run as checkup
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.metrics import boundary_score
 from ecar_lab.flow import upsample
+from tests.conftest import tiny_model
 
 SEEDS = range(5)
 

@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from conftest import tiny_model
 
 from ecar_lab import EcarError
 from ecar_lab.baselines import DiT
@@ -19,6 +18,7 @@ from ecar_lab.training import model as train
 from ecar_lab.training import new_class
 from ecar_lab.training.config import ModelTrainConfig
 from ecar_lab.training.new_class import Learning, best_mix, learn_class, mix_classes
+from tests.conftest import tiny_model
 
 QUICK = Learning(steps=3, batch_size=8, lr=0.05)
 

@@ -27,13 +27,13 @@ CASES = [
     pytest.param(topic, name, index, id=f"{topic}-{name}-{index}")
     for topic in TOPICS
     for name in exercises(topic)
-    for index in range(len(import_module(f"wrong.{topic}").WRONG[name]))
+    for index in range(len(import_module(f"tests.teaching.wrong.{topic}").WRONG[name]))
 ]
 
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_every_exercise_has_two_wrong_solutions_and_accepts_the_right_one(topic):
-    wrong = import_module(f"wrong.{topic}")
+    wrong = import_module(f"tests.teaching.wrong.{topic}")
     assert set(wrong.WRONG) == set(exercises(topic))
     for name, check in exercises(topic).items():
         assert len(wrong.WRONG[name]) >= 2, name
@@ -46,7 +46,7 @@ def test_every_exercise_has_two_wrong_solutions_and_accepts_the_right_one(topic)
 
 @pytest.mark.parametrize(("topic", "name", "index"), CASES)
 def test_a_typical_mistake_gets_its_own_diagnosis(topic, name, index):
-    wrong = import_module(f"wrong.{topic}")
+    wrong = import_module(f"tests.teaching.wrong.{topic}")
     attempt, words = wrong.WRONG[name][index]
     context = getattr(wrong, "CONTEXT", {}).get(name, lambda: ())()
     verdict = core.judge(exercises(topic)[name].diagnose, attempt, *context)
@@ -234,6 +234,6 @@ def test_without_controls_the_examples_stay(monkeypatch, capsys):
 
 
 def test_times_are_known_of_this_machine_only():
-    times = json.loads((Path(__file__).parents[1] / "notebooks" / "times.json").read_text("utf-8"))
+    times = json.loads((Path(__file__).parents[2] / "notebooks" / "times.json").read_text("utf-8"))
     assert times["machine"]
     assert all(seconds > 0 for seconds in times["seconds"].values())

@@ -4,9 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import tiny_model
 from safetensors.torch import load_file
-from test_train import TINY, config
 
 from ecar_lab import EcarError
 from ecar_lab.pipeline import ECARPipeline
@@ -14,6 +12,8 @@ from ecar_lab.tokenizers.makers import load_tokenizer
 from ecar_lab.training.checkpoints import list_checkpoints
 from ecar_lab.training.model import train_model
 from ecar_lab.training.warm_start import warm_start
+from tests.conftest import tiny_model
+from tests.training.test_train import TINY, config
 
 
 @pytest.fixture

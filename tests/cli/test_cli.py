@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tiny_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ecar_lab.cli import main as cli
+from tests.conftest import tiny_model
 
 TINY_TRAINING = [
     *("train", "model", "--preset", "digits", "--dtype", "float32", "--device", "cpu"),

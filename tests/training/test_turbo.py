@@ -4,8 +4,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import tiny_model
-from test_train import TINY, config, cut_back, weights
 
 from ecar_lab import EcarError, trace
 from ecar_lab.flow import FEW_STEPS, GUIDANCE_RANGE
@@ -21,6 +19,8 @@ from ecar_lab.training.turbo import (
     few_step_student,
     train_turbo,
 )
+from tests.conftest import tiny_model
+from tests.training.test_train import TINY, config, cut_back, weights
 
 
 def few_step(**overrides):

@@ -109,7 +109,9 @@ def test_the_series_is_whole():
     for source in SOURCES:
         assert f"[{build.title(source)}](notebooks/{source.stem}.ipynb)" in readme
     times = json.loads(build.TIMES.read_text("utf-8"))["seconds"]
-    assert set(times) == {source.stem for source in SOURCES}, "measure it: tests/reader_run.py"
+    assert set(times) == {source.stem for source in SOURCES}, (
+        "measure it: tests/scripts/reader_run.py"
+    )
 
 
 @pytest.mark.timeout(240)
