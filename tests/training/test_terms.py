@@ -22,7 +22,7 @@ from ecar_lab.training.terms import (
     tilt_finest,
 )
 from tests.conftest import tiny_model
-from tests.training.test_train import assert_same, config, curve, cut_back, weights
+from tests.training.runs import assert_same, config, curve, cut_back, weights
 
 
 def generator(seed=0):

@@ -20,7 +20,7 @@ from ecar_lab.training.turbo import (
     train_turbo,
 )
 from tests.conftest import tiny_model
-from tests.training.test_train import TINY, config, cut_back, weights
+from tests.training.runs import TINY, config, cut_back, weights
 
 
 def few_step(**overrides):

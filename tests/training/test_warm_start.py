@@ -13,7 +13,7 @@ from ecar_lab.training.checkpoints import list_checkpoints
 from ecar_lab.training.model import train_model
 from ecar_lab.training.warm_start import warm_start
 from tests.conftest import tiny_model
-from tests.training.test_train import TINY, config
+from tests.training.runs import TINY, config
 
 
 @pytest.fixture
