@@ -82,7 +82,7 @@ def tiny_pipeline(tiny_checkpoint: Path):
 @pytest.fixture(scope="module")
 def browser():
     """Chromium, for one module; its tests are skipped where there is none."""
-    from browsing import chromium
+    from tests.browsing import chromium
 
     with chromium() as opened:
         yield opened

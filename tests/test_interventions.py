@@ -4,10 +4,10 @@ from itertools import count
 
 import pytest
 import torch
-from conftest import tiny_model
 
 from ecar_lab.errors import EcarError
 from ecar_lab.interventions import fork_seeds, stage_noise
+from tests.conftest import tiny_model
 
 
 def test_a_fork_has_the_early_noise_of_the_run_and_other_noise_from_its_stage_on():

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from conftest import tiny_model
 
 from ecar_lab import EcarError, trace
 from ecar_lab.layers import SwiGLU, gated_width, long_skip_maps, modulate
 from ecar_lab.machine import count_flops
 from ecar_lab.model import ECAR
+from tests.conftest import tiny_model
 
 
 def generator(seed=0):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import tiny_model
 
 from ecar_lab import ECAR, trace
 from ecar_lab.layers import LocalMixing
 from ecar_lab.machine import count_flops
+from tests.conftest import tiny_model
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tiny_model
 
 from ecar_lab import ECAR, EcarError
 from ecar_lab.flow import clean_estimate, endpoints
 from ecar_lab.machine import count_flops
 from ecar_lab.model import mean_per_bin, nested_rows
+from tests.conftest import tiny_model
 
 
 def generator(seed=0):

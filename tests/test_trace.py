@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import tiny_model
 
 from ecar_lab import EcarError, LatentEdit, trace
 from ecar_lab.flow import clean_estimate, upsample
+from tests.conftest import tiny_model
 
 
 def generator(seed=0):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import tiny_model
 
 from ecar_lab import EcarError
 from ecar_lab.layers import patchify, rotary_table, rotate, token_coordinates, unpatchify
 from ecar_lab.transformer import KVCache, block_causal_mask
+from tests.conftest import tiny_model
 
 
 def end_states(model, batch=2, seed=0):

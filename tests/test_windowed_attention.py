@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import tiny_model
 
 from ecar_lab import ECAR, EcarError, trace
 from ecar_lab.attention import attend_in_windows, same_window, windows_among
 from ecar_lab.machine import count_flops
+from tests.conftest import tiny_model
 
 
 def generator(seed=0):

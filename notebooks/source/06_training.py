@@ -428,7 +428,7 @@ show(explore.charts({"loss": lines}, thick=True, width=6), caption, alt)
 # <details><summary>Explain</summary>
 # Log rows after the newest checkpoint are dropped and written anew, with the same numbers: a step reads nothing
 # but seed and step, and the checkpoint holds weights, average, optimiser state and the running sums of the log.
-# <code>tests/kill_resume.py</code> does it with SIGKILL at random moments. A finished run that is started again
+# <code>tests/scripts/kill_resume.py</code> does it with SIGKILL at random moments. A finished run that is started again
 # ends at once.
 # </details>
 #

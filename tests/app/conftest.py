@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import free_port
 
 from apps import demo
 from apps.shared.recipes import Origin, finished
 from apps.shared.settings import Settings
 from apps.shared.studio import Run, Studio
+from tests.browsing import free_port
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from browsing import free_port
 
 from apps.shared.parts import styles
 from apps.shared.studio import Studio
+from tests.browsing import free_port
 
 # Gradio's own bookkeeping, in pandas' words of yesterday.
 QUIET = pytest.mark.filterwarnings(

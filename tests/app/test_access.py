@@ -2,10 +2,10 @@
 and dark, and on a phone."""
 
 import pytest
-from browsing import PATIENCE
 
-from app.page import DONE, QUIET, open_tab
 from apps.demo import TABS
+from tests.app.page import DONE, QUIET, open_tab
+from tests.browsing import PATIENCE
 
 pytestmark = QUIET
 

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from browsing import PATIENCE
 from PIL import Image
 
-from app.page import QUIET, served
 from apps.compare import runs as compare_runs
 from apps.compare.runs import Rival, compare
 from apps.compare.tab import Compare
@@ -24,6 +22,8 @@ from ecar_lab.errors import EcarError
 from ecar_lab.tokenizers.makers import IdentityTokenizer
 from ecar_lab.training.cards import images_seen
 from ecar_lab.viz.pictures import to_pil
+from tests.app.page import QUIET, served
+from tests.browsing import PATIENCE
 
 pytestmark = QUIET
 CARD = "| | |\n|---|---|\n| model | 1,234 images (5 steps of 256) in 1 minute |\n"

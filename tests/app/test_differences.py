@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.examples import CHANGED, HALF, PLAIN
-from app.page import QUIET
 from apps.runs.differences import differing_settings, distance, distance_in_words
 from apps.shared.settings import Edit
+from tests.app.examples import CHANGED, HALF, PLAIN
+from tests.app.page import QUIET
 
 pytestmark = QUIET
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from app.examples import CHANGED, PLAIN
-from app.page import QUIET
 from apps.runs.exports import EXPORTS, export
 from apps.shared.recipes import Recipe
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.viz.colours import STAGE_HUES
+from tests.app.examples import CHANGED, PLAIN
+from tests.app.page import QUIET
 
 pytestmark = QUIET
 

@@ -3,11 +3,11 @@
 import time
 
 import pytest
-from browsing import PATIENCE
 
-from app.page import DONE, NO_TOUR, QUIET
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
+from tests.app.page import DONE, NO_TOUR, QUIET
+from tests.browsing import PATIENCE
 
 pytestmark = QUIET
 

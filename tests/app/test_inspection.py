@@ -9,11 +9,8 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from browsing import PATIENCE
-from conftest import tiny_model
 from PIL import Image
 
-from app.page import QUIET, served
 from apps.inspection import runs, views
 from apps.inspection.runs import Inspections, compare_caches
 from apps.inspection.tab import Inspect
@@ -30,6 +27,9 @@ from ecar_lab.interventions import stage_noise
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.tokenizers.makers import IdentityTokenizer
 from ecar_lab.transformer import KVCache, block_causal_mask
+from tests.app.page import QUIET, served
+from tests.browsing import PATIENCE
+from tests.conftest import tiny_model
 
 pytestmark = QUIET
 TOKENS = (4, 16)

@@ -9,10 +9,8 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from browsing import PATIENCE
 from PIL import Image
 
-from app.page import QUIET, served
 from apps.intervene import runs, views
 from apps.intervene.runs import Bases, Made, make
 from apps.intervene.tab import Intervene
@@ -22,6 +20,8 @@ from ecar_lab.errors import EcarError
 from ecar_lab.flow import upsample
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.viz.pictures import pixel_distance, to_pil
+from tests.app.page import QUIET, served
+from tests.browsing import PATIENCE
 
 pytestmark = QUIET
 CORNER = ("1100", "1000", "0000", "0000")

@@ -8,12 +8,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from browsing import PATIENCE, free_port
 from PIL import Image
 
-from app.page import DONE, QUIET
 from apps import demo
 from ecar_lab.errors import EcarError
+from tests.app.page import DONE, QUIET
+from tests.browsing import PATIENCE, free_port
 
 pytestmark = QUIET
 

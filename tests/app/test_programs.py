@@ -13,15 +13,15 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from browsing import free_port
 from PIL import Image
 
-from app.page import QUIET
 from apps.shared import programs
 from apps.shared.recipes import pixels_of
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
 from ecar_lab.cli import main as cli
+from tests.app.page import QUIET
+from tests.browsing import free_port
 
 pytestmark = QUIET
 

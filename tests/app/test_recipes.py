@@ -7,11 +7,11 @@ import pytest
 import torch
 from diffusers.configuration_utils import FrozenDict
 
-from app.examples import CHANGED, HALF, PLAIN
-from app.page import QUIET
 from apps.shared.recipes import MAX_BYTES, Origin, Recipe, finished, pixels_of, replay
 from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
+from tests.app.examples import CHANGED, HALF, PLAIN
+from tests.app.page import QUIET
 
 pytestmark = QUIET
 

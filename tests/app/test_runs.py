@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import gradio as gr
 import pytest
-from browsing import PATIENCE, free_port
 from PIL import Image
 
-from app.examples import PLAIN
-from app.page import QUIET, download, load
 from apps.runs.tab import Runs
 from apps.shared.parts import PRIVATE, styles, visitor
 from apps.shared.recipes import finished
 from apps.shared.studio import Studio
+from tests.app.examples import PLAIN
+from tests.app.page import QUIET, download, load
+from tests.browsing import PATIENCE, free_port
 
 pytestmark = QUIET
 

@@ -1,11 +1,10 @@
 """One visit to the real page on the checkpoint that ships, tab by tab, as a person makes it."""
 
-from browsing import PATIENCE, free_port
-
-from app.page import DONE, NO_TOUR, QUIET, download, load, open_tab
 from apps import demo
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
+from tests.app.page import DONE, NO_TOUR, QUIET, download, load, open_tab
+from tests.browsing import PATIENCE, free_port
 
 pytestmark = QUIET
 

@@ -6,12 +6,12 @@ import re
 import pytest
 import torch
 
-from app.page import QUIET
 from apps.generate.views import cost_table
 from apps.shared import stream
 from apps.shared.settings import Edit, Settings
 from ecar_lab.errors import EcarError
 from ecar_lab.viz.colours import LatentColours
+from tests.app.page import QUIET
 
 pytestmark = QUIET
 

@@ -5,11 +5,11 @@ import shutil
 import pytest
 import torch
 
-from app.page import QUIET
 from apps.shared import studio
 from apps.shared.settings import Settings
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
+from tests.app.page import QUIET
 
 pytestmark = QUIET
 

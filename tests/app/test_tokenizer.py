@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browsing import PATIENCE
 from PIL import Image
 
-from app.page import QUIET, served
 from apps.shared.studio import Studio
 from apps.tokenizer.tab import GENERATED, TokenizerTab
 from apps.tokenizer.uploads import MAX_BYTES, open_upload
@@ -25,6 +23,8 @@ from ecar_lab.tokenizers.base import psnr
 from ecar_lab.tokenizers.study import error_map, without_channel
 from ecar_lab.viz.colours import decode
 from ecar_lab.viz.pictures import to_pil
+from tests.app.page import QUIET, served
+from tests.browsing import PATIENCE
 
 pytestmark = QUIET
 

@@ -1,0 +1,41 @@
+"""The committed results: complete, drawn from their JSON alone, quoted truly in the documents."""
+
+import json
+import re
+from pathlib import Path
+
+from ecar_lab.experiments import EXPERIMENTS, load_experiment
+from ecar_lab.experiments.lab.report import empty_in, fill, results_in
+
+
+def test_the_results_page_is_in_step_with_the_results():
+    root = Path(__file__).resolve().parents[2]
+    text = (root / "docs" / "results.md").read_text("utf-8")
+    assert fill(text, root / "data" / "results") == text
+    quoted = {re.sub(r"-(cpu|gpu).*", "", name) for name in results_in(text)}
+    assert quoted == set(EXPERIMENTS)
+
+
+def test_every_result_has_its_figure_and_names_no_folder_of_a_machine():
+    root = Path(__file__).resolve().parents[2]
+    folder = root / "data" / "results"
+    page = (root / "docs" / "results.md").read_text("utf-8")
+    awaited = {re.sub(r"-(cpu|gpu).*", "", name) for name in empty_in(page)}
+    for name in EXPERIMENTS:
+        found = sorted(folder.glob(f"{name}-*.json"))
+        assert found or name in awaited, name
+        for file in found:
+            assert file.with_suffix(".png").is_file()
+            text = file.read_text("utf-8")
+            assert "/tmp" not in text
+            assert "/work" not in text
+
+
+def test_figures_can_be_drawn_again_from_the_committed_results():
+    folder = Path(__file__).resolve().parents[2] / "data" / "results"
+    for name in EXPERIMENTS:
+        experiment = load_experiment(name)
+        for file in folder.glob(f"{name}-*.json"):
+            result = json.loads(file.read_text("utf-8"))
+            assert experiment.draw(result).axes
+            assert "|---" in experiment.table(result)

@@ -1,0 +1,129 @@
+"""The notebooks: in step with their sources, fit to be committed, and each runs to its end."""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from notebooks import build
+
+SOURCES = build.sources()
+VARIANTS = [(source, solutions) for source in SOURCES for solutions in (False, True)]
+IDS = [f"{source.stem}-{'solutions' if done else 'learner'}" for source, done in VARIANTS]
+LARGEST = 1_000_000  # bytes
+# Folders of somebody's machine, in output or text.
+MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|work|tmp|Users|usr|var|opt|mnt)/\w")
+
+variants = pytest.mark.parametrize(("source", "solutions"), VARIANTS, ids=IDS)
+
+
+def committed(source: Path, solutions: bool):
+    return nbformat.read(build.target(source, solutions), as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@variants
+def test_a_notebook_is_in_step_with_its_source(source, solutions):
+    fresh, there = build.make(source, solutions), committed(source, solutions)
+    remedy = "run python notebooks/build.py"
+    assert [cell.source for cell in fresh.cells] == [cell.source for cell in there.cells], remedy
+
+
+@variants
+def test_a_notebook_is_committed_executed_and_light(source, solutions):
+    path = build.target(source, solutions)
+    notebook = committed(source, solutions)
+    nbformat.validate(notebook)
+    assert path.stat().st_size <= LARGEST
+    assert "widgets" not in notebook.metadata
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1)), "run it: build.py --execute"
+    text = path.read_text("utf-8")
+    assert build.WIDGET not in text, "an output needs a kernel to be seen"
+    assert not MACHINE_PATH.search(text), f"a path: {MACHINE_PATH.search(text)}"
+
+
+@variants
+def test_no_cell_complains(source, solutions):
+    for cell in code_cells(committed(source, solutions)):
+        kinds = [output.output_type for output in cell.outputs]
+        assert "error" not in kinds
+        complaints = [o.text for o in cell.outputs if o.get("name") == "stderr"]
+        assert not complaints, complaints
+
+
+@variants
+def test_every_picture_has_words(source, solutions):
+    for cell in code_cells(committed(source, solutions)):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                assert len(output.metadata["image/png"]["alt"]) > 20
+                assert "data:image" not in cell.source
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
+def test_learners_get_stubs_and_solutions_none(source):
+    learner = "\n".join(build.code_of(build.make(source, False)))
+    solved = "\n".join(build.code_of(build.make(source, True)))
+    stubs = re.findall(r'NotImplementedError\("exercise (\d)\.(\d)"\)', learner)
+    number = int(source.stem[:2])
+    assert [int(a) for a, _ in stubs] == [number] * len(stubs)
+    assert [int(b) for _, b in stubs] == list(range(1, len(stubs) + 1))
+    assert 3 <= len(stubs) <= 5
+    for text in (learner, solved):
+        assert "# SOLUTION" not in text
+        assert "# END" not in text
+    assert "NotImplementedError" not in solved
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
+def test_a_notebook_has_the_shape_of_the_series(source):
+    learner = build.make(source, False)
+    code = build.code_of(learner)
+    text = "\n".join(cell.source for cell in learner.cells if cell.cell_type == "markdown")
+    assert learner.cells[0].source.startswith(f"# {int(source.stem[:2])}. ")
+    assert "**Before it**" in learner.cells[0].source
+    assert "**Time**" in learner.cells[0].source
+    assert f"setup({int(source.stem[:2])})" in code[0]
+    assert statistics.median(len(cell.splitlines()) for cell in code) <= 10
+    assert max(len(cell.splitlines()) for cell in code) <= 45
+    assert 3 <= len(re.findall(r"\*\*Predict", text)) <= 6
+    assert text.count("<summary>Hint") >= 3
+    assert "## Recap" in text
+    assert "What breaks if" in text
+    assert "explore." in "\n".join(code)
+    assert "assert" in "\n".join(code)
+    for cell in learner.cells:
+        assert "/" + "work/" not in cell.source
+
+
+def test_the_series_is_whole():
+    assert [int(source.stem[:2]) for source in SOURCES] == list(range(10))
+    readme = (build.HERE.parent / "README.md").read_text("utf-8")
+    for source in SOURCES:
+        assert f"[{build.title(source)}](notebooks/{source.stem}.ipynb)" in readme
+    times = json.loads(build.TIMES.read_text("utf-8"))["seconds"]
+    assert set(times) == {source.stem for source in SOURCES}, (
+        "measure it: tests/scripts/reader_run.py"
+    )
+
+
+@pytest.mark.timeout(240)
+@variants
+def test_a_notebook_runs_to_its_end(source, solutions):
+    """The fast profile, with its controls; in the solutions every check has to say yes."""
+    notebook = committed(source, solutions)
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+    environment = build.kernel_environment("fast", static=False, strict=True)
+    build.execute(notebook, environment, timeout=200)
+    said = json.dumps([cell.outputs for cell in code_cells(notebook)], ensure_ascii=False)
+    stubs = len(re.findall("NotImplementedError", json.dumps(build.code_of(notebook))))
+    assert said.count("○ exercise") == stubs
+    assert said.count("✔ exercise") == (0 if stubs else said.count(" exercise "))

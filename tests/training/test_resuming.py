@@ -1,0 +1,118 @@
+"""Resuming: nothing that stops a run bends its curve, and caches and streams go on."""
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ecar_lab.training import loop
+from ecar_lab.training.checkpoints import list_checkpoints
+from ecar_lab.training.model import train_model
+from tests.training.runs import TINY, assert_same, config, curve, cut_back, weights
+
+
+@pytest.mark.parametrize("step", [2, 4, 6])
+def test_resumed_run_continues_the_very_same_curve(undisturbed: Path, tmp_path: Path, step: int):
+    run = cut_back(undisturbed, tmp_path / "run", step)
+    train_model(config(run))
+    for stem in ("model", "ema", "optimizer"):
+        assert_same(weights(run, stem), weights(undisturbed, stem))
+    assert curve(run) == curve(undisturbed)
+
+
+def test_resuming_unpickles_nothing(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*args, **kwargs):
+        raise AssertionError("something was unpickled")
+
+    run = cut_back(undisturbed, tmp_path / "run", 6)
+    for module, name in ((torch, "load"), (pickle, "load"), (pickle, "loads")):
+        monkeypatch.setattr(module, name, refuse)
+    train_model(config(run))
+    suffixes = {file.suffix for file in run.rglob("checkpoints/*/*")}
+    assert suffixes == {".safetensors", ".json"}
+
+
+def test_sigterm_saves_exports_and_can_be_resumed(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    step_once = loop.Trainer._optimizer_step
+
+    def interrupted(self, batches, rate):
+        step_once(self, batches, rate)
+        if self.step == 4:  # the fifth step is under way
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Trainer, "_optimizer_step", interrupted)
+    run = train_model(config(tmp_path / "run"))
+    monkeypatch.undo()
+    assert list_checkpoints(run)[-1].name == "step-00000005"
+    assert "5 of 8" in (run / "final" / "README.md").read_text()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    train_model(config(run))
+    assert_same(weights(run), weights(undisturbed))
+    assert curve(run) == curve(undisturbed)
+
+
+def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path):
+    script = Path(__file__).parents[1] / "scripts" / "kill_resume.py"
+    command = [sys.executable, str(script), "--kills", "2", "--folder", str(tmp_path), "--tiny"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "after 2 kills" in done.stdout
+
+
+def test_finished_run_is_not_trained_again(undisturbed: Path, tmp_path: Path):
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    train_model(config(run))
+    assert list_checkpoints(run)[-1].name == "step-00000008"
+    assert curve(run) == curve(undisturbed)
+
+
+def test_more_steps_go_on_where_the_run_ended(undisturbed: Path, tmp_path: Path):
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    train_model(config(run, steps=10))
+    assert list_checkpoints(run)[-1].name == "step-00000010"
+
+
+def test_resume_none_sets_the_old_run_aside(undisturbed: Path, tmp_path: Path):
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    train_model(config(run, steps=2, resume="none"))
+    assert [folder.name for folder in list_checkpoints(run)] == ["step-00000002"]
+    assert_same(weights(tmp_path / "run.1"), weights(undisturbed))
+
+
+def test_resume_takes_the_path_of_a_checkpoint(undisturbed: Path, tmp_path: Path):
+    run = train_model(
+        config(tmp_path / "other", resume=str(undisturbed / "checkpoints" / "step-00000006"))
+    )
+    assert_same(weights(run), weights(undisturbed))
+
+
+def test_stream_resumes_at_its_place(tmp_path: Path):
+    settings = dict(dataset="shapes", streaming=True, limit=40, steps=7, save_every=3)
+    settings["model"] = {**TINY, "patch_size": 4}
+    whole = train_model(config(tmp_path / "whole", **settings))
+    run = cut_back(whole, tmp_path / "cut", 3)
+    train_model(config(run, **settings))
+    assert_same(weights(run), weights(whole))
+
+
+def test_cached_latents_are_read_back(undisturbed: Path, tmp_path: Path):
+    (file,) = undisturbed.glob("latents-*.safetensors")
+    stored = load_file(file)
+    assert stored["mean"].shape == (64, 1, 3, 8, 8)  # no mirror images without flip
+    assert "std" not in stored  # the identity has none
+    run = cut_back(undisturbed, tmp_path / "run", 4)
+    (file,) = run.glob("latents-*.safetensors")
+    file.write_bytes(file.read_bytes()[:100])  # damaged: made anew
+    train_model(config(run))
+    assert_same(weights(run), weights(undisturbed))
