@@ -146,7 +146,8 @@ class ECARPipeline(DiffusionPipeline):
             callback_on_step_end: called as ``f(pipe, i, t, {"latents": ...})`` after every flow
                 step (i counts through all stages, t is the flow time); the ``latents`` it returns
                 go on to the next step, and ``pipe._interrupt = True`` stops the run.
-            trace_options: further arguments of :func:`ecar_lab.trace`, e.g. ``solver``.
+            trace_options: further arguments of :func:`ecar_lab.trace`, e.g. ``solver``,
+                ``time_power``, ``guidance_interval``.
 
         Raises:
             EcarError: see :func:`ecar_lab.trace`; an unknown output type.

@@ -164,5 +164,7 @@ def matched_tokens(kind: type[TokenAR], frozen: tuple, settings: tuple) -> dict[
 
 
 def _frozen(shape: dict[str, Any]) -> tuple:
-    pairs = {name: tuple(v) if isinstance(v, list) else v for name, v in shape.items()}
-    return tuple(sorted(pairs.items()))
+    def hashable(value: Any) -> Any:
+        return tuple(map(hashable, value)) if isinstance(value, list) else value
+
+    return tuple(sorted((name, hashable(value)) for name, value in shape.items()))
