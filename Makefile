@@ -37,6 +37,7 @@ lint: $(STAMP) ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check
+	$(BIN)/lint-imports --no-cache
 
 format: $(STAMP) ## puts style and formatting right where a tool can
 	$(BIN)/ruff check --fix .

@@ -18,13 +18,14 @@ from apps.settings import Settings
 from apps.stream import INTERVAL
 from apps.studio import Studio
 from ecar_lab.baselines import DiT, build, load_pipeline, make_pipeline
-from ecar_lab.cards import images_seen
-from ecar_lab.colours import STAGE_HUES, LatentColours, decode
+from ecar_lab.benchmark.timing import seconds_of
 from ecar_lab.errors import EcarError
+from ecar_lab.events import TraceEvent
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.timing import seconds_of
-from ecar_lab.trace import Stream, TraceEvent
-from ecar_lab.viz import enlarge, to_pil
+from ecar_lab.trace import Stream
+from ecar_lab.training.cards import images_seen
+from ecar_lab.viz.colours import STAGE_HUES, LatentColours, decode
+from ecar_lab.viz.pictures import enlarge, to_pil
 
 # Decoding every frame is only for the eye: where it would take longer, frames show the latent's
 # colours instead.

@@ -21,8 +21,8 @@ from apps.parts import script, show_banner, visitor
 from apps.runs import Runs
 from apps.studio import Studio
 from apps.tokenizer_tab import TokenizerTab
-from ecar_lab.colours import STAGE_HUES
 from ecar_lab.errors import EcarError
+from ecar_lab.viz.colours import STAGE_HUES
 
 HERE = Path(__file__).parent
 DEFAULT_PORT = 7860

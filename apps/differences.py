@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from apps.settings import Edit, Settings
-from ecar_lab.tokenizer import psnr
+from ecar_lab.tokenizers.base import psnr
 
 Row = tuple[str, str, str]
 

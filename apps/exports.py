@@ -17,9 +17,9 @@ from PIL import Image
 from apps.recipes import Origin, Recipe, timings, with_dtype
 from apps.studio import Run, Studio, told_when_memory_is_full
 from ecar_lab.errors import EcarError
-from ecar_lab.runtime import write_error
-from ecar_lab.trace import TraceEvent
-from ecar_lab.viz import contact_sheet, save_gif, strip_frames
+from ecar_lab.events import TraceEvent
+from ecar_lab.files import write_error
+from ecar_lab.viz.pictures import contact_sheet, save_gif, strip_frames
 
 GONE = "run {} is gone, only the last ones are kept: choose another"
 LARGEST = 128  # pixels of the last stage in the GIF

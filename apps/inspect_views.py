@@ -22,12 +22,12 @@ from torch import Tensor
 
 from apps.settings import Settings
 from apps.studio import Studio, told_when_memory_is_full
-from ecar_lab.caching import CacheComparison, compare_cache
-from ecar_lab.colours import STAGE_HUES, LatentColours, decode
+from ecar_lab.benchmark.caching import CacheComparison, compare_cache
 from ecar_lab.errors import EcarError
-from ecar_lab.trace import TraceEvent
+from ecar_lab.events import TraceEvent
 from ecar_lab.transformer import block_causal_mask
-from ecar_lab.viz import to_pil
+from ecar_lab.viz.colours import STAGE_HUES, LatentColours, decode
+from ecar_lab.viz.pictures import to_pil
 
 # Runs opened for inspection that a visitor, and that all of them, can go back to at once.
 KEEP, KEEP_ALL = 4, 64

@@ -15,8 +15,8 @@ from apps.intervene_runs import Bases, Made, make
 from apps.parts import LATEST, PRIVATE, QUEUE, RunControls, spoken_errors, tell, visitor
 from apps.settings import Edit, Settings
 from apps.studio import Studio, told_when_memory_is_full
+from ecar_lab.doctor.probe import boundary_scores
 from ecar_lab.errors import EcarError
-from ecar_lab.probe import boundary_scores
 
 RESULTS = "intervene-results"
 INTRODUCTION = (

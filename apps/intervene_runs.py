@@ -20,10 +20,10 @@ from apps.inspect_views import a_folder
 from apps.settings import MAX_SEED, Edit, Settings
 from apps.stream import Progress, stream
 from apps.studio import Studio
-from ecar_lab.colours import decode
 from ecar_lab.errors import EcarError
+from ecar_lab.events import TraceEvent
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.trace import TraceEvent
+from ecar_lab.viz.colours import decode
 
 # Runs with their tensors that are held for all visitors together.
 KEEP = 64

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from apps.intervene_runs import Made, distance, heat, spread
 from apps.settings import Settings
-from ecar_lab.colours import STAGE_HUES
-from ecar_lab.viz import to_pil
+from ecar_lab.viz.colours import STAGE_HUES
+from ecar_lab.viz.pictures import to_pil
 
 MOMENTS = {"start": "its start", "middle": "its middle step", "end": "its end"}
 

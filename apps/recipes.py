@@ -21,11 +21,11 @@ from PIL import Image
 from apps.settings import MAX_SEED, Settings
 from apps.stream import Progress, StageCost
 from apps.studio import Run, Studio
-from ecar_lab.cards import versions
+from ecar_lab.device import DTYPES
 from ecar_lab.errors import EcarError
-from ecar_lab.judge import fingerprint
+from ecar_lab.evaluation.judge import fingerprint
+from ecar_lab.machine import versions
 from ecar_lab.model import ECAR
-from ecar_lab.runtime import DTYPES
 
 FORMAT = 1
 MAX_BYTES = 1_000_000

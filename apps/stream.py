@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from apps.settings import Settings
-from ecar_lab.colours import STAGE_HUES, LatentColours, decode
+from ecar_lab.events import TraceEvent
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.trace import TraceEvent
-from ecar_lab.viz import to_pil
+from ecar_lab.viz.colours import STAGE_HUES, LatentColours, decode
+from ecar_lab.viz.pictures import to_pil
 
 # Seconds between two views: a browser shows no more than ten a second without stumbling.
 INTERVAL = 0.1

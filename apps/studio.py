@@ -16,11 +16,12 @@ import torch
 
 from apps.settings import Settings
 from apps.stream import Progress, stream
-from ecar_lab.colours import LatentColours, decode
+from ecar_lab.device import pick_device, pick_dtype
 from ecar_lab.errors import EcarError
+from ecar_lab.files import resolve_checkpoint
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.runtime import pick_device, pick_dtype, resolve_checkpoint
 from ecar_lab.trace import Stream
+from ecar_lab.viz.colours import LatentColours, decode
 
 # A visitor whose browser never said goodbye loses the folder after this many seconds without a run.
 FORGET_AFTER = 3600.0

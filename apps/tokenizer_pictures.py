@@ -9,9 +9,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ecar_lab.data.shapes import SHAPES, draw_shapes
+from ecar_lab.data.sources import square_pixels
 from ecar_lab.errors import EcarError
-from ecar_lab.shapes import SHAPES, draw_shapes
-from ecar_lab.sources import square_pixels
 
 MAX_BYTES = 5 * 2**20
 MAX_SIDE = 4096

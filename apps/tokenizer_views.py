@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ecar_lab.colours import STAGE_HUES, LatentColours, decode
 from ecar_lab.flow import pyramid
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.tokenizer import psnr
-from ecar_lab.tokenizer_study import error_map, ramp, round_latent, without_channel
-from ecar_lab.viz import to_pil
+from ecar_lab.tokenizers.base import psnr
+from ecar_lab.tokenizers.study import error_map, ramp, round_latent, without_channel
+from ecar_lab.viz.colours import STAGE_HUES, LatentColours, decode
+from ecar_lab.viz.pictures import to_pil
 
 BITS = tuple(range(1, 9))
 EXACT = 119.0  # dB from which two images are called equal

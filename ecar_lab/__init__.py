@@ -1,5 +1,10 @@
 """E-CAR (arXiv 2412.14170), built to be understood: multistage continuous autoregressive images.
 
+The method is the modules at this level, to be read in this order: schedule, attention, layers,
+flow, transformer, generator, cost, model, events, interventions, trace, pipeline. Below them lie
+errors, files, device, machine and presets; every folder is a wing that says what it is for. Imports
+run one way, which `make lint` holds.
+
 The names below are imported on first use: `ecar --help` need not wait for torch.
 """
 
@@ -13,18 +18,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ecar_lab.errors import EcarError
-    from ecar_lab.features import FeatureNet
+    from ecar_lab.evaluation.feature_net import FeatureNet
+    from ecar_lab.events import TraceEvent
+    from ecar_lab.interventions import LatentEdit
     from ecar_lab.model import ECAR
     from ecar_lab.pipeline import ECARPipeline
     from ecar_lab.schedule import StageSchedule
-    from ecar_lab.tokenizer import (
+    from ecar_lab.tokenizers.base import Tokenizer
+    from ecar_lab.tokenizers.makers import (
         AutoencoderTokenizer,
         ConvTokenizer,
         IdentityTokenizer,
-        Tokenizer,
         load_tokenizer,
     )
-    from ecar_lab.trace import LatentEdit, TraceEvent, trace
+    from ecar_lab.trace import trace
 
 try:
     __version__ = version("ecar_lab")
@@ -47,15 +54,16 @@ __all__ = [
     "trace",
 ]
 
-# Where a name lives, if not in the tokenizer's module.
+# Where a name lives, if not among the makers of tokenizers.
 HOMES = {
     "ECAR": "model",
     "ECARPipeline": "pipeline",
     "EcarError": "errors",
-    "FeatureNet": "feature_net",
-    "LatentEdit": "trace",
+    "FeatureNet": "evaluation.feature_net",
+    "LatentEdit": "interventions",
     "StageSchedule": "schedule",
-    "TraceEvent": "trace",
+    "Tokenizer": "tokenizers.base",
+    "TraceEvent": "events",
     "trace": "trace",
 }
 
@@ -63,7 +71,7 @@ HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{HOMES.get(name, 'tokenizer')}"), name)
+    return getattr(import_module(f"{__name__}.{HOMES.get(name, 'tokenizers.makers')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -20,7 +20,7 @@ from ecar_lab.errors import EcarError
 from ecar_lab.schedule import per_stage
 
 if TYPE_CHECKING:
-    from ecar_lab.tokenizer import Tokenizer
+    from ecar_lab.tokenizers.base import Tokenizer
 
 TIME_BINS = 8
 

@@ -15,7 +15,7 @@ from ecar_lab.model import ECAR
 from ecar_lab.schedule import per_stage
 
 if TYPE_CHECKING:
-    from ecar_lab.trace import TraceEvent
+    from ecar_lab.events import TraceEvent
 
 Labels = str | int | Sequence[str | int] | Tensor
 Generators = torch.Generator | Sequence[torch.Generator] | None

@@ -15,14 +15,18 @@ from diffusers.utils.pil_utils import numpy_to_pil
 from torch import Tensor
 
 from ecar_lab.errors import EcarError
+from ecar_lab.events import TraceEvent
+from ecar_lab.files import resolve_checkpoint
 from ecar_lab.generator import LatentGenerator
 from ecar_lab.interventions import Generators, Labels
 from ecar_lab.model import ECAR
-from ecar_lab.runtime import resolve_checkpoint
-from ecar_lab.tokenizer import Tokenizer
-from ecar_lab.trace import Stream, TraceEvent, trace
+from ecar_lab.tokenizers import makers
+from ecar_lab.tokenizers.base import Tokenizer
+from ecar_lab.trace import Stream, trace
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+# A checkpoint names the module of each class. Where one has moved: the old name -> today's.
+MOVED = {"ecar_lab.tokenizer": makers.__name__}
 
 
 @dataclass
@@ -89,6 +93,16 @@ class ECARPipeline(DiffusionPipeline):
                 f"the checkpoint {str(folder)!r} cannot be loaded ({first_sentence(error)}): "
                 "fetch or train it again"
             ) from error
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """``model_index.json``, as diffusers reads it; classes that have moved since are found."""
+        loaded = super().load_config(*args, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        for part, place in config.items():
+            if isinstance(place, list) and place[0] in MOVED:
+                config[part] = [MOVED[place[0]], *place[1:]]
+        return loaded
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Names and values of all weights and statistics."""

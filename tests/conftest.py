@@ -64,7 +64,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Shared by all tests of a worker: copy it before you damage it.
     """
     from ecar_lab.pipeline import ECARPipeline
-    from ecar_lab.tokenizer import IdentityTokenizer
+    from ecar_lab.tokenizers.makers import IdentityTokenizer
 
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     ECARPipeline(model=tiny_model(), tokenizer=IdentityTokenizer()).save_pretrained(folder)

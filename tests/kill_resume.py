@@ -23,9 +23,10 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ecar_lab.checkpoints import list_checkpoints  # noqa: E402
-from ecar_lab.train import ModelTrainConfig, train_model  # noqa: E402
-from ecar_lab.train_log import read_metrics  # noqa: E402
+from ecar_lab.training.checkpoints import list_checkpoints  # noqa: E402
+from ecar_lab.training.config import ModelTrainConfig  # noqa: E402
+from ecar_lab.training.log import read_metrics  # noqa: E402
+from ecar_lab.training.model import train_model  # noqa: E402
 
 CURVE = ("step", "images", "loss", "loss_stage", "loss_bin", "gradient_norm", "lr")
 # A forked child has everything imported, so its life is training from the first moment on.

@@ -158,8 +158,8 @@ def expected_images(checkpoint: str, wanted: list[tuple[str, int]]) -> dict[tupl
     """The same images by the pipeline itself, as the app loads it."""
     from apps.settings import Settings
     from apps.studio import Studio
-    from ecar_lab.colours import decode
-    from ecar_lab.viz import to_pil
+    from ecar_lab.viz.colours import decode
+    from ecar_lab.viz.pictures import to_pil
 
     studio, made = Studio(checkpoint), {}
     for name, seed in wanted:

@@ -178,7 +178,7 @@ def main() -> None:
 
 def record(name: str, seconds: float) -> None:
     """Keeps a measured time; ``build.py`` writes it into the notebook's header."""
-    from ecar_lab.metrics import machine
+    from ecar_lab.machine import machine
 
     times = json.loads(build.TIMES.read_text("utf-8"))
     times["machine"] = machine()

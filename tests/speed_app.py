@@ -27,8 +27,8 @@ from apps import demo
 from apps.parts import preset_steps
 from apps.stream import stream
 from apps.studio import Studio
-from ecar_lab.colours import decode
-from ecar_lab.metrics import machine
+from ecar_lab.machine import machine
+from ecar_lab.viz.colours import decode
 
 # Notes when the first frame of the new run is in sight, and when the finished image is there.
 WATCH = """() => {

@@ -17,9 +17,9 @@ from PIL import Image
 
 from apps import demo, generate, stream, studio
 from apps.settings import Edit, Settings
-from ecar_lab.colours import LatentColours
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
+from ecar_lab.viz.colours import LatentColours
 
 # Gradio's own bookkeeping, in pandas' words of yesterday.
 pytestmark = pytest.mark.filterwarnings(

@@ -18,10 +18,10 @@ from apps.compare_runs import Rival, compare, rows
 from apps.settings import Settings
 from apps.studio import Studio
 from ecar_lab.baselines import BaselinePipeline, DiT, make_pipeline
-from ecar_lab.cards import images_seen
 from ecar_lab.errors import EcarError
-from ecar_lab.tokenizer import IdentityTokenizer
-from ecar_lab.viz import to_pil
+from ecar_lab.tokenizers.makers import IdentityTokenizer
+from ecar_lab.training.cards import images_seen
+from ecar_lab.viz.pictures import to_pil
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated"

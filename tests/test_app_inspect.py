@@ -26,11 +26,11 @@ from apps.inspect_views import (
 )
 from apps.settings import Settings
 from apps.studio import Studio
-from ecar_lab.caching import compare_cache
+from ecar_lab.benchmark.caching import compare_cache
 from ecar_lab.errors import EcarError
 from ecar_lab.interventions import stage_noise
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.tokenizer import IdentityTokenizer
+from ecar_lab.tokenizers.makers import IdentityTokenizer
 from ecar_lab.transformer import KVCache, block_causal_mask
 
 pytestmark = pytest.mark.filterwarnings(

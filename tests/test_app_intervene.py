@@ -21,7 +21,7 @@ from apps.studio import Studio
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import upsample
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.viz import to_pil
+from ecar_lab.viz.pictures import to_pil
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated"

@@ -20,7 +20,7 @@ from apps import programs
 from apps.recipes import pixels_of
 from apps.settings import Settings
 from apps.studio import Studio
-from ecar_lab import cli
+from ecar_lab.cli import main as cli
 
 # Gradio's own bookkeeping, in pandas' words of yesterday.
 pytestmark = pytest.mark.filterwarnings(

@@ -19,9 +19,9 @@ from apps.recipes import MAX_BYTES, Origin, Recipe, finished, pixels_of, replay
 from apps.runs import Runs
 from apps.settings import Edit, Settings
 from apps.studio import Run, Studio
-from ecar_lab.colours import STAGE_HUES
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
+from ecar_lab.viz.colours import STAGE_HUES
 
 # Gradio's own bookkeeping, in pandas' words of yesterday.
 pytestmark = pytest.mark.filterwarnings(

@@ -15,13 +15,13 @@ from apps.studio import Studio
 from apps.tokenizer_pictures import MAX_BYTES, PICTURES, open_upload, picture_of
 from apps.tokenizer_tab import GENERATED, TokenizerTab
 from apps.tokenizer_views import BITS, Views, decibels, trained_result
-from ecar_lab.colours import decode
 from ecar_lab.errors import EcarError
+from ecar_lab.files import checkpoints_root
 from ecar_lab.flow import block_mean
-from ecar_lab.runtime import checkpoints_root
-from ecar_lab.tokenizer import psnr
-from ecar_lab.tokenizer_study import error_map, ramp, round_latent, without_channel
-from ecar_lab.viz import to_pil
+from ecar_lab.tokenizers.base import psnr
+from ecar_lab.tokenizers.study import error_map, ramp, round_latent, without_channel
+from ecar_lab.viz.colours import decode
+from ecar_lab.viz.pictures import to_pil
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated"

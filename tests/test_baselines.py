@@ -7,9 +7,9 @@ from ecar_lab import EcarError, ECARPipeline
 from ecar_lab.baselines import ARCHITECTURES, DiT, build, load_pipeline, make_pipeline
 from ecar_lab.baselines.build import closest
 from ecar_lab.baselines.objective import EpsilonObjective, FlowObjective, make_objective
-from ecar_lab.metrics import count_flops
+from ecar_lab.machine import count_flops
 from ecar_lab.presets import get_preset
-from ecar_lab.tokenizer import ConvTokenizer, IdentityTokenizer
+from ecar_lab.tokenizers.makers import ConvTokenizer, IdentityTokenizer
 
 SHAPE = get_preset("digits").model
 

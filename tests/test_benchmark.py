@@ -5,16 +5,17 @@ import json
 import pytest
 import torch
 
-from ecar_lab import EcarError, benchmark_peers
-from ecar_lab.benchmark import benchmark_memory, run_benchmark, table
-from ecar_lab.cli import main
+from ecar_lab import EcarError
+from ecar_lab.benchmark import peers
+from ecar_lab.benchmark.costs import benchmark_memory, run_benchmark, table
+from ecar_lab.cli.main import main
 
 
 @pytest.fixture(scope="module")
 def result(tiny_checkpoint):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark_peers, "SCALE_STEPS", 3)  # the usual numbers take seconds
-        patch.setattr(benchmark_peers, "MAR_HEAD_STEPS", 2)
+        patch.setattr(peers, "SCALE_STEPS", 3)  # the usual numbers take seconds
+        patch.setattr(peers, "MAR_HEAD_STEPS", 2)
         return measure(tiny_checkpoint)
 
 

@@ -15,7 +15,7 @@ from conftest import tiny_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ecar_lab import cli
+from ecar_lab.cli import main as cli
 
 TINY_TRAINING = [
     *("train", "model", "--preset", "digits", "--dtype", "float32", "--device", "cpu"),
@@ -71,7 +71,9 @@ def files(folder: Path) -> set[str]:
 
 
 def test_help_lists_every_command_and_imports_nothing_heavy():
-    program = "import sys; from ecar_lab import cli; cli.main(['--help']); print(*sys.modules)"
+    program = (
+        "import sys; from ecar_lab.cli.main import main; main(['--help']); print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     listed, modules = done.stdout.rsplit("\n", 2)[:2]
     for name in cli.VERBS:
@@ -114,7 +116,7 @@ def test_a_mistake_ends_the_process_with_status_2_and_one_line(tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])},
     )
     assert done.returncode == 2
     assert done.stdout == ""
@@ -248,8 +250,8 @@ def test_train_model_makes_a_run_that_its_saved_configuration_repeats(capsys):
 
 
 def test_a_switch_overrides_the_preset(capsys):
-    from ecar_lab.train_config import ModelTrainConfig
-    from ecar_lab.verbs.train import read_config
+    from ecar_lab.cli.train import read_config
+    from ecar_lab.training.config import ModelTrainConfig
 
     assert read_config(ModelTrainConfig, []).preset == ModelTrainConfig.preset
     config = read_config(ModelTrainConfig, ["--preset=cifar10", "--lr", "0.5"])
@@ -301,7 +303,7 @@ def test_a_full_disk_while_training_keeps_the_checkpoints_whole(capsys):
 
 def test_a_checkpoint_is_measured_with_a_net_trained_for_it(capsys):
     from ecar_lab.pipeline import ECARPipeline
-    from ecar_lab.tokenizer import IdentityTokenizer
+    from ecar_lab.tokenizers.makers import IdentityTokenizer
 
     pipe = ECARPipeline(model=tiny_model(num_classes=10), tokenizer=IdentityTokenizer())
     pipe.save_pretrained("tiny")
@@ -422,9 +424,9 @@ def test_the_app_is_served_with_the_switches_given(monkeypatch):
 
 
 def test_an_app_without_its_repository_is_explained(monkeypatch, tmp_path, capsys):
-    from ecar_lab.verbs import app
+    from ecar_lab.cli import app
 
-    monkeypatch.setattr(app, "__file__", str(tmp_path / "ecar_lab" / "verbs" / "app.py"))
+    monkeypatch.setattr(app, "__file__", str(tmp_path / "ecar_lab" / "cli" / "app.py"))
     assert "install from a clone" in complaint(capsys, cli.main(["app"]))
 
 

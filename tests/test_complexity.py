@@ -8,11 +8,12 @@ import torch
 
 from ecar_lab.baselines.build import TOLERANCE
 from ecar_lab.baselines.token_cost import event_flops
+from ecar_lab.benchmark.timing import open_stream, sample
 from ecar_lab.experiments import complexity
 from ecar_lab.experiments.complexity import ARMS, Setting, measure, shape_at
-from ecar_lab.experiments.growth import attention_part, exponents, fits, growth
-from ecar_lab.experiments.lab import SIZES, Lab
-from ecar_lab.experiments.parts import (
+from ecar_lab.experiments.lab.growth import attention_part, exponents, fits, growth
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.parts import (
     Part,
     filled_cache,
     spread_over,
@@ -20,8 +21,8 @@ from ecar_lab.experiments.parts import (
     time_steps,
     transformer_call,
 )
-from ecar_lab.metrics import count_flops
-from ecar_lab.timing import open_stream, sample
+from ecar_lab.experiments.lab.sizes import SIZES
+from ecar_lab.machine import count_flops
 
 TINY = Setting(dict(width=32, num_heads=2, transformer_layers=2, head_layers=3), 60, window=4)
 BY_NAME = {arm.name: arm for arm in ARMS}

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ecar_lab.experiments import continuous_vs_quantized as experiment
-from ecar_lab.experiments.lab import SIZES, Lab
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.sizes import SIZES
 
 
 def test_the_rate_of_a_posterior_that_is_the_prior_is_zero():
@@ -47,6 +48,6 @@ def test_the_experiment_runs_resumes_and_compares_like_with_like(tmp_path, monke
     figure = experiment.draw(result)
     assert len(figure.axes) == 3
 
-    for name in ("train_model", "train_tokenizer"):  # all is remembered
-        monkeypatch.setattr(f"ecar_lab.train.{name}", None)
+    for name in ("model.train_model", "tokenizer.train_tokenizer"):  # all is remembered
+        monkeypatch.setattr(f"ecar_lab.training.{name}", None)
     assert json.loads(json.dumps(experiment.run(lab)))["rows"] == result["rows"]

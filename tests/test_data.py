@@ -14,10 +14,9 @@ import PIL.Image
 import pytest
 import torch
 
-from ecar_lab import tables
-from ecar_lab.data import dataset_names, find_datasets, open_dataset
+from ecar_lab.data import dataset_names, find_datasets, open_dataset, tables
+from ecar_lab.data.shapes import SHAPES, draw_shapes
 from ecar_lab.errors import EcarError
-from ecar_lab.shapes import SHAPES, draw_shapes
 
 datasets.disable_progress_bars()
 CLASSES = ["cat", "dog", "frog"]
@@ -298,8 +297,8 @@ def test_arrays_are_decoded_once(numbered):
 def test_set_in_memory_needs_no_threads_for_its_batches(numbered, monkeypatch):
     data = open_dataset(str(numbered))
     data.arrays()
-    monkeypatch.setattr("ecar_lab.data.in_background", None)
-    monkeypatch.setattr("ecar_lab.sources.Decoder.__call__", None)
+    monkeypatch.setattr("ecar_lab.data.datasets.in_background", None)
+    monkeypatch.setattr("ecar_lab.data.sources.Decoder.__call__", None)
     assert len(epoch_of(data)) == 5
 
 
@@ -360,7 +359,7 @@ def test_stream_that_is_left_early_leaves_no_reader_behind(numbered):
 
 def test_error_in_the_background_surfaces_in_the_loop(numbered, monkeypatch):
     data = open_dataset(str(numbered), streaming=True)
-    monkeypatch.setattr("ecar_lab.sources.Decoder.fill", lambda *_: 1 / 0)
+    monkeypatch.setattr("ecar_lab.data.sources.Decoder.fill", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(data.batches(12))
 

@@ -12,11 +12,12 @@ import torch
 from conftest import tiny_model
 from torch.nn import functional as F
 
-from ecar_lab import checkup, diagnose, probe
-from ecar_lab.cli import main
+from ecar_lab.cli.main import main
+from ecar_lab.doctor import diagnose, probe
+from ecar_lab.doctor import run as checkup
 from ecar_lab.errors import EcarError
+from ecar_lab.evaluation.metrics import boundary_score
 from ecar_lab.flow import upsample
-from ecar_lab.metrics import boundary_score
 
 SEEDS = range(5)
 
@@ -379,7 +380,8 @@ def test_without_the_data_set_what_holds_for_any_data_is_the_measure(tiny_pipeli
 
 
 def test_an_unfinished_run_is_judged_by_its_newest_checkpoint(tmp_path):
-    from ecar_lab.train import ModelTrainConfig, train_model
+    from ecar_lab.training.config import ModelTrainConfig
+    from ecar_lab.training.model import train_model
 
     config = ModelTrainConfig.from_preset(
         "digits", steps=2, batch_size=16, save_every=1, sample_every=0, log_every=1,

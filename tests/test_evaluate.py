@@ -7,13 +7,15 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from ecar_lab import judge
 from ecar_lab.errors import EcarError
-from ecar_lab.evaluate import Sampling, evaluate, generate, markdown, to_bytes
-from ecar_lab.features import extract, load_features, train_features
-from ecar_lab.judge import INCEPTION, InceptionFeatures, Judge, fingerprint, pick_judge
+from ecar_lab.evaluation import judge
+from ecar_lab.evaluation.evaluate import evaluate, markdown
+from ecar_lab.evaluation.feature_net import extract, load_features
+from ecar_lab.evaluation.judge import INCEPTION, InceptionFeatures, Judge, fingerprint, pick_judge
+from ecar_lab.evaluation.sampling import Sampling, generate, to_bytes
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.tokenizer import IdentityTokenizer
+from ecar_lab.tokenizers.makers import IdentityTokenizer
+from ecar_lab.training.features import train_features
 
 NET = "features-digits"
 
@@ -184,7 +186,9 @@ def test_a_setting_that_cannot_be_is_named(setting, sentence):
 
 
 def test_an_output_that_cannot_be_written_is_named_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr("ecar_lab.evaluate.ECARPipeline", None)  # it must not come that far
+    monkeypatch.setattr(
+        "ecar_lab.evaluation.evaluate.ECARPipeline", None
+    )  # it must not come that far
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
     with pytest.raises(EcarError, match="cannot write"):
         evaluate("tiny", output=tmp_path / "file" / "result.json")

@@ -10,14 +10,17 @@ import torch
 from PIL import Image
 
 from ecar_lab import EcarError
-from ecar_lab.cli import main
+from ecar_lab.cli.main import main
 from ecar_lab.experiments import EXPERIMENTS, load_experiment, shipped
-from ecar_lab.experiments.lab import SIZES, Lab, key_of, spread
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.records import key_of
+from ecar_lab.experiments.lab.scores import spread
+from ecar_lab.experiments.lab.sizes import SIZES
 from ecar_lab.experiments.stage_ablation import steps_of_equal_flops
 from ecar_lab.experiments.stage_errors import with_real_stages
 from ecar_lab.experiments.steps_and_guidance import front, mark_front
 from ecar_lab.experiments.windows_and_couplings import windows
-from ecar_lab.train_config import ModelTrainConfig
+from ecar_lab.training.config import ModelTrainConfig
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +137,7 @@ def test_a_switch_that_cannot_be_is_refused(switches, sentence, tmp_path, capsys
 
 
 def test_a_document_s_tables_are_those_of_its_results(tmp_path):
-    from ecar_lab.experiments.report import fill, results_in
+    from ecar_lab.experiments.lab.report import fill, results_in
 
     rows = [{"steps": 2, "frechet": spread([3.0]), "named_right": spread([0.5]), "gflop": 1.0}]
     result = {
@@ -156,19 +159,19 @@ def test_a_document_s_tables_are_those_of_its_results(tmp_path):
 
 
 def test_a_training_that_was_stopped_is_not_taken_for_finished(tmp_path, monkeypatch):
-    import ecar_lab.train
+    import ecar_lab.training.model
 
-    real = ecar_lab.train.train_model
+    real = ecar_lab.training.model.train_model
 
     def stopped_early(config):
         folder = real(replace(config, steps=1))
         return folder
 
     lab = Lab(SIZES["smoke"], tmp_path)
-    monkeypatch.setattr(ecar_lab.train, "train_model", stopped_early)
+    monkeypatch.setattr(ecar_lab.training.model, "train_model", stopped_early)
     with pytest.raises(EcarError, match="was stopped before its end: run the experiment again"):
         lab.train()
-    monkeypatch.setattr(ecar_lab.train, "train_model", real)
+    monkeypatch.setattr(ecar_lab.training.model, "train_model", real)
     assert lab.train().images == 3 * 32
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from ecar_lab.colours import LatentColours
 from ecar_lab.layers import token_coordinates
 from ecar_lab.teaching.explore import autoregression as explore
 from ecar_lab.transformer import block_causal_mask
+from ecar_lab.viz.colours import LatentColours
 
 
 def made_up_run(heads: int = 2) -> explore.AttentionRun:

@@ -5,7 +5,7 @@ import torch
 
 from ecar_lab import ConvTokenizer, EcarError
 from ecar_lab.teaching.explore import tokenizer as explore
-from ecar_lab.tokenizer_study import round_latent
+from ecar_lab.tokenizers.study import round_latent
 
 
 @pytest.fixture(scope="module")

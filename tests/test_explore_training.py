@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ecar_lab import ECAR, EcarError
-from ecar_lab.metrics import count_flops
+from ecar_lab.machine import count_flops
 from ecar_lab.teaching.explore import training
 
 RESULTS = Path(__file__).parents[1] / "data" / "results"

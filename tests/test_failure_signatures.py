@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from ecar_lab import diagnose
+from ecar_lab.doctor import diagnose
 from ecar_lab.experiments import failure_signatures as experiment
-from ecar_lab.experiments.lab import SIZES, Lab
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.sizes import SIZES
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_training_that_diverges_is_a_result_and_is_remembered(lab, monkeypatch
     assert record["stopped"].startswith("training diverged")
     assert experiment.fired(record) == ["diverged"]
     assert record["diagnoses"]["diverged"]["value"] is None
-    monkeypatch.setattr("ecar_lab.train.train_model", None)
+    monkeypatch.setattr("ecar_lab.training.model.train_model", None)
     assert experiment.look(lab, case, seed=0) == record
 
 
@@ -84,7 +85,7 @@ def test_a_training_that_fails_for_another_reason_is_no_result(lab, monkeypatch)
     def full(config):
         raise EcarError("cannot write")
 
-    monkeypatch.setattr("ecar_lab.train.train_model", full)
+    monkeypatch.setattr("ecar_lab.training.model.train_model", full)
     with pytest.raises(EcarError, match="cannot write"):
         experiment.provoke(lab, 0, {})
 
@@ -121,7 +122,7 @@ def test_a_sound_case_is_looked_at_from_all_sides_and_remembered(lab, monkeypatc
     assert set(record["diagnoses"]) == columns
     assert record["frechet"] > 0
     assert len(record["curve"]["loss"]) == lab.size.steps
-    monkeypatch.setattr("ecar_lab.train.train_model", None)
+    monkeypatch.setattr("ecar_lab.training.model.train_model", None)
     assert experiment.look(lab, case, 0) == record
 
 

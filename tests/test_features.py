@@ -8,15 +8,14 @@ import torch
 
 from ecar_lab.data import open_dataset
 from ecar_lab.errors import EcarError
-from ecar_lab.features import (
+from ecar_lab.evaluation.feature_net import (
     FeatureNet,
     accuracy,
-    augment,
     extract,
     load_features,
     to_unit_range,
-    train_features,
 )
+from ecar_lab.training.features import augment, train_features
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +164,7 @@ def test_a_net_of_no_width_and_a_batch_of_one_are_refused(sizes):
 
 
 def test_a_place_that_cannot_be_written_shows_before_the_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("ecar_lab.features._fit", None)  # it must not come that far
+    monkeypatch.setattr("ecar_lab.training.features._fit", None)  # it must not come that far
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
     with pytest.raises(EcarError, match="cannot write"):
         train_features("digits", output=tmp_path / "file" / "net")

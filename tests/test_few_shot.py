@@ -7,15 +7,18 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from ecar_lab import EcarError, new_class, train
+from ecar_lab import EcarError
 from ecar_lab.baselines import DiT
+from ecar_lab.data.feeds import IndexedFeed, LatentStore
+from ecar_lab.evaluation.feature_net import FeatureOutput, extract
 from ecar_lab.experiments import few_shot
-from ecar_lab.experiments.lab import SIZES, Lab
-from ecar_lab.experiments.one_class import decode, encode, own_judge, real_class
-from ecar_lab.feature_net import FeatureOutput, extract
-from ecar_lab.feeds import IndexedFeed, LatentStore
-from ecar_lab.new_class import Learning, best_mix, learn_class, mix_classes
-from ecar_lab.train_config import ModelTrainConfig
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.one_class import decode, encode, own_judge, real_class
+from ecar_lab.experiments.lab.sizes import SIZES
+from ecar_lab.training import model as train
+from ecar_lab.training import new_class
+from ecar_lab.training.config import ModelTrainConfig
+from ecar_lab.training.new_class import Learning, best_mix, learn_class, mix_classes
 
 QUICK = Learning(steps=3, batch_size=8, lr=0.05)
 

@@ -6,17 +6,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ecar_lab import metrics
+from ecar_lab import machine
 from ecar_lab.errors import EcarError
-from ecar_lab.metrics import (
+from ecar_lab.evaluation.metrics import (
     boundary_score,
-    count_flops,
     frechet_distance,
     kernel_distance,
-    matmul_rate,
-    peak_memory,
     precision_recall,
 )
+from ecar_lab.machine import count_flops, matmul_rate, peak_memory
 
 
 def normal(count: int, width: int, seed: int) -> torch.Tensor:
@@ -163,9 +161,9 @@ def test_matmul_rate_is_a_rate():
 @pytest.mark.parametrize("high_water_mark", [True, False])
 def test_peak_memory_sees_a_tensor_that_is_gone_again(monkeypatch, high_water_mark):
     if not high_water_mark:  # the way of systems other than Linux
-        real = metrics.Path
+        real = machine.Path
         monkeypatch.setattr(
-            metrics, "Path", lambda name: real("/nowhere" + name if "clear" in name else name)
+            machine, "Path", lambda name: real("/nowhere" + name if "clear" in name else name)
         )
     size = 64 * 2**20
 
@@ -223,5 +221,5 @@ def test_boundary_score_refuses_a_grid_without_borders_or_insides(side, block):
 
 
 def test_machine_names_cores_and_memory():
-    assert "cores of" in metrics.machine()
-    assert metrics.machine().endswith("GiB")
+    assert "cores of" in machine.machine()
+    assert machine.machine().endswith("GiB")

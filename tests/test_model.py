@@ -8,7 +8,7 @@ from conftest import tiny_model
 
 from ecar_lab import ECAR, EcarError
 from ecar_lab.flow import clean_estimate, endpoints
-from ecar_lab.metrics import count_flops
+from ecar_lab.machine import count_flops
 from ecar_lab.model import mean_per_bin, nested_rows
 
 

@@ -126,6 +126,6 @@ def test_no_file_of_the_set_up_names_a_host_or_a_place_on_one_machine():
 
 
 def test_the_command_and_its_package_are_declared():
-    assert PROJECT["scripts"] == {"ecar": "ecar_lab.cli:main"}
+    assert PROJECT["scripts"] == {"ecar": "ecar_lab.cli.main:main"}
     assert PROJECT["license"] == "MIT"
     assert "MIT License" in (ROOT / "LICENSE").read_text(encoding="utf-8")

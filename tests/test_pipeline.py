@@ -65,6 +65,19 @@ def test_save_and_load_give_the_same_images_and_pickle_nothing(tiny_pipeline, tm
     assert torch.equal(before, again(["cat"], 2, generator=generator(), output_type="pt").images)
 
 
+def test_a_checkpoint_from_before_a_class_moved_still_loads(
+    tiny_pipeline, tiny_checkpoint, tmp_path
+):
+    shutil.copytree(tiny_checkpoint, tmp_path / "old")
+    file = tmp_path / "old" / "model_index.json"
+    index = json.loads(file.read_text("utf-8"))
+    index["tokenizer"] = ["ecar_lab.tokenizer", index["tokenizer"][1]]
+    file.write_text(json.dumps(index), "utf-8")
+    old = ECARPipeline.from_pretrained(tmp_path / "old")
+    a, b = (pipe([1], 2, generator=generator(), output_type="pt") for pipe in (old, tiny_pipeline))
+    assert torch.equal(a.images, b.images)
+
+
 def test_defaults_come_from_the_checkpoint(tiny_pipeline):
     *_, last = tiny_pipeline.trace("cat")
     assert last.num_steps == tiny_pipeline.model.config.num_inference_steps

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from ecar_lab.experiments import EXPERIMENTS, load_experiment
-from ecar_lab.experiments.report import fill, results_in
+from ecar_lab.experiments.lab.report import fill, results_in
 
 
 def test_the_results_page_is_in_step_with_the_results():

@@ -8,65 +8,67 @@ import platform
 import pytest
 import torch
 
-from ecar_lab import EcarError, runtime
+from ecar_lab import EcarError
+from ecar_lab.device import autocast, keep_freed_memory, pick_device, pick_dtype
+from ecar_lab.files import atomic_directory, data_root, resolve_checkpoint, write_json
 
 
 def test_auto_picks_a_device_that_is_there():
-    device = runtime.pick_device()
+    device = pick_device()
     assert torch.zeros(1, device=device).device.type == device.type
-    assert runtime.pick_device("cpu").type == "cpu"
+    assert pick_device("cpu").type == "cpu"
 
 
 def test_an_unknown_device_or_dtype_is_named():
     with pytest.raises(EcarError, match="device 'tpu' is unknown: use auto, cuda, mps, cpu"):
-        runtime.pick_device("tpu")
+        pick_device("tpu")
     with pytest.raises(EcarError, match="dtype 'int8' is unknown"):
-        runtime.pick_dtype(torch.device("cpu"), "int8")
+        pick_dtype(torch.device("cpu"), "int8")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_a_device_that_is_missing_is_named():
     with pytest.raises(EcarError, match="'cuda' is not available on this machine"):
-        runtime.pick_device("cuda")
+        pick_device("cuda")
 
 
 def test_autocast_is_off_for_float32_and_on_for_bfloat16():
     cpu, x = torch.device("cpu"), torch.randn(4, 4)
-    with runtime.autocast(cpu, torch.float32):
+    with autocast(cpu, torch.float32):
         assert (x @ x).dtype == torch.float32
-    with runtime.autocast(cpu, torch.bfloat16):
+    with autocast(cpu, torch.bfloat16):
         assert (x @ x).dtype == torch.bfloat16
 
 
 def test_the_data_root_is_argument_then_variable_then_none(tmp_path, monkeypatch):
     monkeypatch.delenv("ECAR_DATA", raising=False)
-    assert runtime.data_root() is None
+    assert data_root() is None
     monkeypatch.setenv("ECAR_DATA", str(tmp_path))
-    assert runtime.data_root() == tmp_path
+    assert data_root() == tmp_path
     (tmp_path / "other").mkdir()
-    assert runtime.data_root(tmp_path / "other") == tmp_path / "other"
+    assert data_root(tmp_path / "other") == tmp_path / "other"
     with pytest.raises(EcarError, match=r"\(from --data\) is no folder: point --data"):
-        runtime.data_root(tmp_path / "missing")
+        data_root(tmp_path / "missing")
     monkeypatch.setenv("ECAR_DATA", str(tmp_path / "missing"))
     with pytest.raises(EcarError, match=r"\(from ECAR_DATA\) is no folder"):
-        runtime.data_root()
+        data_root()
 
 
 def test_a_checkpoint_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     monkeypatch.setenv("ECAR_CHECKPOINTS", str(tmp_path))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "model_index.json").write_text("{}")
-    assert runtime.resolve_checkpoint("mine") == tmp_path / "mine"
-    assert runtime.resolve_checkpoint(tmp_path / "mine") == tmp_path / "mine"
+    assert resolve_checkpoint("mine") == tmp_path / "mine"
+    assert resolve_checkpoint(tmp_path / "mine") == tmp_path / "mine"
     with pytest.raises(EcarError, match="no checkpoint 'yours': give a folder or one of mine"):
-        runtime.resolve_checkpoint("yours")
+        resolve_checkpoint("yours")
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
     target = tmp_path / "run"
-    with runtime.atomic_directory(target) as fresh:
+    with atomic_directory(target) as fresh:
         (fresh / "a").write_text("1")
-    with runtime.atomic_directory(target) as fresh:
+    with atomic_directory(target) as fresh:
         (fresh / "b").write_text("2")
         assert (target / "a").exists()  # the old one stands until the new one is whole
     assert sorted(p.name for p in target.iterdir()) == ["b"]
@@ -76,11 +78,11 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyError()])
 def test_a_failure_while_writing_keeps_the_old_folder(tmp_path, error):
     target = tmp_path / "run"
-    with runtime.atomic_directory(target) as fresh:
+    with atomic_directory(target) as fresh:
         (fresh / "a").write_text("1")
 
     def replace():
-        with runtime.atomic_directory(target) as fresh:
+        with atomic_directory(target) as fresh:
             (fresh / "a").write_text("half")
             raise error
 
@@ -92,14 +94,14 @@ def test_a_failure_while_writing_keeps_the_old_folder(tmp_path, error):
 
 def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "deep" / "result.json"
-    runtime.write_json(path, {"a": 1})
+    write_json(path, {"a": 1})
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(EcarError, match=r"No space left on device.*free some space"):
-        runtime.write_json(path, {"a": 2})
+        write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in path.parent.iterdir()] == ["result.json"]
 
@@ -107,10 +109,10 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EcarError, match="cannot write"):
-        runtime.write_json(tmp_path / "file" / "x.json", {})
+        write_json(tmp_path / "file" / "x.json", {})
     with (
         pytest.raises(EcarError, match="cannot write"),
-        runtime.atomic_directory(tmp_path / "file" / "x"),
+        atomic_directory(tmp_path / "file" / "x"),
     ):
         pass
 
@@ -119,7 +121,7 @@ def test_a_full_disk_while_weights_are_saved_is_one_sentence(tmp_path):
     from safetensors import SafetensorError
 
     def save():
-        with runtime.atomic_directory(tmp_path / "weights"):
+        with atomic_directory(tmp_path / "weights"):
             raise SafetensorError("Error while serializing: No space left on device")
 
     with pytest.raises(EcarError, match=r"No space left on device.*free some space"):
@@ -128,7 +130,7 @@ def test_a_full_disk_while_weights_are_saved_is_one_sentence(tmp_path):
 
 
 def test_freed_memory_is_kept_on_linux_cpus_alone():
-    assert not runtime.keep_freed_memory(torch.device("cuda"))
+    assert not keep_freed_memory(torch.device("cuda"))
     on_glibc = platform.libc_ver()[0] == "glibc"
-    assert runtime.keep_freed_memory(torch.device("cpu")) == on_glibc
+    assert keep_freed_memory(torch.device("cpu")) == on_glibc
     assert torch.ones(2**22).sum() == 2**22  # 16 MiB from the heap, where a block of its own was

@@ -10,11 +10,12 @@ from ecar_lab import EcarError
 from ecar_lab.baselines import build, load_pipeline, make_pipeline
 from ecar_lab.baselines.stage_epsilon import StageEpsilon
 from ecar_lab.experiments import flow_vs_diffusion as study
-from ecar_lab.experiments.lab import SIZES, Lab
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.sizes import SIZES
 from ecar_lab.flow import endpoints
-from ecar_lab.metrics import count_flops
+from ecar_lab.machine import count_flops
 from ecar_lab.model import ECAR
-from ecar_lab.tokenizer import IdentityTokenizer
+from ecar_lab.tokenizers.makers import IdentityTokenizer
 from ecar_lab.trace import trace
 
 SHAPE = dict(

@@ -9,10 +9,10 @@ from ecar_lab import EcarError
 from ecar_lab.baselines import CodeAR, TokenAR, build, token_ar_flops
 from ecar_lab.baselines.pipeline import load_pipeline, make_pipeline
 from ecar_lab.baselines.token_cost import tokens_per_event
-from ecar_lab.metrics import count_flops
+from ecar_lab.machine import count_flops
 from ecar_lab.model import ECAR
 from ecar_lab.presets import get_preset
-from ecar_lab.tokenizer import ConvTokenizer
+from ecar_lab.tokenizers.makers import ConvTokenizer
 
 SIZES = dict(
     latent_size=8, latent_channels=3, patch_size=2, num_classes=3, width=16, num_heads=2,

@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DModel
 
-from ecar_lab.autoencoder import VectorQuantiser, nearest_pairs, reconstruction_terms
 from ecar_lab.errors import EcarError
-from ecar_lab.tokenizer import (
+from ecar_lab.tokenizers.base import psnr
+from ecar_lab.tokenizers.makers import (
     AutoencoderTokenizer,
     ConvTokenizer,
     IdentityTokenizer,
     load_tokenizer,
-    psnr,
 )
+from ecar_lab.tokenizers.networks import VectorQuantiser, nearest_pairs, reconstruction_terms
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -14,11 +14,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ecar_lab import train_loop
-from ecar_lab.checkpoints import list_checkpoints, load_checkpoint
 from ecar_lab.errors import EcarError
-from ecar_lab.train import ModelTrainConfig, TokenizerTrainConfig, train_model, train_tokenizer
-from ecar_lab.train_log import read_metrics
+from ecar_lab.training import loop
+from ecar_lab.training.checkpoints import list_checkpoints, load_checkpoint
+from ecar_lab.training.config import ModelTrainConfig, TokenizerTrainConfig
+from ecar_lab.training.log import read_metrics
+from ecar_lab.training.model import train_model
+from ecar_lab.training.tokenizer import train_tokenizer
 
 TINY = dict(width=32, num_heads=2, transformer_layers=1, head_layers=1, num_stages=2, patch_size=2)
 
@@ -156,14 +158,14 @@ def test_resuming_unpickles_nothing(
 def test_sigterm_saves_exports_and_can_be_resumed(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    step_once = train_loop.Trainer._optimizer_step
+    step_once = loop.Trainer._optimizer_step
 
     def interrupted(self, batches, rate):
         step_once(self, batches, rate)
         if self.step == 4:  # the fifth step is under way
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train_loop.Trainer, "_optimizer_step", interrupted)
+    monkeypatch.setattr(loop.Trainer, "_optimizer_step", interrupted)
     run = train_model(config(tmp_path / "run"))
     monkeypatch.undo()
     assert list_checkpoints(run)[-1].name == "step-00000005"
@@ -228,7 +230,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path):
     cfg = config(tmp_path / "two", batch_size=4, **settings)
     (tmp_path / "cfg.json").write_text(json.dumps(cfg.to_dict()))
     code = (
-        "import sys; from ecar_lab.train import *; "
+        "import sys; from ecar_lab.training.model import *; "
         "train_model(ModelTrainConfig.from_json(sys.argv[1]))"
     )
     (tmp_path / "main.py").write_text(code)
@@ -237,7 +239,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path):
         "--num_cpu_threads_per_process", "1",
         str(tmp_path / "main.py"), str(tmp_path / "cfg.json"),
     ]  # fmt: skip
-    root = str(Path(train_loop.__file__).parents[1])
+    root = str(Path(loop.__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": root}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -273,7 +275,7 @@ def test_cached_latents_are_read_back(undisturbed: Path, tmp_path: Path):
 
 
 def test_time_box_ends_a_run_without_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(train_loop, "SETTLE_STEPS", 2)
+    monkeypatch.setattr(loop, "SETTLE_STEPS", 2)
     run = train_model(config(tmp_path / "run", steps=None, max_minutes=0.15, save_every=50))
     _, state = load_checkpoint(list_checkpoints(run)[-1])
     assert state["plan"]["total"] >= state["step"]
@@ -327,16 +329,16 @@ def test_missing_checkpoint_is_refused(tmp_path: Path):
 
 
 def test_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from ecar_lab import checkpoints
+    from ecar_lab import files
 
-    save = checkpoints.save_file
+    save = files.save_file
 
     def full(named, path):
         if "step-00000004" in str(path) and "optimizer" in str(path):
             raise OSError(28, "No space left on device")
         save(named, path)
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     run = tmp_path / "run"
     with pytest.raises(EcarError, match=r"cannot write .*step-00000004.*No space left"):
         train_model(config(run))
@@ -353,14 +355,14 @@ def test_unwritable_output_is_one_sentence(tmp_path: Path):
 def test_divergence_names_its_cause_and_keeps_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    step_once = train_loop.Trainer._optimizer_step
+    step_once = loop.Trainer._optimizer_step
 
     def poisoned(self, batches, rate):
         if self.step == 4:
             self.parameters[0].data.fill_(float("nan"))
         step_once(self, batches, rate)
 
-    monkeypatch.setattr(train_loop.Trainer, "_optimizer_step", poisoned)
+    monkeypatch.setattr(loop.Trainer, "_optimizer_step", poisoned)
     run = tmp_path / "run"
     with pytest.raises(EcarError, match=r"diverged: loss or weights are not finite since step 4 "):
         train_model(config(run, save_every=1))
@@ -375,13 +377,13 @@ def test_high_loss_does_not_push_out_the_last_good_checkpoint(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     run = cut_back(undisturbed, tmp_path / "run", 6)
-    step_once = train_loop.Trainer._optimizer_step
+    step_once = loop.Trainer._optimizer_step
 
     def blown_up(self, batches, rate):
         self.guard.recent = [1e-6] * 3
         step_once(self, batches, rate)
 
-    monkeypatch.setattr(train_loop.Trainer, "_optimizer_step", blown_up)
+    monkeypatch.setattr(loop.Trainer, "_optimizer_step", blown_up)
     train_model(config(run))
     assert list_checkpoints(run)[-1].name == "step-00000006"
 
@@ -408,8 +410,8 @@ def test_missing_compiler_costs_a_warning(
 
 def test_tokenizer_run_ends_in_a_normalised_tokenizer(tmp_path: Path):
     from ecar_lab.data import open_dataset
-    from ecar_lab.feeds import to_float
-    from ecar_lab.tokenizer import ConvTokenizer, load_tokenizer
+    from ecar_lab.data.feeds import to_float
+    from ecar_lab.tokenizers.makers import ConvTokenizer, load_tokenizer
 
     cfg = TokenizerTrainConfig.from_preset(
         "cifar10", dataset="shapes", output=str(tmp_path / "tok"), steps=6, batch_size=8, limit=64,

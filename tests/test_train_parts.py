@@ -9,11 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from ecar_lab import train_config
-from ecar_lab.checkpoints import load_optimizer_tensors, optimizer_tensors
 from ecar_lab.data import open_dataset
-from ecar_lab.errors import EcarError
-from ecar_lab.feeds import (
+from ecar_lab.data.feeds import (
     ImageStore,
     IndexedFeed,
     LatentStore,
@@ -24,12 +21,15 @@ from ecar_lab.feeds import (
     generator,
     to_float,
 )
-from ecar_lab.launch import PLACED, processes_asked, start_missing_processes
-from ecar_lab.optim import Plan, build_optimizers, lr_factor
+from ecar_lab.errors import EcarError
 from ecar_lab.presets import PRESETS
-from ecar_lab.tokenizer import ConvTokenizer
-from ecar_lab.train_config import ModelTrainConfig, TokenizerTrainConfig
-from ecar_lab.train_log import DivergenceGuard, Meter, RunLog, read_metrics
+from ecar_lab.tokenizers.makers import ConvTokenizer
+from ecar_lab.training import config
+from ecar_lab.training.checkpoints import load_optimizer_tensors, optimizer_tensors
+from ecar_lab.training.config import ModelTrainConfig, TokenizerTrainConfig
+from ecar_lab.training.launch import PLACED, processes_asked, start_missing_processes
+from ecar_lab.training.log import DivergenceGuard, Meter, RunLog, read_metrics
+from ecar_lab.training.optim import Plan, build_optimizers, lr_factor
 
 # -- learning rate and optimizers --
 
@@ -347,7 +347,7 @@ def test_unreadable_configuration_is_one_sentence(tmp_path: Path):
 
 def test_every_field_explains_itself():
     """tyro takes the help of a switch from the string below its field."""
-    lines = Path(train_config.__file__).read_text().splitlines()
+    lines = Path(config.__file__).read_text().splitlines()
     for kind in (TokenizerTrainConfig, ModelTrainConfig):
         for entry in dataclasses.fields(kind):
             index = next(i for i, line in enumerate(lines) if line.startswith(f"    {entry.name}:"))
@@ -398,6 +398,6 @@ def test_launcher_without_a_number_is_no_silent_single_process(monkeypatch: pyte
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     monkeypatch.setenv("MASTER_PORT", "29500")
-    monkeypatch.setattr("ecar_lab.launch.processes_asked", lambda command: None)
+    monkeypatch.setattr("ecar_lab.training.launch.processes_asked", lambda command: None)
     with pytest.raises(EcarError, match="torchrun --standalone"):
         start_missing_processes()

@@ -8,11 +8,12 @@ import torch
 from conftest import tiny_model
 from PIL import Image
 
-from ecar_lab import viz
-from ecar_lab.colours import STAGE_HUES, LatentColours, latent_to_rgb
 from ecar_lab.errors import EcarError
-from ecar_lab.tokenizer import IdentityTokenizer
-from ecar_lab.trace import TraceEvent
+from ecar_lab.events import TraceEvent
+from ecar_lab.tokenizers.makers import IdentityTokenizer
+from ecar_lab.viz import pictures
+from ecar_lab.viz.colours import STAGE_HUES, LatentColours, latent_to_rgb
+from ecar_lab.viz.overview import stage_overview
 
 RED = LatentColours(torch.zeros(3, 3), torch.tensor([1.0, -1.0, -1.0]))
 
@@ -36,17 +37,17 @@ def random_latent(*shape: int) -> torch.Tensor:
 
 def test_minus_one_is_black_and_one_is_white():
     images = torch.stack([torch.full((3, 2, 2), value) for value in (-1.0, 0.0, 1.0, 7.0)])
-    assert [image.getpixel((0, 0))[0] for image in viz.to_pil(images)] == [0, 128, 255, 255]
+    assert [image.getpixel((0, 0))[0] for image in pictures.to_pil(images)] == [0, 128, 255, 255]
 
 
 def test_an_image_of_four_channels_is_refused():
     with pytest.raises(EcarError, match=r"\(1, 4, 2, 2\)"):
-        viz.to_pil(torch.zeros(1, 4, 2, 2))
+        pictures.to_pil(torch.zeros(1, 4, 2, 2))
 
 
 def test_a_grid_enlarges_by_nearest_neighbour():
-    image = viz.to_pil(random_latent(1, 3, 2, 2))[0]
-    grid = viz.image_grid([image], scale=5, gap=3)
+    image = pictures.to_pil(random_latent(1, 3, 2, 2))[0]
+    grid = pictures.image_grid([image], scale=5, gap=3)
     inner = np.asarray(grid)[3:13, 3:13]
     assert grid.size == (16, 16)
     np.testing.assert_array_equal(inner, np.asarray(image).repeat(5, 0).repeat(5, 1))
@@ -54,18 +55,18 @@ def test_a_grid_enlarges_by_nearest_neighbour():
 
 def test_a_grid_gives_every_image_its_own_cell_and_label():
     images = torch.stack([torch.full((3, 4, 4), value) for value in (-1.0, 0.0, 0.5)])
-    plain = viz.image_grid(images, 2, gap=1)
+    plain = pictures.image_grid(images, 2, gap=1)
     assert plain.size == (11, 11)
     assert [plain.getpixel(at)[0] for at in ((1, 1), (6, 1), (1, 6), (6, 6))] == [0, 128, 191, 255]
-    labelled = viz.image_grid(images, 2, gap=1, labels=["a", "a long name", "c"])
+    labelled = pictures.image_grid(images, 2, gap=1, labels=["a", "a long name", "c"])
     assert labelled.width > plain.width, "a label wider than its image must not be cut"
     with pytest.raises(EcarError, match="2 labels for 3 images"):
-        viz.image_grid(images, labels=["a", "b"])
+        pictures.image_grid(images, labels=["a", "b"])
 
 
 def test_no_image_makes_no_grid():
     with pytest.raises(EcarError, match="at least one"):
-        viz.image_grid([])
+        pictures.image_grid([])
 
 
 def test_colours_by_pca_do_not_depend_on_luck():
@@ -99,7 +100,7 @@ def test_pixels_as_latents_keep_their_own_colours(tokenizer):
 
 
 def test_stages_stand_at_true_relative_size(events, tokenizer):
-    strip = viz.stage_strip(events, tokenizer, side=64, colours=RED)
+    strip = pictures.stage_strip(events, tokenizer, side=64, colours=RED)
     red = (np.asarray(strip) == (255, 0, 0)).all(axis=2)
     starts = np.flatnonzero(np.diff(red.any(axis=0).astype(int), prepend=0) == 1)
     ends = np.flatnonzero(np.diff(red.any(axis=0).astype(int), append=0) == -1)
@@ -109,21 +110,21 @@ def test_stages_stand_at_true_relative_size(events, tokenizer):
 def test_a_strip_shows_the_latent_the_estimate_and_its_picture(events, tokenizer):
     final = events[-1]
     colours = LatentColours.of(tokenizer)
-    tiles = viz.stage_tiles(final, tokenizer, colours, index=1)
+    tiles = pictures.stage_tiles(final, tokenizer, colours, index=1)
     assert [tile.size for tile in tiles] == [(8, 8)] * 3
     np.testing.assert_array_equal(
-        np.asarray(tiles[2]), np.asarray(viz.to_pil(tokenizer.decode(final.clean_estimate))[1])
+        np.asarray(tiles[2]), np.asarray(pictures.to_pil(tokenizer.decode(final.clean_estimate))[1])
     )
-    first = viz.stage_strip(events, tokenizer, index=0)
-    second = viz.stage_strip(events, tokenizer, index=1)
+    first = pictures.stage_strip(events, tokenizer, index=0)
+    second = pictures.stage_strip(events, tokenizer, index=1)
     assert first.tobytes() != second.tobytes(), "the batch holds two different images"
 
 
 def test_an_unfinished_run_leaves_room_for_what_is_to_come(events, tokenizer):
-    whole = viz.stage_strip(events, tokenizer)
-    begun = viz.stage_strip(events[:1], tokenizer, num_stages=2)
+    whole = pictures.stage_strip(events, tokenizer)
+    begun = pictures.stage_strip(events[:1], tokenizer, num_stages=2)
     assert begun.size == whole.size
-    frames = viz.strip_frames(events, tokenizer)
+    frames = pictures.strip_frames(events, tokenizer)
     assert len(frames) == len(events)
     assert len({frame.tobytes() for frame in frames}) == len(events), (
         "every event changes the strip"
@@ -133,13 +134,13 @@ def test_an_unfinished_run_leaves_room_for_what_is_to_come(events, tokenizer):
 
 def test_nothing_to_draw_is_said_so(tokenizer):
     with pytest.raises(EcarError, match="run the trace first"):
-        viz.stage_strip([], tokenizer)
+        pictures.stage_strip([], tokenizer)
     with pytest.raises(EcarError, match="run the trace first"):
-        viz.stage_overview([], tokenizer)
+        stage_overview([], tokenizer)
 
 
 def test_the_figure_names_every_stage_and_brings_its_background(events, tokenizer, tmp_path):
-    figure = viz.stage_overview(events, tokenizer, title="A cat")
+    figure = stage_overview(events, tokenizer, title="A cat")
     texts = [text.get_text() for text in figure.texts]
     assert {"A cat", "Stage 1: 4×4 latent", "Stage 2: 8×8 latent"} <= set(texts)
     assert {"flow head: 2 steps", "flow head: 3 steps", "decoded: the image"} <= set(texts)
@@ -155,7 +156,7 @@ def test_hues_of_stages_differ():
 
 def test_a_gif_plays_every_frame_for_ever_and_holds_the_last(tmp_path: Path):
     frames = [Image.new("RGB", (4, 4), (shade, 0, 0)) for shade in (0, 120, 240)]
-    path = viz.save_gif(frames, tmp_path / "new" / "run.gif", seconds=0.1, hold=2)
+    path = pictures.save_gif(frames, tmp_path / "new" / "run.gif", seconds=0.1, hold=2)
     with Image.open(path) as gif:
         assert gif.info["loop"] == 0
         assert gif.n_frames == 3
@@ -169,6 +170,6 @@ def test_a_gif_plays_every_frame_for_ever_and_holds_the_last(tmp_path: Path):
 def test_a_gif_that_cannot_be_written_is_one_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(EcarError, match="cannot write"):
-        viz.save_gif([Image.new("RGB", (4, 4))], tmp_path / "file" / "run.gif")
+        pictures.save_gif([Image.new("RGB", (4, 4))], tmp_path / "file" / "run.gif")
     with pytest.raises(EcarError, match="at least one"):
-        viz.save_gif([], tmp_path / "run.gif")
+        pictures.save_gif([], tmp_path / "run.gif")

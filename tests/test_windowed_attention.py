@@ -6,7 +6,7 @@ from conftest import tiny_model
 
 from ecar_lab import ECAR, EcarError, trace
 from ecar_lab.attention import attend_in_windows, same_window, windows_among
-from ecar_lab.metrics import count_flops
+from ecar_lab.machine import count_flops
 
 
 def generator(seed=0):

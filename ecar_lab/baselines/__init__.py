@@ -2,6 +2,9 @@
 
 All are generators of latents in the sense of ``ecar_lab.generator``: the same trainer, tokenizer,
 data, optimizer, pipeline and evaluation serve them and E-CAR.
+
+May import the method, up to ``pipeline``; nothing of the method knows a baseline.
+Begin with ``dit.py``, then ``base.py``, which samples it; ``build.py`` lists all by name.
 """
 
 from ecar_lab.baselines.build import ARCHITECTURES, build, matched_shape

@@ -10,13 +10,14 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ecar_lab import runtime
 from ecar_lab.baselines.objective import Walked
+from ecar_lab.device import autocast, synchronize
 from ecar_lab.errors import EcarError
+from ecar_lab.events import TraceEvent
 from ecar_lab.flow import SOLVERS
 from ecar_lab.generator import LatentGenerator
 from ecar_lab.interventions import Generators, Labels
-from ecar_lab.trace import Stream, TraceEvent
+from ecar_lab.trace import Stream
 
 
 class Run(NamedTuple):
@@ -122,11 +123,11 @@ class Baseline(LatentGenerator):
         yield one_stage_event(run, 0, steps, noise, torch.zeros_like(noise))
         walk = self.walk(run.labels, steps, run.guidance, noise, run.solver)
         for step in range(1, steps + 1):
-            runtime.synchronize(self.device)
+            synchronize(self.device)
             started = time.perf_counter()
-            with runtime.autocast(self.device, run.dtype):
+            with autocast(self.device, run.dtype):
                 walked = next(walk)
-            runtime.synchronize(self.device)
+            synchronize(self.device)
             seconds = {"network": time.perf_counter() - started}
             sent = yield one_stage_event(
                 run, step, steps, walked.state, walked.clean_estimate, walked.t, walked.output,

@@ -21,7 +21,7 @@ from ecar_lab.generator import TIME_BINS
 from ecar_lab.layers import SquaredReLU
 
 if TYPE_CHECKING:
-    from ecar_lab.tokenizer import Tokenizer
+    from ecar_lab.tokenizers.base import Tokenizer
 
 
 CHUNK = 8192  # tokens whose distances to all codes stand in memory at once

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ecar_lab.baselines.base import Baseline
+from ecar_lab.files import resolve_checkpoint
 from ecar_lab.generator import LatentGenerator
 from ecar_lab.interventions import Labels
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.runtime import resolve_checkpoint
-from ecar_lab.tokenizer import Tokenizer
+from ecar_lab.tokenizers.base import Tokenizer
 from ecar_lab.trace import Stream
 
 

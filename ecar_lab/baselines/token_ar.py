@@ -17,10 +17,10 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
-from ecar_lab import runtime
 from ecar_lab.baselines.base import Baseline, Run, one_stage_event, refuse_change
 from ecar_lab.baselines.token_cost import event_flops, token_ar_flops, tokens_per_event
 from ecar_lab.baselines.token_parts import FlowTokenHead, PatchEmbedding, TokenTransformer
+from ecar_lab.device import autocast, synchronize
 from ecar_lab.errors import EcarError
 from ecar_lab.generator import LossOutput, TrainingDraw, mean_per_bin
 from ecar_lab.interventions import Generators, Labels
@@ -277,7 +277,7 @@ class TokenAR(Baseline):
         for step, count in enumerate(counts):
             chosen = order[:, made : made + count]
             started = self._now()
-            with runtime.autocast(self.device, run.dtype):
+            with autocast(self.device, run.dtype):
                 if setup is None:  # what all tokens share
                     setup = (
                         self.transformer.modulations(labels),
@@ -338,7 +338,7 @@ class TokenAR(Baseline):
         return self.head.sample(token_map, noise, head_steps, guidance)
 
     def _now(self) -> float:
-        runtime.synchronize(self.device)
+        synchronize(self.device)
         return time.perf_counter()
 
 

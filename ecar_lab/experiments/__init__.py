@@ -1,7 +1,10 @@
-"""The paper's claims, put to the test: one file per experiment.
+"""The paper's claims, put to the test: one file per experiment, and ``lab/`` for what they share.
 
 Each module has ``run(lab) -> dict`` (measures; the dict is the result JSON), ``draw(result) ->
 Figure`` and ``table(result) -> str`` (Markdown). ``ecar experiment NAME`` calls them.
+
+May import everything up to ``doctor``, but no other experiment.
+Begin with ``two_stage.py``, the shortest, and ``lab/lab.py``.
 """
 
 from __future__ import annotations

@@ -19,16 +19,16 @@ from matplotlib.figure import Figure
 
 from ecar_lab.baselines import build
 from ecar_lab.baselines.token_cost import tokens_per_event
-from ecar_lab.benchmark_peers import DIT_STEPS, MAR_HEAD_STEPS, MAR_ITERATIONS, SCALE_STEPS
+from ecar_lab.benchmark.peers import DIT_STEPS, MAR_HEAD_STEPS, MAR_ITERATIONS, SCALE_STEPS
+from ecar_lab.benchmark.timing import open_gates, place
 from ecar_lab.cost import total_flops
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.growth import attention_part, fits, growth
-from ecar_lab.experiments.lab import Lab
-from ecar_lab.experiments.parts import Part, memory_of_image, spread_over, time_image
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.growth import attention_part, fits, growth
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.parts import Part, memory_of_image, spread_over, time_image
 from ecar_lab.generator import LatentGenerator
-from ecar_lab.metrics import matmul_rate
+from ecar_lab.machine import matmul_rate
 from ecar_lab.schedule import MAX_STAGES
-from ecar_lab.timing import open_gates, place
 
 FACTOR, PATCH, CHANNELS = 8, 2, 4
 COARSEST = 4  # latent pixels a side of the first stage, where the number of stages allows it

@@ -16,10 +16,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ecar_lab.colours import STAGE_HUES
 from ecar_lab.cost import total_flops
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, frechet, named_right, plus_minus, spread
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.scores import frechet, named_right, plus_minus, spread
+from ecar_lab.viz.colours import STAGE_HUES
 
 
 class Settings(NamedTuple):
@@ -62,7 +63,7 @@ def run(lab: Lab) -> dict[str, Any]:
 def measure(lab: Lab, settings: Settings, codes: int | None, seed: int) -> dict[str, Any]:
     """One tokenizer and one generator; ``codes`` None means continuous."""
     from ecar_lab.baselines import load_pipeline
-    from ecar_lab.judge import fingerprint
+    from ecar_lab.evaluation.judge import fingerprint
 
     kind = {"kind": "kl"} if codes is None else {"kind": "vq", "codebook_size": codes}
     steps = {} if settings.tokenizer_steps is None else {"steps": settings.tokenizer_steps}
@@ -115,11 +116,11 @@ def information(lab: Lab, tokenizer_folder: Path) -> dict[str, Any]:
     ``bits``: for a code book log2 K; for a KL-VAE its rate, KL(q(z | image) || N(0, 1)) / ln 2, a
     bound from above. ``bits_used``: the entropy of the codes as they occur; the rate again.
     """
-    from ecar_lab.autoencoder import nearest_pairs
     from ecar_lab.data import open_dataset
-    from ecar_lab.feature_net import to_unit_range
+    from ecar_lab.evaluation.feature_net import to_unit_range
     from ecar_lab.presets import get_preset
-    from ecar_lab.tokenizer import ConvTokenizer, load_tokenizer
+    from ecar_lab.tokenizers.makers import ConvTokenizer, load_tokenizer
+    from ecar_lab.tokenizers.networks import nearest_pairs
 
     preset = get_preset(lab.size.preset)
     images, _ = open_dataset(

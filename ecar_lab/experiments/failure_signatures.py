@@ -10,25 +10,27 @@ does.
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 
-from ecar_lab import diagnose, probe
 from ecar_lab.baselines import load_pipeline
-from ecar_lab.checkup import judge_samples, real_or_why
-from ecar_lab.diagnose import Diagnosis, from_log
+from ecar_lab.benchmark.timing import open_gates
+from ecar_lab.doctor import diagnose, probe
+from ecar_lab.doctor.diagnose import Diagnosis, from_log
+from ecar_lab.doctor.run import judge_samples, real_or_why
 from ecar_lab.errors import EcarError
-from ecar_lab.evaluate import trained_on
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, frechet, key_of, plus_minus, quiet_training, spread
+from ecar_lab.evaluation.evaluate import trained_on
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.failure_figure import cell, distance, make_figure
+from ecar_lab.experiments.lab.lab import Lab, quiet_training
+from ecar_lab.experiments.lab.records import key_of
+from ecar_lab.experiments.lab.scores import frechet
+from ecar_lab.files import resolve_checkpoint
 from ecar_lab.presets import get_preset
-from ecar_lab.runtime import resolve_checkpoint
-from ecar_lab.timing import open_gates
-from ecar_lab.train_log import read_metrics
+from ecar_lab.training.log import read_metrics
 
 # Every diagnostic that is judged here, and when it fires.
 COLUMNS = {
@@ -162,7 +164,7 @@ def look(lab: Lab, case: Case, seed: int) -> dict[str, Any]:
 
 def provoke(lab: Lab, seed: int, training: dict[str, Any]) -> dict[str, Any]:
     """The log of a short training that may diverge, and what the trainer said if it did."""
-    from ecar_lab.train import train_model
+    from ecar_lab.training.model import train_model
 
     steps = min(SHORT_STEPS, lab.size.steps)
     every = min(SHORT_LOGS, lab.size.train.get("log_every", SHORT_LOGS))
@@ -253,32 +255,11 @@ def verdict(rows: list[dict[str, Any]]) -> dict[str, int]:
     }
 
 
-def cell(row: dict[str, Any], name: str) -> tuple[str, float | None]:
-    """The median value over seeds as text, and the share of seeds in which it fired; None: it was
-    not measured."""
-    found = [record["diagnoses"].get(name) for record in row["seeds"]]
-    known = [one for one in found if one and (one["value"] is not None or one["fired"])]
-    if not known:
-        return "–", None
-    share = statistics.fmean(one["fired"] for one in known)
-    value = statistics.median(math.inf if one["value"] is None else one["value"] for one in known)
-    text = "∞" if math.isinf(value) else f"{value:.3g}" if value < 1e4 else f"{value:.0e}"
-    return text, share
-
-
 def draw(result: dict[str, Any]) -> Figure:
     """The matrix of cases and diagnostics; the courses of the loss; the leak's deceptive loss."""
-    from ecar_lab.experiments.failure_figure import make_figure
-
     provoked = [case.name for case in CASES if case.short]
     leaky = next(case.name for case in CASES if "leak" in (case.expected or ()))
     return make_figure(result, HEALTHY, provoked, leaky)
-
-
-def distance(row: dict[str, Any]) -> str:
-    """Frechet distance over seeds, as a table shows it."""
-    values = [record["frechet"] for record in row["seeds"] if "frechet" in record]
-    return plus_minus(spread(values)) if values else "–"
 
 
 def told(row: dict[str, Any]) -> str:

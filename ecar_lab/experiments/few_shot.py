@@ -23,12 +23,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ecar_lab import runtime
 from ecar_lab.baselines import load_pipeline
-from ecar_lab.evaluate import trained_on
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, Trained, plus_minus, spread
-from ecar_lab.experiments.one_class import (
+from ecar_lab.device import autocast
+from ecar_lab.evaluation.evaluate import trained_on
+from ecar_lab.evaluation.feature_net import extract, to_unit_range
+from ecar_lab.evaluation.judge import Judge, fingerprint
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.one_class import (
     METRICS,
     OneClass,
     decode,
@@ -37,10 +39,10 @@ from ecar_lab.experiments.one_class import (
     real_class,
     sample_class,
 )
-from ecar_lab.feature_net import extract, to_unit_range
-from ecar_lab.judge import Judge, fingerprint
-from ecar_lab.new_class import Learning, best_mix, learn_class, mix_classes
+from ecar_lab.experiments.lab.records import Trained
+from ecar_lab.experiments.lab.scores import plus_minus, spread
 from ecar_lab.pipeline import ECARPipeline
+from ecar_lab.training.new_class import Learning, best_mix, learn_class, mix_classes
 
 ARMS = {"E-CAR": "ecar", "DiT": "dit"}
 MEAN, MIX, LEARNED, TRAINED = "mean of the others", "best mix", "learned", "trained with it"
@@ -185,7 +187,7 @@ class Trial:
         mix_classes(model, label, others)
         if how == MEAN:
             return {}
-        with torch.no_grad(), runtime.autocast(lab.torch_device, lab.torch_dtype):
+        with torch.no_grad(), autocast(lab.torch_device, lab.torch_dtype):
             shown = to_unit_range(self.new.shown[:shots].to(lab.torch_device))
             latent = pipe.tokenizer.encode(shown).float()
         learning = Learning(extent.steps, extent.batch_size, seed=self.seed, dtype=lab.torch_dtype)

@@ -19,20 +19,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-from ecar_lab import runtime
 from ecar_lab.baselines import load_pipeline
 from ecar_lab.data import open_dataset
-from ecar_lab.evaluate import trained_on
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, Trained, plus_minus, spread
-from ecar_lab.experiments.studies import measure
-from ecar_lab.feature_net import to_unit_range
+from ecar_lab.device import autocast
+from ecar_lab.evaluation.evaluate import trained_on
+from ecar_lab.evaluation.feature_net import to_unit_range
+from ecar_lab.evaluation.judge import fingerprint
+from ecar_lab.evaluation.metrics import frechet_distance, kernel_distance
+from ecar_lab.events import TraceEvent
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.records import Trained
+from ecar_lab.experiments.lab.scores import plus_minus, spread
+from ecar_lab.experiments.lab.studies import measure
 from ecar_lab.flow import endpoints
-from ecar_lab.judge import fingerprint
-from ecar_lab.metrics import frechet_distance, kernel_distance
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.trace import TraceEvent, trace
+from ecar_lab.trace import trace
 
 FULL, NOISE, DIT_NOISE = "full denoise per scale", "noise prediction per scale", "DiT, noise"
 ARMS = {
@@ -246,7 +249,7 @@ def real_latents(
     images, labels = data.arrays()
     parts = []
     for chunk in images.split(250):
-        with runtime.autocast(lab.torch_device, lab.torch_dtype):
+        with autocast(lab.torch_device, lab.torch_dtype):
             parts.append(pipe.tokenizer.encode(to_unit_range(chunk.to(lab.torch_device))).float())
     return torch.cat(parts), labels.to(lab.torch_device)
 

@@ -10,10 +10,17 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, plus_minus
-from ecar_lab.experiments.stage_ablation import variants
-from ecar_lab.experiments.studies import Variant, measure, stages, time_runs, train_all
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.scores import plus_minus
+from ecar_lab.experiments.lab.studies import (
+    Variant,
+    measure,
+    stages,
+    time_runs,
+    train_all,
+    with_room,
+)
 
 STEPS = {"smoke": (2,), "cpu": (2, 4, 8), "gpu": (2, 4, 8, 16)}
 TIMED_STEPS = 4
@@ -24,7 +31,7 @@ PYRAMIDS = ((1, 2), (2, 2), (3, 2), (4, 2), (2, 4), (2, 8))
 def arms(lab: Lab) -> list[Variant]:
     """One per pyramid that the latent has room for, e.g. 2 -> 4 -> 8."""
     found = []
-    base = variants(lab)[0]
+    base = with_room(lab)
     shape = lab.shape(**base.model)
     finest = 8 if lab.size.preset == "digits" else shape["latent_size"]
     for count, ratio in PYRAMIDS:

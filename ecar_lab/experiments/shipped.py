@@ -10,12 +10,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ecar_lab import runtime
 from ecar_lab.baselines import load_pipeline
 from ecar_lab.cost import total_flops
 from ecar_lab.errors import EcarError
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, frechet, named, named_right
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.scores import frechet, named, named_right
+from ecar_lab.files import checkpoints_root, data_root
 
 CHECKPOINTS = {"E-CAR": "cifar10", "DiT": "cifar10-dit"}
 GUIDANCE: dict[str, tuple] = {
@@ -35,13 +36,13 @@ def run(lab: Lab) -> dict[str, Any]:
     Raises:
         EcarError: the data set or a checkpoint is not here.
     """
-    root = runtime.checkpoints_root()
+    root = checkpoints_root()
     for checkpoint in CHECKPOINTS.values():
         if not (root / checkpoint / "model_index.json").is_file():
             raise EcarError(
                 f"the checkpoint {checkpoint!r} is not in {root.name!r}: fetch it again"
             )
-    if runtime.data_root(lab.data_root) is None:
+    if data_root(lab.data_root) is None:
         raise EcarError("the CIFAR-10 test images are not here: name their folder with --data")
     found = {
         name: measure(lab, name, checkpoint)

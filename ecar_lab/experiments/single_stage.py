@@ -10,8 +10,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ecar_lab.cost import total_flops
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, frechet, named_right, plus_minus, spread
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.scores import frechet, named_right, plus_minus, spread
 
 STEPS = (1, 2, 4, 8, 16, 32)
 

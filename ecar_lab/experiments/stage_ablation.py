@@ -11,9 +11,18 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, Trained, plus_minus
-from ecar_lab.experiments.studies import Variant, measure, stages, time_runs, train_all
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.records import Trained
+from ecar_lab.experiments.lab.scores import plus_minus
+from ecar_lab.experiments.lab.studies import (
+    Variant,
+    measure,
+    stages,
+    time_runs,
+    train_all,
+    with_room,
+)
 
 COUNTS = (1, 2, 3, 4)
 STEPS = {"smoke": (2,), "cpu": (2, 4, 8), "gpu": (2, 4, 8, 16)}
@@ -21,15 +30,10 @@ TIMED_STEPS = 4
 
 
 def variants(lab: Lab) -> list[Variant]:
-    """One per number of stages. Eight-pixel digits are learned as pixels; a larger data set's
-    latent has room for four stages as it is."""
-    settings: dict[str, Any] = {"stage_strides": None, "head_draws": None}
-    model: dict[str, Any] = {}
-    if lab.size.preset == "digits":
-        settings["tokenizer"] = "identity"
-        model = {"patch_size": 1, "width": min(96, lab.shape()["width"])}
+    """One per number of stages."""
+    base = with_room(lab)
     return [
-        Variant(f"S = {count}", model={**model, **stages(count)}, settings=settings)
+        Variant(f"S = {count}", model={**base.model, **stages(count)}, settings=base.settings)
         for count in COUNTS
     ]
 

@@ -13,15 +13,18 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ecar_lab import runtime
 from ecar_lab.baselines import load_pipeline
 from ecar_lab.data import open_dataset
-from ecar_lab.evaluate import features_of_split, to_bytes, trained_on
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, fingerprint, named
-from ecar_lab.feature_net import extract, to_unit_range
+from ecar_lab.device import autocast
+from ecar_lab.evaluation.evaluate import features_of_split, trained_on
+from ecar_lab.evaluation.feature_net import extract, to_unit_range
+from ecar_lab.evaluation.judge import compare, fingerprint, pick_judge
+from ecar_lab.evaluation.sampling import to_bytes
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.scores import named
+from ecar_lab.files import data_root, resolve_checkpoint
 from ecar_lab.flow import endpoints
-from ecar_lab.judge import compare, pick_judge
 from ecar_lab.pipeline import ECARPipeline, advance
 
 CHECKPOINT = {"smoke": "digits", "cpu": "cifar10", "gpu": "cifar10"}
@@ -34,7 +37,7 @@ def run(lab: Lab) -> dict[str, Any]:
     pipe = load_pipeline(checkpoint, dtype=torch.float32).to(lab.torch_device)
     stages, usual = pipe.model.schedule.num_stages, pipe.model.guidance()
     scales = [[1.0] * stages] + [usual] * (max(usual) != 1)
-    identity = fingerprint(runtime.resolve_checkpoint(checkpoint))
+    identity = fingerprint(resolve_checkpoint(checkpoint))
     rows = []
     arms = [(scale, kept) for scale in scales for kept in range(stages + 1)]
     for scale, kept in lab.each(arms, "sampling"):
@@ -57,19 +60,19 @@ def measure(
     lab: Lab, pipe: ECARPipeline, checkpoint: str, scale: list[float], kept: int
 ) -> dict[str, float]:
     """Distance and recall against the test split, with ``kept`` stages of training images."""
-    name, device = trained_on(runtime.resolve_checkpoint(checkpoint)), lab.torch_device
+    name, device = trained_on(resolve_checkpoint(checkpoint)), lab.torch_device
     judge = pick_judge("auto", name, pipe.image_size)
     options: dict[str, Any] = {"image_size": pipe.image_size, "data_root": lab.data_root}
     real = open_dataset(name, split="train", limit=lab.size.num_samples, **options)
     images, labels = real.arrays()
     generator, made = torch.Generator().manual_seed(0), []
     for some, classes in zip(images.split(BATCH), labels.split(BATCH), strict=True):
-        with torch.no_grad(), runtime.autocast(device, lab.torch_dtype):
+        with torch.no_grad(), autocast(device, lab.torch_dtype):
             latent = pipe.tokenizer.encode(to_unit_range(some.to(device))).float()
         latent = with_real_stages(pipe, latent, classes, kept, scale, generator, lab.torch_dtype)
-        with runtime.autocast(device, lab.torch_dtype):
+        with autocast(device, lab.torch_dtype):
             made.append(to_bytes(pipe.decode(latent) * 2 - 1))
-    root = runtime.data_root(lab.data_root)
+    root = data_root(lab.data_root)
     wanted = features_of_split(judge, name, "test", pipe.image_size, root, device)
     found = compare(judge, wanted, extract(judge.net, torch.cat(made), device=device), 0, True)
     return {"frechet": named(found, ["frechet", "fid"]), "recall": named(found, ["recall"])}

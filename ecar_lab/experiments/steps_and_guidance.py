@@ -12,8 +12,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ecar_lab.cost import total_flops
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, frechet, named, named_right
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.scores import frechet, named, named_right
 
 CHECKPOINT = {"smoke": "digits", "cpu": "cifar10", "gpu": "cifar10"}
 GUIDANCE = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)

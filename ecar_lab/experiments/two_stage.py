@@ -9,9 +9,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab
-from ecar_lab.experiments.studies import (
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.studies import (
     QUALITY_HEADER,
     Variant,
     quality_rows,

@@ -14,11 +14,13 @@ import torch
 from matplotlib.figure import Figure
 
 from ecar_lab.baselines import load_pipeline
-from ecar_lab.experiments import figures
-from ecar_lab.experiments.lab import Lab, Trained, plus_minus, spread
-from ecar_lab.experiments.studies import Variant, measure, train_all
-from ecar_lab.metrics import boundary_score
-from ecar_lab.probe import sample_latents
+from ecar_lab.doctor.probe import sample_latents
+from ecar_lab.evaluation.metrics import boundary_score
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.records import Trained
+from ecar_lab.experiments.lab.scores import plus_minus, spread
+from ecar_lab.experiments.lab.studies import Variant, measure, train_all
 from ecar_lab.schedule import even_window_ends
 
 FIRST_ENDS = (0.3, 0.5, 0.7, 0.85)
@@ -101,7 +103,7 @@ def boundary(lab: Lab, runs: list[Trained], **options: Any) -> dict[str, Any]:
 def data_boundary(lab: Lab, trained: Trained) -> float:
     """Boundary score of real images' latents."""
     from ecar_lab.data import open_dataset
-    from ecar_lab.feeds import to_float
+    from ecar_lab.data.feeds import to_float
     from ecar_lab.presets import get_preset
 
     pipe = load_pipeline(trained.folder).to(lab.torch_device)

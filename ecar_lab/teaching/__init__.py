@@ -3,6 +3,9 @@
 ``setup`` opens a notebook, ``show`` sets a figure with caption and alternative text, ``quiz`` asks;
 ``check`` judges exercises and ``explore`` holds the controls, one module a notebook each. Nothing
 here trains or samples by itself: it calls the kit.
+
+May import everything of the kit but ``cli``; only notebooks import it.
+Begin with ``session.py``, then one topic of ``check/`` beside its notebook.
 """
 
 from ecar_lab.teaching.figures import hue, new_figure, show, table

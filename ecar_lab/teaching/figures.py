@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ecar_lab.colours import STAGE_HUES
-from ecar_lab.experiments.figures import markdown_table, new_figure
-from ecar_lab.viz import image_grid
+from ecar_lab.experiments.lab.figures import markdown_table, new_figure
+from ecar_lab.viz.colours import STAGE_HUES
+from ecar_lab.viz.pictures import image_grid
 
 __all__ = ["hue", "new_figure", "picture", "png", "show", "table"]
 

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from ecar_lab.colours import STAGE_HUES
 from ecar_lab.errors import EcarError
+from ecar_lab.viz.colours import STAGE_HUES
 
 INK, FAINT, QUIET = "#1B1F24", "#59626E", "#E9ECF0"
 LIT = STAGE_HUES[0]

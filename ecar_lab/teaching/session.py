@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 import ecar_lab
+from ecar_lab.data.tables import find_datasets
+from ecar_lab.device import pick_device, pick_dtype
 from ecar_lab.errors import EcarError
-from ecar_lab.runtime import checkpoints_root, data_root, pick_device, pick_dtype
-from ecar_lab.tables import find_datasets
+from ecar_lab.files import checkpoints_root, data_root
 from ecar_lab.teaching.figures import show
 from ecar_lab.teaching.place import describe, place
 

@@ -22,7 +22,8 @@ from ecar_lab import StageSchedule
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import start as check
 from ecar_lab.teaching.explore import start as explore
-from ecar_lab.viz import image_grid, stage_overview, stage_strip
+from ecar_lab.viz.overview import stage_overview
+from ecar_lab.viz.pictures import image_grid, stage_strip
 
 lab = setup(0)
 
@@ -244,15 +245,15 @@ quiz(
 #
 # | notebook | builds | in the kit |
 # |---|---|---|
-# | 1 Tokenizer | images ↔ latents | `ecar_lab/tokenizer.py` |
+# | 1 Tokenizer | images ↔ latents | `ecar_lab/tokenizers/makers.py` |
 # | 2 Autoregression | the transformer, its mask and cache | `ecar_lab/transformer.py`, `layers.py` |
 # | 3 Flow matching | straight paths from noise to data | `ecar_lab/flow.py` |
 # | 4 Stages and transitions | windows, upsample and re-noise | `ecar_lab/schedule.py`, `flow.py` |
 # | 5 The model | all three together, loss and sampling | `ecar_lab/model.py`, `trace.py` |
-# | 6 Training | the trainer, and what goes wrong | `ecar_lab/train*.py`, `diagnose.py` |
+# | 6 Training | the trainer, and what goes wrong | `ecar_lab/training/`, `doctor/` |
 # | 7 Generation | guidance, forks, edits | `ecar_lab/interventions.py` |
 # | 8 Experiments | the paper's claims, tested | `ecar_lab/experiments/` |
-# | 9 Efficiency | FLOPs, time, memory | `ecar_lab/cost.py`, `benchmark.py` |
+# | 9 Efficiency | FLOPs, time, memory | `ecar_lab/cost.py`, `benchmark/` |
 #
 # In each of them exercises check themselves and say what is wrong; leave one empty, and the notebook goes on
 # with the kit's version. Changing a cell breaks nothing: *Kernel → Restart* brings everything back.

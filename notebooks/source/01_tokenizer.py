@@ -24,22 +24,27 @@ import torch.nn.functional as F
 from torch import nn
 
 from ecar_lab import ConvTokenizer
-from ecar_lab.autoencoder import GroupNorm, ResidualBlock, VectorQuantiser, conv3x3, nearest_pairs
-from ecar_lab.colours import LatentColours, decode
 from ecar_lab.cost import attention_flops, block_flops
 from ecar_lab.data import open_dataset
+from ecar_lab.data.feeds import to_float
 from ecar_lab.experiments.continuous_vs_quantized import entropy_in_bits, rate_in_bits
-from ecar_lab.experiments.figures import line, logarithmic
-from ecar_lab.feeds import to_float
+from ecar_lab.experiments.lab.figures import line, logarithmic
 from ecar_lab.flow import pyramid
 from ecar_lab.presets import get_preset
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import tokenizer as check
 from ecar_lab.teaching.explore import tokenizer as explore
-from ecar_lab.tokenizer import psnr
-from ecar_lab.tokenizer_base import psnr_per_image
-from ecar_lab.tokenizer_study import error_map, ramp, round_latent, without_channel
-from ecar_lab.viz import enlarge, image_grid, to_pil
+from ecar_lab.tokenizers.base import psnr, psnr_per_image
+from ecar_lab.tokenizers.networks import (
+    GroupNorm,
+    ResidualBlock,
+    VectorQuantiser,
+    conv3x3,
+    nearest_pairs,
+)
+from ecar_lab.tokenizers.study import error_map, ramp, round_latent, without_channel
+from ecar_lab.viz.colours import LatentColours, decode
+from ecar_lab.viz.pictures import enlarge, image_grid, to_pil
 
 lab = setup(1)
 
@@ -806,4 +811,4 @@ explore.looking_glass(tokenizer, {name: images[i : i + 1] for i, name in enumera
 # `tokenizer.encode(torch.zeros(1, 3, 33, 33))` say?
 #
 # **On**: notebook 2 turns latents into tokens and predicts them stage by stage. The tab *Tokenizer* of `make demo`
-# takes your own pictures; the code is `ecar_lab/tokenizer.py`, `autoencoder.py` and `tokenizer_study.py`.
+# takes your own pictures; the code is `ecar_lab/tokenizers/makers.py`, `networks.py` and `study.py`.

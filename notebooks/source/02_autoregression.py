@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ecar_lab.attention import attend
-from ecar_lab.caching import compare_cache
-from ecar_lab.colours import LatentColours
+from ecar_lab.benchmark.caching import compare_cache
+from ecar_lab.benchmark.timing import open_gates, seconds_of
 from ecar_lab.cost import attention_flops, block_flops, contexts
-from ecar_lab.experiments.figures import line, logarithmic
-from ecar_lab.experiments.growth import exponents
+from ecar_lab.experiments.lab.figures import line, logarithmic
+from ecar_lab.experiments.lab.growth import exponents
 from ecar_lab.flow import upsample
 from ecar_lab.layers import (
     Attention,
@@ -44,13 +44,13 @@ from ecar_lab.layers import (
     zero_init,
 )
 from ecar_lab.layers import token_coordinates as kit_coordinates
-from ecar_lab.metrics import count_flops
+from ecar_lab.machine import count_flops
 from ecar_lab.teaching import new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import autoregression as check
 from ecar_lab.teaching.explore import autoregression as explore
-from ecar_lab.timing import open_gates, seconds_of
 from ecar_lab.transformer import KVCache
 from ecar_lab.transformer import block_causal_mask as kit_mask
+from ecar_lab.viz.colours import LatentColours
 
 lab = setup(2)
 
@@ -865,4 +865,4 @@ quiz(
 # another place in the coarse stage.
 #
 # **On**: notebook 3 builds what the token map conditions, the flow. The tab *Inspect* of `make demo` shows attention,
-# mask and cache live. In the kit: `ecar_lab/transformer.py`, `layers.py`, `caching.py`, `cost.py`.
+# mask and cache live. In the kit: `ecar_lab/transformer.py`, `layers.py`, `cost.py`, `benchmark/caching.py`.

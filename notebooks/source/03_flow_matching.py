@@ -28,13 +28,13 @@ from torch import nn
 
 from ecar_lab import StageSchedule, flow, trace
 from ecar_lab.baselines.objective import EpsilonObjective, FlowObjective
-from ecar_lab.colours import LatentColours
 from ecar_lab.data import open_dataset
-from ecar_lab.experiments.figures import line
+from ecar_lab.experiments.lab.figures import line
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import flow_matching as check
 from ecar_lab.teaching.explore import flow_matching as explore
-from ecar_lab.viz import enlarge, image_grid, stage_tiles
+from ecar_lab.viz.colours import LatentColours
+from ecar_lab.viz.pictures import enlarge, image_grid, stage_tiles
 
 lab = setup(3)
 

@@ -26,15 +26,16 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 
-from ecar_lab import ECAR, StageSchedule, diagnose, flow, probe, trace
-from ecar_lab.colours import LatentColours
+from ecar_lab import ECAR, StageSchedule, flow, trace
 from ecar_lab.data import open_dataset
-from ecar_lab.experiments.figures import line
-from ecar_lab.metrics import frechet_distance
+from ecar_lab.doctor import diagnose, probe
+from ecar_lab.evaluation.metrics import frechet_distance
+from ecar_lab.experiments.lab.figures import line
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import transitions as check
 from ecar_lab.teaching.explore import transitions as explore
-from ecar_lab.viz import enlarge, image_grid, to_pil
+from ecar_lab.viz.colours import LatentColours
+from ecar_lab.viz.pictures import enlarge, image_grid, to_pil
 
 lab = setup(4)
 
@@ -920,4 +921,4 @@ quiz(
 # then t = 0.3 means 4×4 pixels ending and 8×8 pixels beginning. And try `StageSchedule(8, 2, window_ends=(1.0, 1.0))`.
 #
 # **On**: notebook 5 puts transformer, head and transitions together. In the app, *Intervene* has a switch for the noise
-# at transitions. In the kit: `ecar_lab/schedule.py`, `ecar_lab/flow.py`, `ecar_lab/diagnose.py`.
+# at transitions. In the kit: `ecar_lab/schedule.py`, `ecar_lab/flow.py`, `ecar_lab/doctor/diagnose.py`.

@@ -28,9 +28,10 @@ from torch import nn
 from ecar_lab import ECAR, trace
 from ecar_lab.cost import head_setup_flops, total_flops, transformer_flops, velocity_flops
 from ecar_lab.data import open_dataset
+from ecar_lab.evaluation.feature_net import to_unit_range
+from ecar_lab.evaluation.metrics import frechet_distance
 from ecar_lab.experiments import stage_errors
-from ecar_lab.experiments.figures import bars
-from ecar_lab.feature_net import to_unit_range
+from ecar_lab.experiments.lab.figures import bars
 from ecar_lab.flow import FlowHead, endpoints, transition
 from ecar_lab.generator import LossOutput, mean_per_bin
 from ecar_lab.layers import (
@@ -42,13 +43,14 @@ from ecar_lab.layers import (
     unpatchify,
     zero_init,
 )
-from ecar_lab.metrics import count_flops, frechet_distance
+from ecar_lab.machine import count_flops
 from ecar_lab.schedule import StageSchedule
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import model as check
 from ecar_lab.teaching.explore import model as explore
 from ecar_lab.transformer import MultistageTransformer
-from ecar_lab.viz import enlarge, image_grid, latent_to_rgb, to_pil
+from ecar_lab.viz.colours import latent_to_rgb
+from ecar_lab.viz.pictures import enlarge, image_grid, to_pil
 
 lab = setup(5)
 

@@ -30,31 +30,27 @@ import torch
 from diffusers.training_utils import EMAModel
 from IPython.utils.capture import capture_output
 
-from ecar_lab import EcarError, diagnose, load_tokenizer, probe
+from ecar_lab import EcarError, load_tokenizer
 from ecar_lab.baselines import load_pipeline, make_pipeline
-from ecar_lab.checkpoints import list_checkpoints, load_checkpoint
-from ecar_lab.checkup import judge_samples, real_or_why
 from ecar_lab.data import open_dataset
+from ecar_lab.data.feeds import IndexedFeed, LatentStore, Share, encode_all, generator
+from ecar_lab.doctor import diagnose, probe
+from ecar_lab.doctor.run import judge_samples, real_or_why
+from ecar_lab.evaluation.feature_net import accuracy, extract, load_features
 from ecar_lab.experiments import failure_signatures as failures
-from ecar_lab.feature_net import accuracy, extract, load_features
-from ecar_lab.feeds import IndexedFeed, LatentStore, Share, encode_all, generator
-from ecar_lab.launch import initial_seed
-from ecar_lab.metrics import count_flops, matmul_rate
-from ecar_lab.optim import Plan, build_optimizers
-from ecar_lab.optim import lr_factor as kit_lr_factor
+from ecar_lab.machine import count_flops, matmul_rate
 from ecar_lab.teaching import quiz, setup, show, table
 from ecar_lab.teaching.check import training as check
 from ecar_lab.teaching.explore import training as explore
-from ecar_lab.train import (
-    ModelTask,
-    ModelTrainConfig,
-    TokenizerTrainConfig,
-    new_model,
-    train_model,
-    train_tokenizer,
-)
-from ecar_lab.train_log import read_metrics
-from ecar_lab.viz import image_grid, to_pil
+from ecar_lab.training.checkpoints import list_checkpoints, load_checkpoint
+from ecar_lab.training.config import ModelTrainConfig, TokenizerTrainConfig
+from ecar_lab.training.launch import initial_seed
+from ecar_lab.training.log import read_metrics
+from ecar_lab.training.model import ModelTask, new_model, train_model
+from ecar_lab.training.optim import Plan, build_optimizers
+from ecar_lab.training.optim import lr_factor as kit_lr_factor
+from ecar_lab.training.tokenizer import train_tokenizer
+from ecar_lab.viz.pictures import image_grid, to_pil
 
 lab = setup(6)
 
@@ -574,14 +570,14 @@ show(
 # ## What goes wrong
 #
 # The seed of this project names three failure signatures: training that is unstable, artefacts at stage
-# boundaries, and speed that does not arrive. `ecar_lab.diagnose` has a named test for each, and `ecar doctor RUN`
+# boundaries, and speed that does not arrive. `ecar_lab.doctor.diagnose` has a named test for each, and `ecar doctor RUN`
 # runs them all. Here on the run above:
 
 
 # %%
 def ecar(*words):
     """Runs a command of the kit and prints what it says."""
-    from ecar_lab.cli import dispatch
+    from ecar_lab.cli.main import dispatch
 
     with capture_output() as said:
         dispatch(list(words))
@@ -961,7 +957,7 @@ explore.losses(
 )
 
 # %% [markdown]
-# And a budget: preset, images, machine. Put in your GPU's rate (measure it with `ecar_lab.metrics.matmul_rate`)
+# And a budget: preset, images, machine. Put in your GPU's rate (measure it with `ecar_lab.machine.matmul_rate`)
 # and a share you believe in.
 
 # %%
@@ -998,4 +994,4 @@ quiz(
 # read the sentence. Then try `batch_size=32, grad_accum=2`.
 #
 # **On**: notebook 7 generates; the *Runs* tab of `make demo` keeps what you like; the loop lives in
-# `ecar_lab/train_loop.py`.
+# `ecar_lab/training/loop.py`.

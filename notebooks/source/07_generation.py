@@ -29,14 +29,14 @@ import torch.nn.functional as F
 
 from ecar_lab import LatentEdit, trace
 from ecar_lab.cost import total_flops
-from ecar_lab.experiments.figures import line, logarithmic
-from ecar_lab.feature_net import load_features
+from ecar_lab.evaluation.feature_net import load_features
+from ecar_lab.experiments.lab.figures import line, logarithmic
 from ecar_lab.flow import pyramid, upsample
 from ecar_lab.interventions import stage_noise
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import generation as check
 from ecar_lab.teaching.explore import generation as explore
-from ecar_lab.viz import contact_sheet, image_grid, save_gif, strip_frames
+from ecar_lab.viz.pictures import contact_sheet, image_grid, save_gif, strip_frames
 
 lab = setup(7)
 

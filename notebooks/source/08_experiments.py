@@ -35,14 +35,17 @@ from scipy.stats import ttest_ind
 from ecar_lab.baselines import load_pipeline
 from ecar_lab.cost import total_flops
 from ecar_lab.data import open_dataset
-from ecar_lab.experiments import EXPERIMENTS, figures, load_experiment
-from ecar_lab.experiments.growth import exponents
-from ecar_lab.experiments.lab import SIZES, Lab, named, plus_minus, spread
-from ecar_lab.experiments.lab import frechet as frechet_of
+from ecar_lab.evaluation.feature_net import extract, load_features
+from ecar_lab.evaluation.metrics import frechet_distance, precision_recall
+from ecar_lab.experiments import EXPERIMENTS, load_experiment
+from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.lab.growth import exponents
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.scores import frechet as frechet_of
+from ecar_lab.experiments.lab.scores import named, plus_minus, spread
+from ecar_lab.experiments.lab.sizes import SIZES
 from ecar_lab.experiments.steps_and_guidance import front
-from ecar_lab.feature_net import extract, load_features
-from ecar_lab.metrics import frechet_distance, precision_recall
-from ecar_lab.runtime import write_json
+from ecar_lab.files import write_json
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import experiments as check
 from ecar_lab.teaching.explore import experiments as explore

@@ -23,15 +23,15 @@
 import torch
 
 from ecar_lab.baselines import build
+from ecar_lab.benchmark.timing import median_seconds, open_gates, open_stream, place, sample
 from ecar_lab.cost import block_flops as kit_block_flops
 from ecar_lab.cost import head_setup_flops, total_flops, transformer_flops, velocity_flops
-from ecar_lab.diagnose import efficiency_not_realised
-from ecar_lab.experiments.figures import bars, logarithmic, style
-from ecar_lab.metrics import count_flops, matmul_rate
+from ecar_lab.doctor.diagnose import efficiency_not_realised
+from ecar_lab.experiments.lab.figures import bars, logarithmic, style
+from ecar_lab.machine import count_flops, matmul_rate
 from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import efficiency as check
 from ecar_lab.teaching.explore import efficiency as explore
-from ecar_lab.timing import median_seconds, open_gates, open_stream, place, sample
 
 lab = setup(9)
 

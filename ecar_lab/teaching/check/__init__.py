@@ -2,7 +2,8 @@
 
 A check is a function of the reader's attempt, made by :func:`exercise` from a diagnosing function.
 It prints its verdict and returns what the notebook goes on with: the attempt where it is right, the
-kit's own version where it is missing or wrong. So no exercise blocks the way.
+kit's own version where it is missing or wrong. So no exercise blocks the way. There is one
+module for each notebook; begin with ``start.py``.
 
     >>> velocity = check.velocity(velocity)  # doctest: +SKIP
     ✔ exercise 3.1: right

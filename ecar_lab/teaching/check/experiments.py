@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ecar_lab.experiments.growth import exponents
+from ecar_lab.evaluation.metrics import frechet_distance
+from ecar_lab.experiments.lab.growth import exponents
 from ecar_lab.experiments.steps_and_guidance import front, mark_front
-from ecar_lab.metrics import frechet_distance
 from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_something
 
 Point = tuple[float, float]

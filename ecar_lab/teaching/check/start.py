@@ -5,9 +5,9 @@ from __future__ import annotations
 import numbers
 from collections.abc import Callable, Sequence
 
+from ecar_lab.events import TraceEvent
 from ecar_lab.schedule import StageSchedule
 from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_something
-from ecar_lab.trace import TraceEvent
 
 
 def _resolutions(latent_size: int, num_stages: int) -> list[int]:

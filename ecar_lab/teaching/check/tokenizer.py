@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ecar_lab.autoencoder import nearest_pairs
 from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_something, expect_tensor
+from ecar_lab.tokenizers.networks import nearest_pairs
 
 
 def _draw(*shape: int, seed: int = 0) -> Tensor:

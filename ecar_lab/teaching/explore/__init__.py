@@ -3,7 +3,7 @@
 :func:`explorer` takes a function from settings to a picture and the controls for those settings.
 It always shows a still row of examples, so that nothing is lost on GitHub or without a kernel, and
 beside it, in a live notebook, the controls with one large picture. Only built-in widgets are used.
-The modules beside this file hold one notebook's explorations each.
+The modules beside this file hold one notebook's explorations each; begin with ``start.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 from ecar_lab.errors import EcarError
 from ecar_lab.teaching.figures import Drawable, picture, png, show
 from ecar_lab.teaching.session import is_static
-from ecar_lab.viz import image_grid
+from ecar_lab.viz.pictures import image_grid
 
 WIDE = {"style": {"description_width": "220px"}, "layout": {"width": "500px"}}
 

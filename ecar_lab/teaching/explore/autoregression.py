@@ -17,15 +17,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from ecar_lab.colours import LatentColours, decode
-from ecar_lab.experiments.figures import MARKERS, STYLES, line, logarithmic, new_figure
+from ecar_lab.experiments.lab.figures import MARKERS, STYLES, line, logarithmic, new_figure
 from ecar_lab.flow import upsample
 from ecar_lab.layers import token_coordinates
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.teaching.explore import choice, explorer, whole
 from ecar_lab.teaching.figures import hue
 from ecar_lab.transformer import block_causal_mask
-from ecar_lab.viz import to_pil
+from ecar_lab.viz.colours import LatentColours, decode
+from ecar_lab.viz.pictures import to_pil
 
 MEAN = "mean"
 BRIGHTEST = 4.0  # times the average weight at which the colours end

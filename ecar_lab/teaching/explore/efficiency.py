@@ -10,9 +10,9 @@ import torch
 from matplotlib.figure import Figure
 
 from ecar_lab.baselines import build
-from ecar_lab.benchmark_peers import MAR_HEAD_STEPS, MAR_ITERATIONS, SCALE_STEPS
+from ecar_lab.benchmark.peers import MAR_HEAD_STEPS, MAR_ITERATIONS, SCALE_STEPS
 from ecar_lab.cost import total_flops
-from ecar_lab.experiments.figures import STYLES, bars
+from ecar_lab.experiments.lab.figures import STYLES, bars
 from ecar_lab.presets import get_preset
 from ecar_lab.schedule import MAX_STAGES
 from ecar_lab.teaching import new_figure

@@ -10,7 +10,7 @@ import ipywidgets as widgets
 from matplotlib.figure import Figure
 
 from ecar_lab.errors import EcarError
-from ecar_lab.experiments import figures
+from ecar_lab.experiments.lab import figures
 from ecar_lab.experiments.steps_and_guidance import front, mark_front
 from ecar_lab.teaching.explore import WIDE, choice, explorer, flag
 from ecar_lab.teaching.session import Session

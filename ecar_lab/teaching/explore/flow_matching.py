@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ecar_lab.errors import EcarError
-from ecar_lab.experiments.figures import line, logarithmic, new_figure
+from ecar_lab.experiments.lab.figures import line, logarithmic, new_figure
 from ecar_lab.flow import EVALUATIONS, SOLVERS
 from ecar_lab.teaching.explore import choice, explorer, whole
 from ecar_lab.teaching.figures import hue

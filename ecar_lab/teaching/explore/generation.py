@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import torch
 from PIL import Image
 
-from ecar_lab.colours import LatentColours
+from ecar_lab.events import TraceEvent
 from ecar_lab.interventions import stage_noise
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.teaching.explore import choice, explorer, real, whole
-from ecar_lab.trace import TraceEvent
-from ecar_lab.viz import image_grid, stage_strip
+from ecar_lab.viz.colours import LatentColours
+from ecar_lab.viz.pictures import image_grid, stage_strip
 
 SIDE = 112  # pixels of the largest stage in a strip
 Draw = Callable[..., Image.Image]

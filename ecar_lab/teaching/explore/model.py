@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ecar_lab.colours import LatentColours, decode
 from ecar_lab.flow import clean_estimate, endpoints
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.teaching.explore import choice, explorer, real, whole
-from ecar_lab.viz import enlarge, image_grid, to_pil
+from ecar_lab.viz.colours import LatentColours, decode
+from ecar_lab.viz.pictures import enlarge, image_grid, to_pil
 
 NO_CLASS = "no class"
 TRUE_CLASS = "horse"

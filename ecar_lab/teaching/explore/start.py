@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
+from ecar_lab.events import TraceEvent
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.teaching.explore import choice, explorer, whole
-from ecar_lab.trace import TraceEvent
-from ecar_lab.viz import stage_strip
+from ecar_lab.viz.pictures import stage_strip
 
 
 def run(pipe: ECARPipeline, name: str, seed: int) -> list[TraceEvent]:

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ecar_lab.colours import LatentColours
 from ecar_lab.teaching.explore import choice, explorer, real
-from ecar_lab.tokenizer import Tokenizer, psnr
-from ecar_lab.tokenizer_study import error_map, ramp, round_latent, without_channel
-from ecar_lab.viz import image_grid
+from ecar_lab.tokenizers.base import Tokenizer, psnr
+from ecar_lab.tokenizers.study import error_map, ramp, round_latent, without_channel
+from ecar_lab.viz.colours import LatentColours
+from ecar_lab.viz.pictures import image_grid
 
 NONE, EXACT = "none", "not rounded"
 TOP = 0.25  # share of the range of colours at which the error map ends, the same in every picture

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from ecar_lab import cost
 from ecar_lab.errors import EcarError
-from ecar_lab.experiments.figures import MARKERS, bars, new_figure
-from ecar_lab.experiments.figures import logarithmic as logarithmic_axes
+from ecar_lab.experiments.lab.figures import MARKERS, bars, new_figure
+from ecar_lab.experiments.lab.figures import logarithmic as logarithmic_axes
 from ecar_lab.model import ECAR
 from ecar_lab.presets import get_preset
 from ecar_lab.teaching.explore import choice, explorer, flag, real, whole

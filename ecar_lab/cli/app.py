@@ -1,0 +1,101 @@
+"""`ecar app`: the live app in the browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ecar_lab.cli.switches import parse
+from ecar_lab.errors import EcarError
+
+AUTH_VARIABLE = "ECAR_APP_AUTH"
+
+
+@dataclass
+class AppSwitches:
+    """Serve the app on this machine, until you press Ctrl-C."""
+
+    checkpoint: str = "cifar10"
+    """A checkpoint folder, or the name of one that ships."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    dtype: str = "auto"
+    """auto, float32 or bfloat16."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets other machines in."""
+    port: int | None = None
+    """Port; without it the variable GRADIO_SERVER_PORT, else 7860."""
+    mcp: bool = False
+    """Offer generate, trace and fork to language models (Model Context Protocol), too."""
+    auth: Annotated[str | None, tyro.conf.arg(metavar="USER:PASSWORD")] = None
+    """Who may enter. Others on this machine can read a command line: rather set the variable
+    ECAR_APP_AUTH."""
+    browser: bool = False
+    """Open the page in this machine's browser."""
+
+
+def run(arguments: list[str]) -> None:
+    switches = parse(AppSwitches, "app", arguments)
+    auth = read_auth(switches.auth)
+    if switches.port is not None and not 0 < switches.port < 65536:
+        raise EcarError(f"--port is {switches.port}: use 1 to 65535")
+    if switches.mcp and importlib.util.find_spec("mcp") is None:
+        raise EcarError("--mcp needs the package mcp: pip install 'mcp>=1.21,<2'")
+    root = Path(__file__).resolve().parents[2]
+    if not (root / "apps" / "demo.py").is_file():
+        raise EcarError(
+            f"there is no app in {str(root)!r}: it is part of the repository, "
+            "so install from a clone with `pip install -e .`"
+        )
+    if auth is None and not is_local(switches.host):
+        print(
+            f"warning: whoever reaches {switches.host} can use this app: "
+            f"set a password with --auth USER:PASSWORD or the variable {AUTH_VARIABLE}",
+            file=sys.stderr,
+        )
+    sys.path.insert(0, str(root))
+    from apps.demo import launch
+
+    # Being told to end is like Ctrl-C: the server closes, and what visitors made is deleted.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        launch(
+            checkpoint=switches.checkpoint,
+            host=switches.host,
+            port=switches.port,
+            device=switches.device,
+            dtype=switches.dtype,
+            auth=auth,
+            mcp=switches.mcp,
+            browser=switches.browser,
+        )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def read_auth(given: str | None) -> tuple[str, str] | None:
+    """User and password from the switch, else from ``$ECAR_APP_AUTH``; None if neither is set.
+
+    Raises:
+        EcarError: not of the form USER:PASSWORD. The sentence does not repeat the password.
+    """
+    source = AUTH_VARIABLE if given is None else "--auth"
+    text = os.environ.get(AUTH_VARIABLE) if given is None else given
+    if given is None and not text:
+        return None
+    user, _, password = (text or "").partition(":")
+    if not (user and password):
+        raise EcarError(f"{source} is not of the form USER:PASSWORD: give both, a colon between")
+    return user, password
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    return host in ("localhost", "::1") or host.startswith("127.")

@@ -1,0 +1,170 @@
+"""`ecar experiment NAME`: measures, then writes JSON, figure and table."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ecar_lab.cli.switches import parse
+from ecar_lab.errors import EcarError
+from ecar_lab.experiments import EXPERIMENTS, load_experiment
+
+
+@dataclass
+class ExperimentSwitches:
+    """Run one experiment. What was trained or measured before is used again."""
+
+    size: Literal["smoke", "cpu", "gpu"] = "cpu"
+    """smoke: seconds, to see that it runs. cpu: minutes on two cores. gpu: full size."""
+    preset: str = ""
+    """Train on this preset instead of the size's own."""
+    steps: int | None = None
+    """Optimizer steps of every training instead of the size's own."""
+    seeds: list[int] | None = None
+    """Seeds instead of the size's own."""
+    num_samples: int | None = None
+    """Generated images a distance is measured on, instead of the size's own."""
+    only: list[str] = field(default_factory=list)
+    """Where an experiment has many arms: only those whose name contains one of these texts (and the
+    default, which they are compared with)."""
+    data: str | None = None
+    """Folder that holds the data sets; without it the variable ECAR_DATA is used."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda or mps."""
+    dtype: str = "auto"
+    """Precision: auto, float32 or bfloat16."""
+    runs: Path = Path("runs/experiments")
+    """Folder of trainings and measurements, which are made once."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["--out"])] = Path("data/results")
+    """Folder for the result: JSON and figure."""
+
+
+def run(arguments: list[str]) -> None:
+    names = [word for word in arguments[:1] if not word.startswith("-")]
+    if not names:
+        if set(arguments) & {"-h", "--help"}:
+            parse(ExperimentSwitches, "experiment", arguments)
+        print("usage: ecar experiment NAME [--help | switches]\n")
+        width = max(map(len, EXPERIMENTS))
+        lines = [f"  {name:<{width}}  {entry.question}" for name, entry in EXPERIMENTS.items()]
+        print("\n".join(lines))
+        print(f"  {'report':<{width}}  writes the tables of docs/results.md anew from the results")
+        return
+    if names == ["report"]:
+        report(arguments[1:])
+        return
+    experiment = load_experiment(names[0])
+    switches = parse(ExperimentSwitches, f"experiment {names[0]}", arguments[1:])
+    lab = make_lab(switches)
+    from ecar_lab.files import check_folder
+
+    check_folder(switches.output)
+    check_folder(switches.runs)
+    result = {
+        "experiment": names[0],
+        "question": EXPERIMENTS[names[0]].question,
+        "command": command(names[0], arguments[1:]),
+        **lab.about(),
+        **experiment.run(lab),
+    }
+    written = write_result(experiment, result, switches.output, file_name(names[0], lab.size))
+    print(experiment.table(result))
+    print(f"\n{', '.join(map(str, written))}", file=sys.stderr)
+
+
+@dataclass
+class ReportSwitches:
+    """Write the tables of a document anew from the result files they quote."""
+
+    document: Path = Path("docs/results.md")
+    """Document with the marks <!-- result NAME --> and <!-- end -->."""
+    results: Path = Path("data/results")
+    """Folder of the result files."""
+
+
+def report(arguments: list[str]) -> None:
+    from ecar_lab.experiments.lab.report import fill, results_in
+    from ecar_lab.files import output_file
+
+    switches = parse(ReportSwitches, "experiment report", arguments)
+    try:
+        text = switches.document.read_text("utf-8")
+    except OSError as error:
+        raise EcarError(
+            f"cannot read {str(switches.document)!r} ({error.strerror}): name it with --document"
+        ) from error
+    filled = fill(text, switches.results)
+    with output_file(switches.document) as fresh:
+        fresh.write_text(filled, encoding="utf-8")
+    print(f"{switches.document}: {len(results_in(text))} tables")
+
+
+def make_lab(switches: ExperimentSwitches) -> Any:
+    """The lab that the switches describe.
+
+    Raises:
+        EcarError: an unknown preset or device, a count below 1.
+    """
+    from ecar_lab.device import pick_device, pick_dtype
+    from ecar_lab.experiments.lab.lab import Lab
+    from ecar_lab.experiments.lab.sizes import SIZES
+    from ecar_lab.presets import get_preset
+
+    changes: dict[str, Any] = {
+        "preset": switches.preset and get_preset(switches.preset).name,
+        "steps": switches.steps,
+        "seeds": tuple(switches.seeds or ()),
+        "num_samples": switches.num_samples,
+    }
+    for name in ("steps", "num_samples"):
+        if changes[name] is not None and changes[name] < 1:
+            raise EcarError(f"{name} is {changes[name]}: use 1 or more")
+    size = replace(SIZES[switches.size], **{name: v for name, v in changes.items() if v})
+    if switches.preset and size.preset != SIZES[switches.size].preset:
+        size = replace(size, model={}, batch_size=256)  # another preset, another shape
+    pick_dtype(pick_device(switches.device), switches.dtype)
+    return Lab(
+        size,
+        switches.runs,
+        switches.data,
+        switches.device,
+        switches.dtype,
+        tuple(switches.only),
+    )
+
+
+def file_name(name: str, size: Any) -> str:
+    """``<experiment>-<size>``, with the preset where it is not the size's own."""
+    from ecar_lab.experiments.lab.sizes import SIZES
+
+    usual = size.preset == SIZES[size.name].preset
+    return f"{name}-{size.name}" if usual else f"{name}-{size.name}-{size.preset}"
+
+
+def command(name: str, arguments: Sequence[str]) -> str:
+    """The command that repeats the experiment, without this machine's folders."""
+    words, skip = [], False
+    for argument in arguments:
+        switch = argument.split("=")[0]
+        if skip or switch in ("--data", "--runs", "--out", "--output"):
+            skip = not skip and "=" not in argument
+            continue
+        words.append(argument)
+    return shlex.join(["ecar", "experiment", name, *words])
+
+
+def write_result(experiment: Any, result: dict, folder: Path, name: str) -> list[Path]:
+    """Writes the JSON, then the figure that is drawn from it alone."""
+    from ecar_lab.files import output_file, write_json
+
+    json_file, picture = folder / f"{name}.json", folder / f"{name}.png"
+    write_json(json_file, result)
+    with output_file(picture) as fresh:
+        experiment.draw(result).savefig(fresh)
+    return [json_file, picture]

@@ -1,0 +1,236 @@
+"""Data sets: every source comes out as float images (B, 3, H, W) in [-1, 1] and integer labels.
+
+``digits`` and ``shapes`` need no file; CIFAR-10, Imagenette, parquet files, folders of class
+folders and Hub data sets are read through Hugging Face `datasets` (`tables.py`). The order of an
+epoch is a pure function of (seed, epoch), whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ecar_lab import files
+from ecar_lab.data.shapes import SHAPES
+from ecar_lab.data.sources import (
+    Decoder,
+    Order,
+    PixelSource,
+    RowSource,
+    ShapeSource,
+    StreamSource,
+    fold_seed,
+    in_background,
+    too_small,
+)
+from ecar_lab.data.tables import HUB_IDS, load_table, pick_split, require_memory
+from ecar_lab.errors import EcarError
+
+SHAPES_SIZES = {"train": 50_000, "test": 10_000}
+READ_CHUNK = 1024  # images decoded at a time, while a set is read into memory
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a data set is; ``num_images`` is None for a stream, whose length may be unknown."""
+
+    name: str
+    split: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    image_size: int
+    num_images: int | None
+
+
+def dataset_names() -> list[str]:
+    """The names that ``open_dataset`` knows by heart."""
+    return ["digits", "shapes", *HUB_IDS]
+
+
+def open_dataset(
+    name: str,
+    *,
+    split: str = "train",
+    image_size: int | None = None,
+    data_root: str | Path | None = None,
+    streaming: bool = False,
+    flip: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+) -> ImageDataset:
+    """Opens a data set.
+
+    Args:
+        name: ``digits``, ``shapes``, ``cifar10``, ``imagenette``, a folder of the data root,
+            ``hub:OWNER/NAME`` or ``hub:OWNER/NAME:CONFIG``, a parquet file, or a folder of parquet
+            files or of class folders.
+        split: ``test`` and ``validation`` stand for each other where a set has only one of them.
+        image_size: pixels; images are scaled by the shorter side and cropped at the centre.
+            Default: the set's own size (the first image's shorter side).
+        data_root: folder of data sets, default ``$ECAR_DATA``; without one the Hub is asked.
+        streaming: never hold the set in memory, nor on the disk if it comes from the Hub.
+        flip: mirror half of the images, others in every epoch.
+        image_column, label_column: found by type and name if not given; ``label_column="none"``
+            takes a set without labels as one class.
+        seed: chooses the images that ``shapes`` draws; every other set is what it is.
+        limit: take that many images only: of a stream the first, else a fixed random choice.
+
+    Raises:
+        EcarError: the set, split or column does not exist, or no image of it can be read.
+    """
+    for what, value in (("image size", image_size), ("limit", limit)):
+        if value is not None and value < 1:
+            raise EcarError(f"{what} {value} is not positive: use 1 or more")
+    if name == "digits":
+        return _open_digits(split, image_size or 8, flip, limit)
+    if name == "shapes":
+        return _open_shapes(split, image_size or 32, flip, limit, seed)
+    root = files.data_root(data_root)
+    table = load_table(name, split, root, streaming, image_column, label_column)
+    table.limit(limit)
+    decoder = Decoder(table, image_size)
+    source = StreamSource(table, decoder) if table.is_stream else RowSource(table, decoder)
+    names, count = table.class_names, None if table.is_stream else table.total
+    info = DatasetInfo(name, table.split, len(names), names, decoder.size, count)
+    return ImageDataset(info, source, lazy=streaming, flip=flip)
+
+
+class ImageDataset:
+    """Images and labels of one split; made by ``open_dataset``.
+
+    Attributes:
+        info: name, split, classes, size and number of images.
+    """
+
+    def __init__(
+        self,
+        info: DatasetInfo,
+        source: PixelSource | ShapeSource | RowSource | StreamSource,
+        *,
+        lazy: bool = False,
+        flip: bool = False,
+    ) -> None:
+        self.info = info
+        self._source = source
+        self._pixels = source if isinstance(source, PixelSource) else None
+        self._lazy = lazy  # decode (or draw) batch by batch instead of once
+        self._flip = flip
+
+    @property
+    def skipped(self) -> int:
+        """Images found unreadable so far."""
+        return len(self._source.corrupt)
+
+    def arrays(self) -> tuple[Tensor, Tensor]:
+        """The whole set: images (N, 3, H, W) uint8 and labels (N,) int64, decoded once and kept.
+
+        Raises:
+            EcarError: the set is a stream, or larger than the memory that is free.
+        """
+        if self._pixels is None:
+            self._pixels = self._read_all()
+            if not self._lazy:
+                self.info = replace(self.info, num_images=len(self._pixels))
+        return self._pixels.images, self._pixels.labels
+
+    def _read_all(self) -> PixelSource:
+        if isinstance(self._source, StreamSource):
+            raise EcarError(f"{self.info.name!r} is a stream: open it without streaming")
+        count, size = len(self._source), self.info.image_size
+        require_memory(self.info.name, count * 3 * size * size)
+        images = torch.empty(count, 3, size, size, dtype=torch.uint8)
+        labels = torch.empty(count, dtype=torch.int64)
+        end = 0
+        for indices in torch.arange(count).split(READ_CHUNK):
+            batch = self._source.read(indices)
+            begin, end = end, end + int(batch.good.sum())
+            images[begin:end] = batch.images[batch.good]
+            labels[begin:end] = batch.labels[batch.good]
+        return PixelSource(images[:end], labels[:end])
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        start: int = 0,
+        process_index: int = 0,
+        num_processes: int = 1,
+        drop_last: bool = True,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch: images (B, 3, H, W) float32 in [-1, 1] and labels (B,) int64.
+
+        Order and flips are a pure function of (seed, epoch). ``batch_size`` is that of all
+        processes together; each takes its own stretch of every batch, so that two processes see
+        what one would. ``start`` batches are passed over without being decoded. A set in memory is
+        only indexed; otherwise threads in the background keep some batches ready. There, a
+        neighbour takes the place of an unreadable image, so that the processes stay in step. With
+        ``drop_last=False`` the last batch may leave some processes with less, or nothing.
+
+        Raises:
+            EcarError: the batch does not divide among the processes or is larger than the set.
+        """
+        if batch_size < 1 or batch_size % num_processes:
+            raise EcarError(
+                f"a batch of {batch_size} does not divide among {num_processes} processes: "
+                f"use a multiple of {num_processes}"
+            )
+        if not self._lazy:
+            self.arrays()  # first, since unreadable images count no more
+        count = self.info.num_images
+        if drop_last and count is not None and count < batch_size:
+            raise too_small(self.info.name, self.info.split, batch_size)
+        order = Order(
+            batch_size, fold_seed(seed, epoch), start, process_index, num_processes, drop_last
+        )
+        return self._steps(order)
+
+    def _steps(self, order: Order) -> Iterator[tuple[Tensor, Tensor]]:
+        in_memory = self._pixels is not None and not self._lazy
+        batches = (
+            self._pixels.batches(order) if in_memory else in_background(self._source.batches(order))
+        )
+        for step, (images, labels, _) in enumerate(batches, order.start):
+            if self._flip:
+                generator = torch.Generator().manual_seed(fold_seed(order.seed, step))
+                mirrored = torch.rand(order.batch_size, generator=generator) < 0.5
+                mirrored = mirrored[order.share][: len(images), None, None, None]
+                images = torch.where(mirrored, images.flip(-1), images)
+            yield images.float().div_(127.5).sub_(1), labels
+
+
+def _open_digits(split: str, size: int, flip: bool, limit: int | None) -> ImageDataset:
+    """scikit-learn's 1,797 grey 8x8 digits, a fixed fifth of them held out, classes balanced."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    split = pick_split("digits", split, ("train", "test"))
+    require_memory("digits", 1797 * 12 * size * size)
+    pixels, labels = load_digits(return_X_y=True)
+    parts = train_test_split(pixels, labels, test_size=0.2, stratify=labels, random_state=0)
+    pixels, labels = parts[0::2] if split == "train" else parts[1::2]
+    images = torch.from_numpy(pixels).float().reshape(-1, 1, 8, 8) / 16
+    if size != 8:
+        images = torch.nn.functional.interpolate(
+            images, (size, size), mode="bicubic", antialias=True
+        )
+    images = (images.clamp(0, 1) * 255).round().to(torch.uint8).repeat(1, 3, 1, 1)[:limit]
+    names = tuple(str(digit) for digit in range(10))
+    info = DatasetInfo("digits", split, 10, names, size, len(images))
+    source = PixelSource(images, torch.from_numpy(labels).long()[:limit])
+    return ImageDataset(info, source, flip=flip)
+
+
+def _open_shapes(split: str, size: int, flip: bool, limit: int | None, seed: int) -> ImageDataset:
+    split = pick_split("shapes", split, SHAPES_SIZES)
+    count = min(limit or SHAPES_SIZES[split], SHAPES_SIZES[split])
+    source = ShapeSource(fold_seed(seed, list(SHAPES_SIZES).index(split)), count, size)
+    info = DatasetInfo("shapes", split, len(SHAPES), tuple(SHAPES), size, count)
+    return ImageDataset(info, source, lazy=True, flip=flip)

@@ -1,0 +1,317 @@
+"""Where the pixels come from: memory, the drawing of shapes, a table of encoded images, a stream.
+
+Every source hands out uint8 batches in an order that ``Order`` fixes; `datasets.py` makes floats of
+them. Unreadable images are counted, and the first one is named.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import os
+import sys
+import warnings
+from collections import deque
+from collections.abc import Hashable, Iterator, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import torch
+from torch import Tensor
+
+from ecar_lab.data.shapes import draw_shapes
+from ecar_lab.data.tables import Pair, Table, require_memory
+from ecar_lab.errors import EcarError
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+SHUFFLE_BUFFER = 2048  # encoded images a stream holds to draw the next one from
+STREAM_READERS = 8  # parts of a stream that are read side by side, at most
+PREFETCH = 4  # batches made ready in the background
+DECODE_CHUNK = 32  # images per task of the decoding threads
+
+
+class Batch(NamedTuple):
+    """images (B, 3, H, W) uint8, labels (B,) int64, good (B,) bool: False where unreadable."""
+
+    images: Tensor
+    labels: Tensor
+    good: Tensor
+
+
+class Order(NamedTuple):
+    """Which batches one process takes of one epoch; see ``ImageDataset.batches``."""
+
+    batch_size: int
+    seed: int
+    start: int
+    process_index: int
+    num_processes: int
+    drop_last: bool
+
+    @property
+    def share(self) -> slice:
+        size = self.batch_size // self.num_processes
+        return slice(self.process_index * size, (self.process_index + 1) * size)
+
+
+class IndexedSource:
+    """A source that can read any image at any time."""
+
+    corrupt: Set[Hashable] = frozenset()
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def read(self, indices: Tensor) -> Batch:
+        """The images ``indices`` (B,)."""
+        raise NotImplementedError
+
+    def batches(self, order: Order) -> Iterator[Batch]:
+        """One epoch: a permutation of all images, cut into batches."""
+        generator = torch.Generator().manual_seed(order.seed)
+        permutation = torch.randperm(len(self), generator=generator)
+        for indices in permutation.split(order.batch_size)[order.start :]:
+            if order.drop_last and len(indices) < order.batch_size:
+                return
+            if len(share := indices[order.share]):
+                yield self.read(share)
+
+
+class PixelSource(IndexedSource):
+    """Everything in memory: reading is indexing."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, indices: Tensor) -> Batch:
+        return _whole(self.images[indices], self.labels[indices])
+
+
+class ShapeSource(IndexedSource):
+    """The first ``count`` images of the set of shapes ``key``, drawn as they are asked for."""
+
+    def __init__(self, key: int, count: int, size: int) -> None:
+        self.key, self.count, self.size = key, count, size
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, indices: Tensor) -> Batch:
+        return _whole(*draw_shapes(self.key, indices, self.size))
+
+
+class RowSource(IndexedSource):
+    """A table on this machine, decoded as it is read."""
+
+    def __init__(self, table: Table, decoder: Decoder) -> None:
+        self.table, self.decoder, self.corrupt = table, decoder, decoder.corrupt
+
+    def __len__(self) -> int:
+        return self.table.total or 0
+
+    def read(self, indices: Tensor) -> Batch:
+        return self.decoder(self.table.take(indices.tolist()), indices.tolist())
+
+    def batches(self, order: Order) -> Iterator[Batch]:
+        return map(self.decoder.fill, super().batches(order))
+
+
+class StreamSource:
+    """A table that can only be read from its beginning, shuffled in a buffer.
+
+    Several readers share the shards of the stream, and every batch takes the same number of rows
+    from each. So the order (of a given batch size) does not depend on the number of processes, and
+    yet a process reads its own shards only. Where that cannot be (one shard, unknown length, or
+    all of the last batch wanted), every process reads all rows and decodes its share.
+    """
+
+    def __init__(self, table: Table, decoder: Decoder) -> None:
+        self.table, self.decoder, self.corrupt = table, decoder, decoder.corrupt
+
+    def batches(self, order: Order) -> Iterator[Batch]:
+        """One epoch. An endless reader begins again at its end: readers differ in length, and the
+        processes must not differ in their number of batches."""
+        from datasets.distributed import split_dataset_by_node
+
+        size, total, rows = order.batch_size, self.table.total, self.table.rows
+        if total is not None and total < size and order.drop_last:
+            raise too_small(self.table.name, self.table.split, size)
+        parallel = total is not None and order.drop_last
+        count = math.gcd(rows.num_shards, size, STREAM_READERS) if parallel else 1
+        apart = count % order.num_processes == 0
+        own = range(count)
+        if apart:
+            per_process = count // order.num_processes
+            own = own[order.process_index * per_process :][:per_process]
+        # One input shard at a time: interleaving them inside `shuffle` costs a pause of 20 seconds
+        # at every end, and hides the shards from `split_dataset_by_node`.
+        rows = rows.shuffle(
+            seed=order.seed, buffer_size=SHUFFLE_BUFFER // count, max_buffer_input_shards=1
+        )
+        readers = [self._read(split_dataset_by_node(rows, i, count), count > 1) for i in own]
+        self.corrupt.clear()  # a row of a stream has no number by which to know it again
+        for step in range(total // size if total and count > 1 else sys.maxsize):
+            pairs = [pair for reader in readers for pair in itertools.islice(reader, size // count)]
+            if len(pairs) < size // count * len(own) and (order.drop_last or not pairs):
+                if step == 0:
+                    raise too_small(self.table.name, self.table.split, size)
+                return
+            pairs = pairs if apart else pairs[order.share]
+            if step >= order.start and pairs:
+                keys = [(step, slot) for slot in range(len(pairs))]
+                yield self.decoder.fill(self.decoder(pairs, keys))
+
+    def _read(self, rows: IterableDataset, endless: bool) -> Iterator[Pair]:
+        found = True
+        while found:
+            found = False
+            for pair in self.table.pairs(rows):
+                found = endless
+                yield pair
+
+
+class Decoder:
+    """Encoded images in, pixels out; ``corrupt`` holds the keys of those that cannot be read.
+
+    Raises:
+        EcarError: not one image of the table can be read.
+    """
+
+    def __init__(self, table: Table, size: int | None) -> None:
+        self.name = table.name
+        self.corrupt: set[Hashable] = set()
+        self.pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+        for index, (value, label) in enumerate(table.pairs(table.rows)):
+            try:
+                self.size = size or min(_open_image(value).size)
+                require_memory(self.name, 8 * self.size**2)
+                self.first = torch.from_numpy(_pixels(value, self.size)).permute(2, 0, 1), label
+                return
+            except EcarError:
+                raise
+            except Exception as error:  # a broken file can raise anything
+                self._skip(index, value, error)
+        raise EcarError(
+            f"no image of {table.name!r} ({table.split}) can be read "
+            f"({len(self.corrupt)} tried): give a data set with whole image files"
+        )
+
+    def __call__(self, pairs: list[Pair], keys: Sequence[Hashable]) -> Batch:
+        """Decodes in parallel; what cannot be read is black, with ``good`` False."""
+        values = [value for value, _ in pairs]
+        chunks = [values[i : i + DECODE_CHUNK] for i in range(0, len(values), DECODE_CHUNK)]
+        decoded = itertools.chain.from_iterable(self.pool.map(self._decode, chunks))
+        images = np.zeros((len(pairs), self.size, self.size, 3), dtype=np.uint8)
+        good = torch.ones(len(pairs), dtype=torch.bool)
+        for slot, result in enumerate(decoded):
+            if isinstance(result, Exception):
+                good[slot] = False
+                self._skip(keys[slot], values[slot], result)
+            else:
+                images[slot] = result
+        labels = torch.tensor([label for _, label in pairs])
+        return Batch(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels, good)
+
+    def fill(self, batch: Batch) -> Batch:
+        """Puts the next readable image (else the set's first) in the place of an unreadable one."""
+        images, labels, good = batch
+        there = good.nonzero()[:, 0]
+        for hole in (~good).nonzero()[:, 0]:
+            if len(there):
+                source = there[torch.searchsorted(there, hole) % len(there)]
+                images[hole], labels[hole] = images[source], labels[source]
+            else:
+                images[hole], labels[hole] = self.first
+        return _whole(images, labels)
+
+    def _decode(self, values: list[dict[str, Any]]) -> list[np.ndarray | Exception]:
+        results: list[np.ndarray | Exception] = []
+        for value in values:
+            try:
+                results.append(_pixels(value, self.size))
+            except Exception as error:  # a broken file can raise anything
+                results.append(error)
+        return results
+
+    def _skip(self, key: Hashable, value: dict[str, Any] | None, error: Exception) -> None:
+        if not self.corrupt:
+            name = (value or {}).get("path") or f"row {key}"
+            warnings.warn(
+                f"{self.name!r}: {name} is no readable image ({type(error).__name__}) and was "
+                "skipped; more of them are only counted",
+                stacklevel=3,
+            )
+        self.corrupt.add(key)
+
+
+def _open_image(value: dict[str, Any], size: int | None = None) -> PIL.Image.Image:
+    """The decoded image; a JPEG much larger than ``size`` is scaled down while it is decoded."""
+    if value["bytes"] is None:
+        import datasets
+
+        return datasets.Image().decode_example(value)  # a file, or a remote path of a stream
+    image = PIL.Image.open(io.BytesIO(value["bytes"]))
+    if size:
+        image.draft("RGB", (2 * size, 2 * size))
+    image.load()
+    return PIL.ImageOps.exif_transpose(image)
+
+
+def _pixels(value: dict[str, Any], size: int) -> np.ndarray:
+    """(size, size, 3) uint8 of a table's image, see :func:`square_pixels`."""
+    return square_pixels(_open_image(value, size), size)
+
+
+def square_pixels(image: PIL.Image.Image, size: int) -> np.ndarray:
+    """(size, size, 3) uint8: on white where transparent, shorter side scaled, centre cut out."""
+    if image.mode.startswith("I;16"):
+        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    if image.size != (size, size):
+        image = PIL.ImageOps.fit(image, (size, size), PIL.Image.Resampling.BICUBIC)
+    return np.array(image)
+
+
+def _whole(images: Tensor, labels: Tensor) -> Batch:
+    return Batch(images, labels, torch.ones(len(labels), dtype=torch.bool))
+
+
+def fold_seed(*numbers: int) -> int:
+    """One seed out of several numbers; near seeds do not give near streams."""
+    entropy = [number % 2**64 for number in numbers]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+
+def in_background(iterator: Iterator[Batch]) -> Iterator[Batch]:
+    """Keeps ``PREFETCH`` items of ``iterator`` ready; its exceptions surface here."""
+
+    def advance() -> Batch | None:
+        return next(iterator, None)
+
+    reader = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+    try:
+        ready = deque(reader.submit(advance) for _ in range(PREFETCH))
+        while (item := ready.popleft().result()) is not None:
+            ready.append(reader.submit(advance))
+            yield item
+    finally:
+        reader.shutdown(cancel_futures=True)
+
+
+def too_small(name: str, split: str, batch_size: int) -> EcarError:
+    return EcarError(
+        f"a batch of {batch_size} is larger than the set {name!r} ({split}): "
+        "use a smaller batch or drop_last=False"
+    )

@@ -1,0 +1,225 @@
+"""All that touches the disk: where data and checkpoints lie, and files that are whole or absent.
+
+A file is checked before the work and complete or absent after it; tensors are safetensors, and
+nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ecar_lab.errors import EcarError
+
+IMAGE_FORMATS = (".png", ".jpg", ".jpeg", ".webp")
+Tensors = dict[str, Tensor]
+
+
+def data_root(path: str | Path | None = None) -> Path | None:
+    """The folder of data sets: the argument, else ``$ECAR_DATA``, else None.
+
+    Raises:
+        EcarError: the folder that was named does not exist.
+    """
+    named, source = (path, "--data") if path else (os.environ.get("ECAR_DATA"), "ECAR_DATA")
+    if not named:
+        return None
+    root = Path(named).expanduser()
+    if not root.is_dir():
+        raise EcarError(
+            f"the data root {str(root)!r} (from {source}) is no folder: "
+            "point --data or the variable ECAR_DATA at the folder that holds the data sets"
+        )
+    return root
+
+
+def checkpoints_root() -> Path:
+    """``$ECAR_CHECKPOINTS``, else ``data/checkpoints`` of this repository."""
+    named = os.environ.get("ECAR_CHECKPOINTS")
+    return Path(named) if named else Path(__file__).resolve().parents[1] / "data" / "checkpoints"
+
+
+def resolve_checkpoint(name_or_path: str | Path) -> Path:
+    """A checkpoint folder, given as a path or as the name of one that ships.
+
+    Raises:
+        EcarError: neither exists; the sentence lists the names that do.
+    """
+    for candidate in (Path(name_or_path).expanduser(), checkpoints_root() / str(name_or_path)):
+        if candidate.is_dir():
+            return candidate
+    root = checkpoints_root()
+    patterns = ("[!.]*/model_index.json", "[!.]*/tokenizer/config.json")
+    found = [file for pattern in patterns for file in root.glob(pattern)]
+    names = sorted({file.relative_to(root).parts[0] for file in found})
+    raise EcarError(
+        f"there is no checkpoint {str(name_or_path)!r}: give a folder or one of "
+        f"{', '.join(names) or '(none is shipped here)'}"
+    )
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | Path) -> Generator[Path]:
+    """A fresh folder that takes the place of ``path`` once the block ends well.
+
+    Until then ``path`` keeps what it held; if the block fails, the fresh folder vanishes. At every
+    moment a complete folder stands under ``path`` or, for the blink between two renames, beside it
+    as ``<name>.old``.
+
+    Raises:
+        EcarError: the disk is full or the place cannot be written.
+    """
+    path = Path(path)
+    fresh: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        fresh.chmod(0o755)
+        yield fresh
+        sync_tree(fresh)
+        old = path.with_name(f"{path.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(fresh, path)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:  # the latter wraps a full disk
+        raise write_error(path, error) from error
+    finally:
+        if fresh is not None and fresh.exists():
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flushes every file below ``folder`` to the disk, so that a rename never precedes its data."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+
+
+def write_error(path: str | Path, error: Exception) -> EcarError:
+    """The sentence for a file that could not be written."""
+    return EcarError(
+        f"cannot write {str(path)!r} ({getattr(error, 'strerror', None) or error}): "
+        "free some space or choose another, writable, output"
+    )
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes ``content`` as JSON in one step: readers see the old file or the new one.
+
+    Raises:
+        EcarError: the disk is full or the place cannot be written.
+    """
+    path = Path(path)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(fresh, "w", encoding="utf-8") as handle:
+            json.dump(content, handle, indent=2, ensure_ascii=False)
+            handle.write("\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(fresh, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+        raise write_error(path, error) from error
+
+
+def check_output(path: str | Path, formats: Sequence[str]) -> Path:
+    """The path, once it is certain that a file can be written there; creates nothing.
+
+    Args:
+        formats: the endings allowed, e.g. ``(".png", ".jpg")``.
+
+    Raises:
+        EcarError: another ending, a folder of that name, or a place that cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in formats:
+        raise EcarError(f"the output {str(path)!r} has another ending: use {' or '.join(formats)}")
+    if path.is_dir():
+        raise EcarError(f"the output {str(path)!r} is a folder: name a file in it")
+    try:
+        _probe(path.parent)
+    except OSError as error:
+        raise write_error(path, error) from error
+    return path
+
+
+def check_folder(folder: str | Path) -> Path:
+    """The folder, which need not exist yet, once it is certain that files can be written there.
+
+    Raises:
+        EcarError: they cannot.
+    """
+    folder = Path(folder)
+    try:
+        _probe(folder)
+    except OSError as error:
+        raise write_error(folder, error) from error
+    return folder
+
+
+def _probe(folder: Path) -> None:
+    """Writes a byte, for a moment, where ``folder`` is or would be created."""
+    folder = folder.absolute()
+    # Something that is no folder ends the search too, and the system refuses a file in it.
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    with tempfile.TemporaryFile(dir=nearest) as probe:
+        probe.write(b"\0")
+
+
+@contextlib.contextmanager
+def output_file(path: str | Path) -> Generator[Path]:
+    """A fresh name of the same ending, beside ``path``; takes its place once the block ends well.
+
+    If the block fails, the fresh file vanishes and ``path`` keeps what it held.
+
+    Raises:
+        EcarError: the disk is full or the place cannot be written.
+    """
+    path = Path(path)
+    fresh = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield fresh
+        with open(fresh, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(fresh, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, named: Tensors) -> None:
+    """Writes named tensors as one safetensors file.
+
+    Raises:
+        OSError: the disk is full or the place cannot be written.
+    """
+    named = {name: tensor.detach().to("cpu").contiguous() for name, tensor in named.items()}
+    try:
+        save_file(named, path)
+    except SafetensorError as error:  # safetensors wraps what the system said
+        raise OSError(f"{error}") from error
+
+
+def load_tensors(path: Path) -> Tensors:
+    """All tensors of a safetensors file."""
+    with safe_open(path, framework="pt", device="cpu") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -1,0 +1,353 @@
+"""The training loop that tokenizers and models share, on Hugging Face Accelerate.
+
+A `Task` says what one step computes and what comes out at the end; the `Trainer` does the rest:
+precision, accumulation, clipping, averaged weights, the learning-rate plan, logs, checkpoints,
+resuming, the time box and a safe stop on SIGTERM or SIGINT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import sys
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ecar_lab.data.feeds import Batch, Prefetcher
+from ecar_lab.device import autocast, pick_dtype
+from ecar_lab.files import atomic_directory, write_error, write_json
+from ecar_lab.machine import count_flops, matmul_rate
+from ecar_lab.training import state
+from ecar_lab.training.config import TrainConfig
+from ecar_lab.training.launch import StopSignal, compile_objective, share_of
+from ecar_lab.training.log import DivergenceGuard, Meter, RunLog
+from ecar_lab.training.optim import Plan, build_optimizers, lr_factor
+from ecar_lab.training.task import Task
+
+logger = logging.getLogger(__name__)
+SETTLE_SECONDS = 30.0  # how long a time box watches the rate before it fixes the number of steps
+SETTLE_STEPS = 8
+PROBE_IMAGES = 8
+REPLAN = 0.05  # a plan is revised when the rest of the run has become longer or shorter by this
+
+
+class Trainer:
+    """Runs a task to its end, to the end of its time box, or to a signal.
+
+    Args:
+        started: `time.monotonic()` at which the time box opened.
+    """
+
+    def __init__(self, cfg: TrainConfig, task: Task, accelerator: Accelerator, started: float):
+        self.cfg, self.task, self.accelerator = cfg, task, accelerator
+        self.run_folder = cfg.run_folder
+        self.device = accelerator.device
+        self.dtype = pick_dtype(self.device, cfg.dtype)
+        self.global_batch = share_of(cfg, accelerator).global_batch
+        self.main = accelerator.is_main_process
+        task.model.train()
+        task.objective.to(self.device)
+        self.flops_per_image, unused = self._probe()
+        if cfg.compile:
+            compile_objective(task.objective, self.device)
+        accelerator.ddp_handler = DistributedDataParallelKwargs(
+            gradient_as_bucket_view=True, find_unused_parameters=unused
+        )
+        trained = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
+        self.parameter_names, self.parameters = list(trained), list(trained.values())
+        self.optimizers = build_optimizers(task.model, cfg)
+        self.objective = accelerator.prepare_model(task.objective)
+        self.stepped = [accelerator.prepare_optimizer(o) for o in self.optimizers]
+        self.ema = EMAModel(self.parameters, decay=cfg.ema_decay, foreach=True)
+        self.ema.to(self.device)
+        self.meter = Meter(self.device)
+        self.guard = DivergenceGuard(cfg.divergence_factor)
+        self.step = 0  # done so far
+        self.started, self.seconds_before = started, 0.0  # the latter by earlier parts of the run
+        self.plan = Plan(total=cfg.steps, settled=cfg.max_minutes is None)
+        self.last_row: dict[str, Any] = {}
+
+    # -- the run ---------------------------------------------------------------------------------
+
+    def run(self) -> Path:
+        """Trains and exports; returns the run folder.
+
+        Raises:
+            EcarError: divergence, a full disk, a checkpoint that does not fit. The last good
+                checkpoint is intact in every case.
+        """
+        resumed = state.resume(self)
+        self._save_config()
+        log = RunLog(self.run_folder, self.step) if self.main else None
+        peak = self._matmul_rate() if self.main else 0.0
+        load = Prefetcher(self.task.load) if self.task.prefetch else self.task.load
+        bar = tqdm(
+            total=self.plan.total,
+            initial=self.step,
+            desc=self.cfg.kind,
+            disable=not self.main,
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,
+        )
+        if self.main:
+            logger.info("training from step %d in %s", self.step, self.run_folder)
+        try:
+            with StopSignal() as stop:
+                saved = self.step if resumed else -1
+                saved = self._loop(load, log, bar, stop, peak, saved)
+                if saved != self.step:
+                    state.save(self)
+            bar.close()
+            self._export(log)
+        finally:
+            bar.close()
+            if isinstance(load, Prefetcher):
+                load.close()
+            if log is not None:
+                log.close()
+        if self.accelerator.num_processes > 1:
+            self.accelerator.end_training()
+        return self.run_folder
+
+    def _loop(
+        self,
+        load: Callable[[int], list[Batch]],
+        log: RunLog | None,
+        bar: tqdm,
+        stop: StopSignal,
+        peak: float,
+        saved: int,
+    ) -> int:
+        """Steps until the plan, the time box or a signal ends it; returns the last saved step."""
+        cfg = self.cfg
+        window = Window(self.step)
+        pace = Window(self.step)  # measures the rate for the time box, slow first steps left out
+        first_step = self.step
+        while not self._finished(stop):
+            if self.step == first_step + 3:
+                pace = Window(self.step)
+            loading = time.monotonic()
+            batches = load(self.step)
+            window.waited += time.monotonic() - loading
+            rate = cfg.lr * lr_factor(self.step, self.plan, cfg.warmup_steps, cfg.lr_floor)
+            self._optimizer_step(batches, rate)
+            self.step += 1
+            bar.update()
+            if not self.plan.settled:
+                self._settle(pace, bar)
+            last = self.step == self.plan.total
+            if self.step % cfg.log_every == 0 or last:
+                self._log(log, bar, window, rate, peak)
+                window = Window(self.step)
+            if cfg.sample_every and (self.step % cfg.sample_every == 0 or last):
+                self._sample(log)
+            if self.step % cfg.save_every == 0 or last:
+                self._replan(pace, bar)
+                state.save(self)
+                saved, pace = self.step, Window(self.step)
+        return saved
+
+    def _optimizer_step(self, batches: list[Batch], rate: float) -> None:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        for batch in batches:
+            with self.accelerator.accumulate(self.objective):
+                with autocast(self.device, self.dtype):
+                    loss, parts = self.objective(*batch)
+                self.accelerator.backward(loss)
+                values = {"loss": loss, **parts}
+                if self.accelerator.sync_gradients:
+                    values["gradient_norm"] = self.accelerator.clip_grad_norm_(
+                        self.parameters, self.cfg.grad_clip
+                    )
+                for optimizer in self.stepped:
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+            self.meter.add(self.step, values)
+        self.ema.step(self.parameters)
+
+    # -- where the run ends ----------------------------------------------------------------------
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, all parts of the run together."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    @property
+    def seconds_left(self) -> float:
+        """What is left of the time box."""
+        return 60.0 * (self.cfg.max_minutes or float("inf")) - self.seconds
+
+    def _finished(self, stop: StopSignal) -> bool:
+        done = self.plan.total is not None and self.step >= self.plan.total
+        wanted = stop.received or (self.main and self.seconds_left <= 0)
+        return done or self._sum(float(wanted)) > 0
+
+    def _settle(self, pace: Window, bar: tqdm) -> None:
+        """Fixes the number of steps once the rate is known."""
+        box = 60.0 * cast(float, self.cfg.max_minutes)
+        enough = pace.seconds >= min(SETTLE_SECONDS, 0.05 * box)
+        ready = self.main and enough and self.step - pace.first >= SETTLE_STEPS
+        total = int(self._sum(float(self._steps_in_box(pace)) if ready else 0.0))
+        if total and total == self.cfg.steps:
+            self.plan.settled = True  # the box holds them all
+        elif total:
+            self.plan = self.plan.revised(self.step, total)
+            bar.total = total
+            if self.main:
+                logger.info("the time box holds %d steps", total)
+
+    def _replan(self, pace: Window, bar: tqdm) -> None:
+        """Before a checkpoint: fits the rest of the curve to the time that is really left."""
+        total = self.plan.total
+        boxed = self.cfg.max_minutes is not None and self.plan.settled and total is not None
+        if not boxed or self.step >= total or self.step - pace.first < SETTLE_STEPS:
+            return
+        wanted = int(self._sum(float(self._steps_in_box(pace)) if self.main else 0.0))
+        if abs(wanted - total) > REPLAN * (total - self.step):
+            self.plan = self.plan.revised(self.step, wanted)
+            bar.total = self.plan.total
+
+    def _steps_in_box(self, pace: Window) -> int:
+        rest = max(self.seconds_left, 0.0) / pace.seconds * (self.step - pace.first)
+        return max(min(self.step + int(rest), self.cfg.steps or sys.maxsize), self.step + 1)
+
+    def _sum(self, value: float) -> float:
+        """The sum of a number over all processes."""
+        if self.accelerator.num_processes == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        return cast(Tensor, self.accelerator.reduce(tensor, "sum")).item()
+
+    # -- logs and pictures -----------------------------------------------------------------------
+
+    def _log(self, log: RunLog | None, bar: tqdm, window: Window, rate: float, peak: float) -> None:
+        self.meter.share(self.accelerator)
+        means, first_bad = self.meter.means(), float(self.meter.first_bad)
+        self.meter.reset()
+        seconds, steps = window.seconds, self.step - window.first
+        per_second = steps * self.global_batch / seconds
+        flops = per_second * self.flops_per_image / self.accelerator.num_processes
+        left = self._seconds_to_go(seconds / steps)
+        row = {
+            "step": self.step,
+            "images": self.step * self.global_batch,
+            **means,
+            "lr": rate,
+            "images_per_second": per_second,
+            "data_wait": window.waited / seconds,
+            "flops_per_second": flops,
+            "mfu": flops / peak if peak else None,
+            "seconds": self.seconds,
+            "seconds_left": left,
+        }
+        if log is not None:
+            log.write(row)
+        self.last_row = row
+        bar.set_postfix_str(f"loss {means['loss']:.4f}, {per_second:.0f} images/s")
+        self.guard.check(self.step, means["loss"], first_bad, means["gradient_norm"], rate)
+
+    def _seconds_to_go(self, per_step: float) -> float | None:
+        by_steps = None if self.plan.total is None else (self.plan.total - self.step) * per_step
+        if self.cfg.max_minutes is None:
+            return by_steps
+        box = max(self.seconds_left, 0.0)
+        return box if by_steps is None else min(box, by_steps)
+
+    def _sample(self, log: RunLog | None) -> None:
+        if log is None:
+            return
+        with self.averaged():
+            picture = self.task.sample(self.step)
+        if picture is None:
+            return
+        file = self.run_folder / "samples" / f"step-{self.step:08d}.png"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(file)
+        except OSError as error:
+            raise write_error(file, error) from error
+        log.picture("samples", picture, self.step)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Generator[None]:
+        """Within the block the model holds the averaged weights and is in evaluation mode."""
+        self.ema.store(self.parameters)
+        self.ema.copy_to(self.parameters)
+        self.task.model.eval()
+        try:
+            yield
+        finally:
+            self.ema.restore(self.parameters)
+            self.task.model.train()
+
+    def _export(self, log: RunLog | None) -> None:
+        if self.main:
+            report = {
+                "steps": self.step,
+                "planned_steps": self.plan.total,
+                "images": self.step * self.global_batch,
+                "minutes": self.seconds / 60.0,
+                "flops_per_image": self.flops_per_image,
+                "last": self.last_row,
+            }
+            with self.averaged(), atomic_directory(self.run_folder / "final") as folder:
+                results = self.task.export(folder, report)
+            if results and log is not None:
+                log.write({"step": self.step, **results})
+            logger.info("the result is in %s", self.run_folder / "final")
+        self.accelerator.wait_for_everyone()
+
+    # -- what is measured and written once ---------------------------------------------------------
+
+    def _probe(self) -> tuple[int, bool]:
+        """FLOPs of one image's forward and backward pass, and whether some weight goes unused."""
+        objective = copy.deepcopy(self.task.objective)  # gradients and buffers stay untouched
+        position = self.task.position(0)
+        rows = min(PROBE_IMAGES, self.cfg.batch_size)
+        batch = [
+            part[:rows] if isinstance(part, Tensor) else part.slice(0, rows)
+            for part in self.task.load(0)[0]
+        ]
+
+        def one_pass() -> None:
+            with autocast(self.device, self.dtype):
+                loss, _ = objective(*batch)
+            loss.backward()
+
+        flops = count_flops(one_pass) // rows
+        unused = any(p.grad is None for p in objective.parameters() if p.requires_grad)
+        self.task.restore(position)
+        return flops, unused
+
+    def _matmul_rate(self) -> float:
+        return matmul_rate(self.dtype, self.device)
+
+    def _save_config(self) -> None:
+        if self.main:
+            write_json(self.run_folder / "config.json", self.cfg.to_dict())
+        self.accelerator.wait_for_everyone()
+
+
+class Window:
+    """A stretch of steps and the time it takes."""
+
+    def __init__(self, first: int):
+        self.first = first
+        self.waited = 0.0
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time since the stretch began."""
+        return max(time.monotonic() - self._start, 1e-9)

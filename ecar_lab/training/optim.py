@@ -1,0 +1,105 @@
+"""Optimizers and the learning-rate curve of a run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ecar_lab.training.config import TrainConfig
+
+# A weight whose smaller side is below this touches pixels or latents rather than hidden features
+# (patch embedding, output projection): there an orthogonal update makes no sense.
+HIDDEN_SIDE = 32
+
+
+def is_hidden_matrix(module: nn.Module, parameter: nn.Parameter) -> bool:
+    """Whether ``parameter`` is the weight matrix of a linear map between hidden features."""
+    return (
+        isinstance(module, nn.Linear)
+        and parameter.ndim == 2
+        and min(parameter.shape) >= HIDDEN_SIDE
+    )
+
+
+def build_optimizers(model: nn.Module, cfg: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the hidden matrices and AdamW for all other parameters, or AdamW alone.
+
+    Muon's step is scaled to the root mean square of an AdamW step (``match_rms_adamw``), so one
+    learning rate serves both. Weight decay acts on matrices and kernels, not on biases, gains and
+    embeddings.
+    """
+    hidden, decayed, plain = [], [], []
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            if cfg.optimizer == "muon" and is_hidden_matrix(module, parameter):
+                hidden.append(parameter)
+            elif parameter.ndim >= 2 and not isinstance(module, nn.Embedding):
+                decayed.append(parameter)
+            else:
+                plain.append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": cfg.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    optimizers: list[torch.optim.Optimizer] = []
+    if hidden:
+        optimizers.append(
+            torch.optim.Muon(
+                hidden,
+                lr=cfg.lr,
+                weight_decay=cfg.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+        )
+    device = next(model.parameters()).device
+    optimizers.append(
+        torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=cfg.lr,
+            betas=cfg.betas,
+            fused=device.type in ("cpu", "cuda", "mps"),
+        )
+    )
+    return optimizers
+
+
+@dataclass
+class Plan:
+    """How far the learning-rate curve has come at a step, and where it ends.
+
+    From ``start`` on, progress runs linearly from ``progress`` to 1 at ``total``; before ``total``
+    is known it stands still. Without a time box the plan never changes. With one it is ``settled``
+    once the rate is known, stored with every checkpoint, and revised at checkpoints only when the
+    rate has changed; the learning rate never jumps.
+    """
+
+    total: int | None = None
+    start: int = 0
+    progress: float = 0.0
+    settled: bool = False
+
+    def at(self, step: int) -> float:
+        """Progress in [0, 1] at ``step``."""
+        if self.total is None:
+            return self.progress
+        rest = max(self.total - self.start, 1)
+        done = min(max(step - self.start, 0) / rest, 1.0)
+        return self.progress + (1.0 - self.progress) * done
+
+    def revised(self, step: int, total: int) -> Plan:
+        """The plan that goes on from here and ends at ``total``."""
+        return Plan(max(total, step + 1), start=step, progress=self.at(step), settled=True)
+
+
+def lr_factor(step: int, plan: Plan, warmup_steps: int, floor: float) -> float:
+    """Learning rate at ``step`` as a fraction of its peak: linear warm-up times cosine to a floor.
+
+    ``min(1, (step+1)/warmup) * (floor + (1-floor) * (1 + cos(pi * progress)) / 2)``
+    """
+    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    return warm * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * plan.at(step))))
