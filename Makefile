@@ -33,7 +33,7 @@ notebooks: $(STAMP) ## JupyterLab, opened at the first notebook
 test: lint ## lint, then every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-lint: $(STAMP) ## style, formatting and types
+lint: $(STAMP) ## style, formatting, types, and which way imports run
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check

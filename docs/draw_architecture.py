@@ -81,7 +81,7 @@ def read_floors(pyproject: Path) -> Floors:
     prefix = "".join(f"{name}." for name in largest.get("containers", [])[:1])
     # A layer's members stand apart by | (may not import one another) or by : (may).
     return [
-        [prefix + name.strip(" ()") for name in re.split(r"[|:]", layer)]
+        [prefix + name.strip().strip("()") for name in re.split(r"[|:]", layer)]
         for layer in largest["layers"]
     ]
 
@@ -93,6 +93,23 @@ def read_imports(root: Path = ROOT) -> grimp.ImportGraph:
         return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
     finally:
         sys.path.remove(str(root))
+
+
+def with_guests(floors: Floors, graph: grimp.ImportGraph) -> Floors:
+    """The floors, and one more for each package that the contract leaves out, such as the app:
+    right below the lowest floor that imports it, on top if none does."""
+    floors = list(floors)
+    for package in PACKAGES:
+        if package == DOOR or home(package, floors) is not None:
+            continue
+        level = levels(floors)
+        inside = {package, *graph.find_descendants(package)}
+        users = {
+            user for module in inside for user in graph.find_modules_that_directly_import(module)
+        }
+        boxes = {box for user in users if (box := home(user, floors))}
+        floors.insert(max((level[box] + 1 for box in boxes), default=0), [package])
+    return floors
 
 
 def home(module: str, floors: Floors) -> str | None:
@@ -181,7 +198,7 @@ WIDTH, MARGIN, GAP, ROW_GAP = 1120, 20, 24, 34
 LANE = 7  # between arrows side by side
 BOX_WIDTH = 330  # at most
 PADDING, TITLE_HEIGHT, LINE_HEIGHT = 8, 19, 14
-LETTER = 6.0  # width of an average letter of the small print, with room to spare
+LETTER = 6.4  # width of an average letter of the small print, with room to spare
 MOST_LINES = 4
 STYLE = """
   .paper { fill: #ffffff }
@@ -407,7 +424,8 @@ def picture(root: Path = ROOT) -> str:
     Raises:
         ValueError: a module is on no floor.
     """
-    floors, graph = read_floors(root / "pyproject.toml"), read_imports(root)
+    graph = read_imports(root)
+    floors = with_guests(read_floors(root / "pyproject.toml"), graph)
     lost = homeless(graph.modules, floors)
     if lost:
         raise ValueError(f"on no floor: {', '.join(lost)}. Name them in pyproject.toml's layers")

@@ -23,8 +23,10 @@ def test_the_picture_is_that_of_the_code():
 
 
 def test_no_arrow_of_the_code_runs_up_and_every_module_has_a_floor():
-    floors, graph = drawing.read_floors(ROOT / "pyproject.toml"), drawing.read_imports()
+    graph = drawing.read_imports()
+    floors = drawing.with_guests(drawing.read_floors(ROOT / "pyproject.toml"), graph)
     level = drawing.levels(floors)
+    assert ["apps"] in floors, "the app has a floor of its own"
     assert drawing.homeless(graph.modules, floors) == []
     assert len(graph.modules) > 100, "the graph holds the whole kit"
     arrows = drawing.read_arrows(graph, floors)
@@ -74,7 +76,7 @@ def test_floors_are_read_with_siblings_and_containers(tmp_path):
     file.write_text(
         '[[tool.importlinter.contracts]]\ntype = "forbidden"\n'
         '[[tool.importlinter.contracts]]\ntype = "layers"\ncontainers = ["kit"]\n'
-        'layers = ["a | b", "(c) : d", "e"]\n'
+        'layers = ["a |\\n b", "(c) : d", "e"]\n'
     )
     assert drawing.read_floors(file) == [["kit.a", "kit.b"], ["kit.c", "kit.d"], ["kit.e"]]
     file.write_text("[tool.other]\n")
