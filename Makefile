@@ -1,8 +1,5 @@
-# make demo        the app in the browser, on the shipped CIFAR-10 model
-# make test        lint, types, every test
-# make notebooks   JupyterLab, opened at the first notebook
-# make doctor      what is here, what is wrong, and the remedy
-# All install into .venv first, once: the stamp below is newer than what it was made from.
+# `make help` lists the targets: whatever stands behind ## beside one is its line there.
+# Most install into .venv first, once: the stamp below is newer than what it was made from.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,12 +7,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test notebooks lint format types doctor lock clean
+.PHONY: help install demo test notebooks lint format architecture doctor lock clean
 
-help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -4
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(STAMP)
+install: $(STAMP) ## the locked packages and the kit itself, into .venv
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python " + sys.version.split()[0] + " is too old: install 3.11, or name one with make PYTHON=python3.11")'
@@ -25,33 +22,36 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(STAMP)
+demo: $(STAMP) ## the app in the browser, on the shipped CIFAR-10 model
 	$(BIN)/ecar app
 
 # JupyterLab refuses root, which in a container is everybody, unless it is told.
-notebooks: $(STAMP)
+notebooks: $(STAMP) ## JupyterLab, opened at the first notebook
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 
 # One thread per worker: two workers with two threads each would fight over two cores.
-test: lint
+test: lint ## lint, then every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-lint: $(STAMP)
+lint: $(STAMP) ## style, formatting, types, and which way imports run
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check
 	$(BIN)/lint-imports --no-cache
 
-format: $(STAMP)
+format: $(STAMP) ## puts style and formatting right where a tool can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-doctor: $(STAMP)
+architecture: $(STAMP) ## draws docs/architecture.svg anew from the imports
+	$(BIN)/python docs/draw_architecture.py
+
+doctor: $(STAMP) ## what is here, what is wrong, and the remedy
 	$(BIN)/ecar doctor
 
 # Resolves the ranges of pyproject.toml anew, in a throw-away environment, and pins what comes out.
 # A "+cpu" is cut off: which build of torch it is is the installing machine's business.
-lock:
+lock: ## resolves the ranges of pyproject.toml anew into requirements.lock
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet -e '.[dev]'
@@ -62,5 +62,5 @@ lock:
 	mv requirements.lock.new requirements.lock
 	rm -rf $(VENV)-lock
 
-clean:
+clean: ## removes .venv and what a build leaves
 	rm -rf $(VENV) build *.egg-info
