@@ -1,7 +1,8 @@
 """Which recipe learns most per hour? Every arm changes one thing and trains for the same time.
 
 First all arms take turns at a few training steps each, in one run, so that a busy moment of the
-machine hits all alike. From that an arm's number of steps is what fits into the time box; how fast
+machine hits all alike; one thread on a CPU is timed by the core's time, which other work on that
+core does not stretch. From that an arm's number of steps is what fits into the time box; how fast
 the machine is while it trains then makes no difference. Compared are the velocity error on
 held-out images, at fixed draws, and the Frechet distance at a fixed plan without guidance.
 """
@@ -12,6 +13,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -143,7 +145,8 @@ def train(lab: Lab, arm: Arm, seed: int, steps: int) -> Trained:
 
 def time_arms(lab: Lab, known: list[Arm]) -> dict[str, dict[str, float]]:
     """``seconds_per_step`` of every arm, median over rounds in which they take turns, and how long
-    its first steps took beyond that (``first_seconds``): with torch.compile, the compilation.
+    its first steps took beyond that by the clock (``first_seconds``): with torch.compile, the
+    compilation.
 
     Remembered as one, so that finalists trained later get the steps of the first comparison.
     """
@@ -157,6 +160,8 @@ def measure_speed(lab: Lab, known: list[Arm], keys: dict[str, str]) -> dict[str,
     from ecar_lab.training.model import model_trainer
 
     device = lab.torch_device
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     with tempfile.TemporaryDirectory() as scratch, quiet_training():
         trainers, first, taken = {}, {}, {}
         for arm in lab.each(known, "preparing"):
@@ -164,11 +169,12 @@ def measure_speed(lab: Lab, known: list[Arm], keys: dict[str, str]) -> dict[str,
             if key not in trainers:
                 config = replace(configuration(lab, arm, 0), limit=TIMED_IMAGES)
                 trainers[key] = model_trainer(replace(config, output=str(Path(scratch) / key)))
-                first[key] = practise(trainers[key], device, WARM_UP_STEPS)
+                first[key] = practise(trainers[key], device, WARM_UP_STEPS, time.perf_counter)
                 taken[key] = []
         for _ in lab.each(range(lab.size.repeats), "timing"):
             for key, trainer in trainers.items():
-                taken[key].append(practise(trainer, device, TURN_STEPS) / TURN_STEPS)
+                seconds = practise(trainer, device, TURN_STEPS, clock)
+                taken[key].append(seconds / TURN_STEPS)
     found = {}
     for arm in known:
         per_step = statistics.median(taken[keys[arm.name]])
@@ -177,14 +183,23 @@ def measure_speed(lab: Lab, known: list[Arm], keys: dict[str, str]) -> dict[str,
     return found
 
 
-def practise(trainer: Any, device: torch.device, steps: int) -> float:
+def practise(trainer: Any, device: torch.device, steps: int, clock: Callable[[], float]) -> float:
     """Seconds of some training steps, spread evenly over a run."""
+<<<<<<< HEAD
     synchronize(device)
     started = time.perf_counter()
     for step in range(steps):
         trainer.practise(step, (step + 0.5) / steps)
     synchronize(device)
     return time.perf_counter() - started
+=======
+    runtime.synchronize(device)
+    started = clock()
+    for step in range(steps):
+        trainer.practise(step, (step + 0.5) / steps)
+    runtime.synchronize(device)
+    return clock() - started
+>>>>>>> recipe-arms
 
 
 def quality(lab: Lab, arm: Arm, runs: list[Trained]) -> dict[str, Any]:
