@@ -185,21 +185,12 @@ def measure_speed(lab: Lab, known: list[Arm], keys: dict[str, str]) -> dict[str,
 
 def practise(trainer: Any, device: torch.device, steps: int, clock: Callable[[], float]) -> float:
     """Seconds of some training steps, spread evenly over a run."""
-<<<<<<< HEAD
     synchronize(device)
-    started = time.perf_counter()
-    for step in range(steps):
-        trainer.practise(step, (step + 0.5) / steps)
-    synchronize(device)
-    return time.perf_counter() - started
-=======
-    runtime.synchronize(device)
     started = clock()
     for step in range(steps):
         trainer.practise(step, (step + 0.5) / steps)
-    runtime.synchronize(device)
+    synchronize(device)
     return clock() - started
->>>>>>> recipe-arms
 
 
 def quality(lab: Lab, arm: Arm, runs: list[Trained]) -> dict[str, Any]:
