@@ -551,7 +551,7 @@ def even_levels(steps):
 
 # %%
 *_, kit = EpsilonObjective().walk(
-    lambda x, level: diffusion(x, 1 - level / LEVELS), noise.to(lab.device), 8, "euler"
+    lambda x, level, _: diffusion(x, 1 - level / LEVELS), noise.to(lab.device), 8, "euler"
 )
 torch.testing.assert_close(
     ddim(diffusion, noise, even_levels(8))[-1], kit.state.cpu(), atol=1e-3, rtol=1e-3
