@@ -44,7 +44,7 @@ format: $(STAMP) ## puts style and formatting right where a tool can
 	$(BIN)/ruff format .
 
 architecture: $(STAMP) ## draws docs/architecture.svg anew from the imports
-	$(BIN)/python docs/draw_architecture.py
+	$(BIN)/python -m docs.draw_architecture
 
 doctor: $(STAMP) ## what is here, what is wrong, and the remedy
 	$(BIN)/ecar doctor

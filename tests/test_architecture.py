@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from docs import draw_architecture as drawing
+from docs import floor_plan
 from ecar_lab.model import ECAR
 from ecar_lab.trace import trace
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-NAMES = sorted(set(re.findall(r"\b(?:ecar_lab|apps)(?:\.\w+)+", PAGE)))
+NAMES = sorted(set(re.findall(r"\becar_lab(?:\.\w+)+", PAGE)))
 FLOORS = [["top.a", "top.b"], ["middle"], ["ground"]]
 
 
@@ -25,7 +26,7 @@ def test_the_picture_is_that_of_the_code():
 def test_no_arrow_of_the_code_runs_up_and_every_module_has_a_floor():
     graph = drawing.read_imports()
     floors = drawing.with_guests(drawing.read_floors(ROOT / "pyproject.toml"), graph)
-    level = drawing.levels(floors)
+    level = floor_plan.levels(floors)
     assert ["apps"] in floors, "the app has a floor of its own"
     assert drawing.homeless(graph.modules, floors) == []
     assert len(graph.modules) > 100, "the graph holds the whole kit"
@@ -41,14 +42,16 @@ def test_a_module_on_no_floor_is_named():
 
 def test_only_arrows_that_no_longer_way_replaces_are_drawn():
     arrows = {("top.a", "middle"), ("middle", "ground"), ("top.a", "ground"), ("top.b", "ground")}
-    assert drawing.essential(arrows) == arrows - {("top.a", "ground")}
+    assert floor_plan.essential(arrows) == arrows - {("top.a", "ground")}
 
 
 def test_an_arrow_that_runs_up_is_drawn_and_said():
-    boxes = {name: drawing.Box(name, "what it is for", 1, 10) for floor in FLOORS for name in floor}
-    kept = drawing.draw(FLOORS, boxes, {("top.a", "ground")})
+    boxes = {
+        name: floor_plan.Box(name, "what it is for", 1, 10) for floor in FLOORS for name in floor
+    }
+    kept = floor_plan.draw(FLOORS, boxes, {("top.a", "ground")})
     assert 'class="arrow up"' not in kept
-    broken = drawing.draw(FLOORS, boxes, {("top.a", "ground"), ("ground", "middle")})
+    broken = floor_plan.draw(FLOORS, boxes, {("top.a", "ground"), ("ground", "middle")})
     assert broken.count('class="arrow up"') == 1
     assert "in red" in broken
     assert "in red" not in kept
@@ -56,10 +59,10 @@ def test_an_arrow_that_runs_up_is_drawn_and_said():
 
 def test_an_arrow_passes_a_floor_beside_its_boxes():
     floors = [["top"], ["left", "right"], ["middle"], ["ground"]]
-    boxes = {name: drawing.Box(name, "what for", 1, 10) for floor in floors for name in floor}
-    places, arrows = drawing.place(floors, boxes), {("top", "ground"), ("left", "ground")}
-    spots = drawing.attach(arrows, places, 0), drawing.attach(arrows, places, 1)
-    ways = drawing.bypass(arrows, floors, places, *spots)
+    boxes = {name: floor_plan.Box(name, "what for", 1, 10) for floor in floors for name in floor}
+    places, arrows = floor_plan.place(floors, boxes), {("top", "ground"), ("left", "ground")}
+    spots = floor_plan.attach(arrows, places, 0), floor_plan.attach(arrows, places, 1)
+    ways = floor_plan.bypass(arrows, floors, places, *spots)
     assert [y for _, y in ways["top", "ground"]] == [
         edge for name in ("left", "middle") for edge in (places[name].top, places[name].bottom)
     ]
