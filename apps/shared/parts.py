@@ -16,7 +16,7 @@ import gradio as gr
 from apps.shared.settings import MAX_SEED, Settings
 from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
-from ecar_lab.flow import SOLVERS
+from ecar_lab.flow import FLOW_MAP, SOLVERS
 
 HERE = Path(__file__).parent
 APPS = HERE.parent
@@ -119,8 +119,9 @@ class RunControls:
                 )
                 for stage, power in enumerate(defaults.all_powers, 1)
             ]
+            solvers = [*SOLVERS, FLOW_MAP] if studio.pipeline.model.few_step else list(SOLVERS)
             self.solver = gr.Radio(
-                list(SOLVERS), value=defaults.solver, label="Solver", info=ABOUT_SOLVERS
+                solvers, value=defaults.solver, label="Solver", info=ABOUT_SOLVERS
             )
         self.inputs = [self.class_name, self.seed, self.solver, *self._sliders]
         dice.click(None, outputs=[self.seed], js=f"() => Math.floor(Math.random() * {MAX_SEED})")

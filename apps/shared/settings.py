@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ecar_lab.errors import EcarError
-from ecar_lab.flow import DEFAULT_SOLVER, check_solver
+from ecar_lab.flow import DEFAULT_SOLVER, FLOW_MAP, check_solver
 from ecar_lab.interventions import LatentEdit, stage_noise
 from ecar_lab.model import ECAR
 from ecar_lab.schedule import Intervals, check_interval, check_power
@@ -94,7 +94,8 @@ class Settings:
         for seed in (self.seed, *self.seeds):
             if not 0 <= seed <= MAX_SEED:
                 raise EcarError(f"seed {seed} is out of range: use 0 to {MAX_SEED}")
-        check_solver(self.solver)
+        if self.solver != FLOW_MAP:  # which is the model's to take or to refuse
+            check_solver(self.solver)
         for name, check, usual in (
             ("intervals", check_interval, WHOLE),
             ("powers", check_power, EVEN),

@@ -83,11 +83,12 @@ def test_both_make_the_image_that_their_pipelines_make(studio, pair, tmp_path):
     _, last = run(studio, tmp_path)
     ecar, dit = last.lanes
     options = {"output_type": "pt"}
+    solver = studio.pipeline.model.solver()  # what the page offers; both walk by it
     ours = studio.pipeline(
         ["dog"], [2, 3], [1.0, 2.0], torch.Generator().manual_seed(7), **options
     ).images
     theirs = BaselinePipeline.from_pretrained(pair.with_name("tiny-dit"))(
-        ["dog"], 4, 2.0, torch.Generator().manual_seed(7), **options
+        ["dog"], 4, 2.0, torch.Generator().manual_seed(7), solver=solver, **options
     ).images
     for lane, images in ((ecar, ours), (dit, theirs)):
         frame = lane.frames[-1]
