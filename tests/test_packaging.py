@@ -78,7 +78,13 @@ def test_the_lock_is_closed():
 def test_whatever_the_code_imports_is_declared():
     """A package that only comes along with another may stay away with that one's next version."""
     owners = metadata.packages_distributions()
-    folders = {"ecar_lab": [], "apps": [], "tests": ["dev"], "notebooks": ["dev"]}
+    folders: dict[str, list[str]] = {
+        "ecar_lab": [],
+        "apps": [],
+        "tests": ["dev"],
+        "notebooks": ["dev"],
+        "docs": ["dev"],
+    }
     for folder, extras in folders.items():
         lines = PROJECT["dependencies"] + [
             line for extra in extras for line in PROJECT["optional-dependencies"][extra]
