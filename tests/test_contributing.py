@@ -82,5 +82,4 @@ def test_the_changelog_has_the_version_of_the_package_and_an_open_section():
     heads = re.findall(
         r"^## ([\w.]+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
     )
-    assert heads[0] == "Unreleased"
-    assert heads[1] == project["version"]
+    assert heads[:2] == ["Unreleased", project["version"]]

@@ -78,10 +78,12 @@ def test_the_lock_is_closed():
 def test_whatever_the_code_imports_is_declared():
     """A package that only comes along with another may stay away with that one's next version."""
     owners = metadata.packages_distributions()
-    folders = {
+    folders: dict[str, list[str]] = {
         "ecar_lab": [],
         "apps": [],
-        **{part: ["dev"] for part in ("tests", "notebooks", "docs")},
+        "tests": ["dev"],
+        "notebooks": ["dev"],
+        "docs": ["dev"],
     }
     for folder, extras in folders.items():
         lines = PROJECT["dependencies"] + [
