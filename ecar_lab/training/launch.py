@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from ecar_lab.data import ImageDataset, open_dataset
 from ecar_lab.data.feeds import Share, generator
 from ecar_lab.device import keep_freed_memory, pick_device
 from ecar_lab.errors import EcarError
@@ -123,6 +124,22 @@ def set_aside(folder: Path) -> Path:
     folder.rename(target)
     logger.warning("the old run was moved to %s", target)
     return target
+
+
+def training_images(cfg: TrainConfig, image_size: int) -> ImageDataset:
+    """The training split that a run asks for.
+
+    Raises:
+        EcarError: no such data set, or images that cannot be read.
+    """
+    return open_dataset(
+        cfg.dataset_name,
+        split="train",
+        image_size=image_size,
+        data_root=cfg.data,
+        streaming=cfg.streaming,
+        limit=cfg.limit,
+    )
 
 
 def initial_seed(cfg: TrainConfig) -> None:

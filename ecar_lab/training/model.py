@@ -36,7 +36,13 @@ from ecar_lab.training.config import (
     LatentTrainConfig,
     ModelTrainConfig,
 )
-from ecar_lab.training.launch import initial_seed, make_accelerator, prepare_run_folder, share_of
+from ecar_lab.training.launch import (
+    initial_seed,
+    make_accelerator,
+    prepare_run_folder,
+    share_of,
+    training_images,
+)
 from ecar_lab.training.loop import Trainer
 from ecar_lab.training.task import Task
 from ecar_lab.training.terms import ExtraTerms, terms_for, tilt_finest
@@ -69,14 +75,7 @@ def model_trainer(cfg: ModelTrainConfig) -> Trainer:
     source = find_tokenizer(cfg)
     prepare_run_folder(cfg, accelerator)
     tokenizer = load_tokenizer(source).to(accelerator.device).requires_grad_(False)
-    data = open_dataset(
-        cfg.dataset_name,
-        split="train",
-        image_size=preset.image_size,
-        data_root=cfg.data,
-        streaming=cfg.streaming,
-        limit=cfg.limit,
-    )
+    data = training_images(cfg, preset.image_size)
     initial_seed(cfg)
     model = new_model(cfg, tokenizer, data.info)
     if cfg.init_from:

@@ -21,7 +21,13 @@ from ecar_lab.tokenizers.base import psnr
 from ecar_lab.tokenizers.makers import ConvTokenizer
 from ecar_lab.training.cards import write_card
 from ecar_lab.training.config import TokenizerTrainConfig
-from ecar_lab.training.launch import initial_seed, make_accelerator, prepare_run_folder, share_of
+from ecar_lab.training.launch import (
+    initial_seed,
+    make_accelerator,
+    prepare_run_folder,
+    share_of,
+    training_images,
+)
 from ecar_lab.training.loop import Trainer
 from ecar_lab.training.task import Task
 from ecar_lab.viz.pictures import image_grid
@@ -48,14 +54,7 @@ def train_tokenizer(cfg: TokenizerTrainConfig) -> Path:
         )
     accelerator = make_accelerator(cfg)
     prepare_run_folder(cfg, accelerator)
-    data = open_dataset(
-        cfg.dataset_name,
-        split="train",
-        image_size=preset.image_size,
-        data_root=cfg.data,
-        streaming=cfg.streaming,
-        limit=cfg.limit,
-    )
+    data = training_images(cfg, preset.image_size)
     initial_seed(cfg)
     model = ConvTokenizer(**shape)
     task = TokenizerTask(cfg, model, data, accelerator)

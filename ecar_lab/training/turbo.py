@@ -21,14 +21,18 @@ import torch
 from torch import Tensor, nn
 
 from ecar_lab.baselines import load_pipeline
-from ecar_lab.data import open_dataset
 from ecar_lab.errors import EcarError
 from ecar_lab.files import resolve_checkpoint
-from ecar_lab.flow import FEW_STEPS, GUIDANCE_RANGE, endpoints
+from ecar_lab.flow import FEW_STEPS, GUIDANCE_RANGE, ab2_step, endpoints
 from ecar_lab.generator import TrainingDraw
 from ecar_lab.model import ECAR
 from ecar_lab.training.config import TurboTrainConfig
-from ecar_lab.training.launch import initial_seed, make_accelerator, prepare_run_folder
+from ecar_lab.training.launch import (
+    initial_seed,
+    make_accelerator,
+    prepare_run_folder,
+    training_images,
+)
 from ecar_lab.training.loop import Trainer
 from ecar_lab.training.model import LatentTask
 from ecar_lab.training.warm_start import warm_start
@@ -65,14 +69,7 @@ def train_turbo(cfg: TurboTrainConfig) -> Path:
             "to an E-CAR, so name the checkpoint of one with --teacher"
         )
     tokenizer.to(accelerator.device).requires_grad_(False)
-    data = open_dataset(
-        cfg.dataset_name,
-        split="train",
-        image_size=pipeline.image_size,
-        data_root=cfg.data,
-        streaming=cfg.streaming,
-        limit=cfg.limit,
-    )
+    data = training_images(cfg, pipeline.image_size)
     if list(data.info.class_names) != teacher.class_names:
         raise EcarError(
             f"the teacher {cfg.teacher!r} knows the classes {', '.join(teacher.class_names[:8])}, "
@@ -253,15 +250,18 @@ class Guide:
 
     def walk(self, start: Tensor, guidance: Tensor, steps: int) -> list[Tensor]:
         """States at local times 0, 1/4, 1/2, 3/4, 1, by Adams-Bashforth 2 in equal steps."""
-        times = torch.arange(steps, device=start.device) / steps
-        modulations = self.head.modulations(self.stage, times[:, None], self.both)
+        times = [step / steps for step in range(steps + 1)]
+        moments = torch.tensor(times[:-1], device=start.device)[:, None]
+        modulations = self.head.modulations(self.stage, moments, self.both)
         scale = guidance[:, None, None, None]
+
+        def velocity(state: Tensor, step: int) -> Tensor:
+            with_class, without = self._halves(state, [part[step] for part in modulations])
+            return without + scale * (with_class - without)
+
         state, states, previous = start, [start], None
         for step in range(steps):
-            with_class, without = self._halves(state, [part[step] for part in modulations])
-            slope = without + scale * (with_class - without)
-            ahead = slope if previous is None else 1.5 * slope - 0.5 * previous
-            state, previous = state + ahead / steps, slope
+            state, previous = ab2_step(velocity, state, times, step, previous)
             if (step + 1) % (steps // QUARTERS) == 0:
                 states.append(state)
         return states
