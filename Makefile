@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test notebooks lint format architecture doctor lock clean
+.PHONY: help install demo test slow coverage notebooks lint format architecture doctor lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,9 +29,21 @@ demo: $(STAMP) ## the app in the browser, on the shipped CIFAR-10 model
 notebooks: $(STAMP) ## JupyterLab, opened at the first notebook
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks/00_start_here.ipynb
 
-# One thread per worker: two workers with two threads each would fight over two cores.
+# One thread per worker: two workers with two threads each would fight over two cores. A worker with
+# nothing left takes tests from the other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
 test: lint ## lint, then every test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	$(PYTEST)
+
+# A CPU without AVX-512 and bfloat16, and one of its cores busy, at the lowest priority but for it.
+# TESTS=tests/notebooks takes a part.
+slow: $(STAMP) ## every test as on a slow machine, a busy core beside it
+	@nice -n 0 sh -c 'while :; do :; done' & busy=$$!; trap "kill $$busy" EXIT; \
+	  ONEDNN_MAX_CPU_ISA=AVX2 DNNL_DEFAULT_FPMATH_MODE=STRICT ATEN_CPU_CAPABILITY=avx2 $(PYTEST) $(TESTS)
+
+coverage: $(STAMP) ## every test, and which lines and branches of the kit they reach
+	$(PYTEST) --cov --cov-report=term
 
 lint: $(STAMP) ## style, formatting, types, and which way imports run
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import sys
 from collections.abc import Generator
 
@@ -14,6 +15,8 @@ from ecar_lab.errors import EcarError
 # glibc's M_MMAP_MAX (no block of its own for a large tensor), M_TRIM_THRESHOLD (never shrink the
 # heap) and M_TOP_PAD (grow it by 256 MiB).
 MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))
+# Instruction sets that oneDNN, which multiplies for PyTorch on a CPU, has fast bfloat16 in.
+ONEDNN_WITH_BFLOAT16 = ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -40,10 +43,13 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 matrix products outrun float32 ones: any recent GPU, CPUs with AMX tiles or
-    AVX-512 BF16."""
+    AVX-512 BF16, unless oneDNN's own variable ``ONEDNN_MAX_CPU_ISA`` keeps it from using them."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     if device.type != "cpu":
+        return False
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "ALL"))
+    if not any(name in allowed.upper() for name in ONEDNN_WITH_BFLOAT16):
         return False
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 

@@ -138,12 +138,12 @@ def keep_outputs(fresh: NotebookNode, old: NotebookNode) -> bool:
     return True
 
 
-def execute(notebook: NotebookNode, environment: dict[str, str], timeout: int = 3600) -> float:
+def execute(notebook: NotebookNode, environment: dict[str, str]) -> float:
     """Runs a notebook from top to bottom, in place; returns the seconds it took."""
     from nbclient import NotebookClient
 
     client = NotebookClient(
-        notebook, timeout=timeout, kernel_name="python3", record_timing=False,
+        notebook, timeout=None, kernel_name="python3", record_timing=False,
         resources={"metadata": {"path": str(HERE)}},
     )  # fmt: skip
     started = time.perf_counter()

@@ -16,6 +16,23 @@ torch.set_num_threads(1)
 TINY_CLASSES = ["cat", "dog", "frog"]
 
 
+# Files whose tests take longest, in this order: they come first, or one worker would be left with
+# them at the end.
+LONGEST = ("notebooks/test_notebooks.py", "app/", "notebooks/", "experiments/", "training/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; the cheap half of the notebooks' file with the cheap rest."""
+    tests = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(tests).as_posix()
+        starts = [n for n, start in enumerate(LONGEST) if name.startswith(start)]
+        return starts[0] if starts else len(LONGEST)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder of real data sets; tests that need it are skipped without it."""

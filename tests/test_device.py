@@ -134,3 +134,22 @@ def test_freed_memory_is_kept_on_linux_cpus_alone():
     on_glibc = platform.libc_ver()[0] == "glibc"
     assert keep_freed_memory(torch.device("cpu")) == on_glibc
     assert torch.ones(2**22).sum() == 2**22  # 16 MiB from the heap, where a block of its own was
+
+
+@pytest.mark.parametrize(
+    ("allowed", "dtype"),
+    [
+        (None, torch.bfloat16),
+        ("AVX512_CORE_AMX", torch.bfloat16),
+        ("avx512_core_bf16", torch.bfloat16),
+        ("AVX512_CORE", torch.float32),
+        ("AVX2", torch.float32),
+    ],
+)
+def test_a_cpu_kept_from_its_fast_bfloat16_computes_in_float32(monkeypatch, allowed, dtype):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    if allowed:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
+    assert pick_dtype(torch.device("cpu")) == dtype

@@ -23,7 +23,7 @@ def page(browser, tmp_path):
 
 
 def test_the_first_notebook_runs_and_its_controls_answer(page):
-    run_all(page, timeout=200)
+    run_all(page)
     assert troubles(page) == []
     picture = page.locator(".widget-image")
     before = picture.get_attribute("src")

@@ -90,7 +90,7 @@ def open_notebook(page: Any, address: str, name: str) -> None:
     page.wait_for_function(f"() => {KERNEL} === 'idle'", timeout=PATIENCE)
 
 
-def run_all(page: Any, timeout: float) -> float:
+def run_all(page: Any, timeout: float = PATIENCE / 1000) -> float:
     """Runs all cells; the seconds until the last one is through."""
     started = time.perf_counter()
     page.evaluate(
