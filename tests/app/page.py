@@ -17,6 +17,12 @@ QUIET = pytest.mark.filterwarnings(
     "ignore:.*no_silent_downcasting", "ignore:The copy keyword is deprecated"
 )
 NO_TOUR = "localStorage.setItem('ecar-tour-seen', 'yes')"
+# Until nothing on the page has changed for a moment; on a page without motion.
+QUIET_PAGE = """() => new Promise(done => {
+    let timer = setTimeout(done, 200);
+    new MutationObserver(() => { clearTimeout(timer); timer = setTimeout(done, 200); }).observe(
+        document, { subtree: true, childList: true, attributes: true, characterData: true });
+})"""
 # The player says that an image is there; %s: the first words of its settings.
 DONE = "document.querySelector('#generate-player .status')?.textContent.startsWith('Done: %s')"
 
@@ -50,7 +56,7 @@ def open_tab(tab, name: str) -> None:
         tab.locator("#tabs .overflow-dropdown").get_by_text(name, exact=True).click()
     else:
         wanted.click()
-    tab.wait_for_timeout(600)
+    tab.evaluate(QUIET_PAGE)
 
 
 def download(tab, kind: str, ending: str, folder: Path) -> Path:

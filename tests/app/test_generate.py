@@ -27,13 +27,15 @@ def tab(browser, demo_address: str):
 
 @pytest.fixture
 def slow_trace(monkeypatch):
-    """A model so slow that one can click while it works, on a busy machine too."""
+    """A model that stays at its first event until the test lets it go on."""
     trace = ECARPipeline.trace
 
     def slow(self, *args, **kwargs):
         for event in trace(self, *args, **kwargs):
-            time.sleep(1.0)
             yield event
+            while ECARPipeline.trace is slow:
+                time.sleep(0.5)  # Stop is heard between two events; each repeats all frames
+                yield event
 
     monkeypatch.setattr(ECARPipeline, "trace", slow)
     return monkeypatch

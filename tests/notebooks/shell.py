@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import sys
+import tempfile
 from multiprocessing.connection import Connection
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -45,6 +46,7 @@ def outputs_of(cells: list[str], environment: dict[str, str]) -> str:
         process.join()
         done, said = False, f"the process ended with {process.exitcode}"
     finally:
+        process.kill()
         process.join()
         ours.close()
     assert done, said
@@ -54,6 +56,7 @@ def outputs_of(cells: list[str], environment: dict[str, str]) -> str:
 def _run(cells: list[str], environment: dict[str, str], answer: Connection) -> None:
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # from the variable
     os.chdir(build.HERE)
     sys.path.insert(0, str(build.HERE))  # as in a kernel: where the notebook lies
     quiet = Config({"HistoryManager": {"enabled": False}})

@@ -116,10 +116,11 @@ def test_the_series_is_whole():
 
 
 @variants
-def test_a_notebook_runs_to_its_end(source, solutions):
+def test_a_notebook_runs_to_its_end(source, solutions, tmp_path):
     """The fast profile, with its controls; in the solutions every check has to say yes."""
     cells = build.code_of(committed(source, solutions))
-    said = outputs_of(cells, build.kernel_environment("fast", static=False, strict=True))
+    environment = build.kernel_environment("fast", static=False, strict=True)
+    said = outputs_of(cells, {**environment, "TMPDIR": str(tmp_path)})
     stubs = len(re.findall("NotImplementedError", json.dumps(cells)))
     assert said.count("○ exercise") == stubs
     assert said.count("✔ exercise") == (0 if stubs else said.count(" exercise "))
