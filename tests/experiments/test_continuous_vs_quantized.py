@@ -28,8 +28,8 @@ def test_the_entropy_of_codes_is_that_of_their_frequencies():
     assert experiment.entropy_in_bits(torch.tensor([0, 0, 7, 9])) == pytest.approx(1.5)
 
 
-def test_the_experiment_runs_resumes_and_compares_like_with_like(tmp_path, monkeypatch):
-    lab = Lab(SIZES["smoke"], tmp_path, device="cpu", dtype="float32")
+def test_the_experiment_runs_resumes_and_compares_like_with_like(runs, monkeypatch):
+    lab = Lab(SIZES["smoke"], runs)
     result = json.loads(json.dumps(experiment.run(lab)))
     continuous, quantized = result["rows"]
     assert (continuous["codebook_size"], quantized["codebook_size"]) == (None, 16)

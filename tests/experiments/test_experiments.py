@@ -28,12 +28,6 @@ from tests.conftest import tiny_model
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory):
-    """Trainings that several experiments share."""
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="session")
 def few_real_images(data_root, tmp_path_factory):
     """A folder of data sets with the first images of CIFAR-10: a distance to all takes seconds."""
     folder = tmp_path_factory.mktemp("data")

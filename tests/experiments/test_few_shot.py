@@ -40,8 +40,8 @@ def model(request):
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    return Lab(SIZES["smoke"], tmp_path_factory.mktemp("lab"))
+def lab(runs):
+    return Lab(SIZES["smoke"], runs)
 
 
 @pytest.fixture(scope="module")
