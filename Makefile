@@ -36,11 +36,11 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 test: lint ## lint, then every test
 	$(PYTEST)
 
-# A CPU without AVX-512 and bfloat16, and one of its cores busy, at the lowest priority but for it.
-# TESTS=tests/notebooks takes a part.
-slow: $(STAMP) ## every test as on a slow machine, a busy core beside it
-	@nice -n 0 sh -c 'while :; do :; done' & busy=$$!; trap "kill $$busy" EXIT; \
-	  ONEDNN_MAX_CPU_ISA=AVX2 DNNL_DEFAULT_FPMATH_MODE=STRICT ATEN_CPU_CAPABILITY=avx2 $(PYTEST) $(TESTS)
+# TESTS=tests/notebooks takes a part of them.
+slow: $(STAMP) ## every test as on a CPU without AVX-512 and bfloat16, one core busy
+	@while :; do :; done & busy=$$!; trap "kill $$busy" EXIT INT TERM; \
+	  ONEDNN_MAX_CPU_ISA=AVX2 DNNL_DEFAULT_FPMATH_MODE=STRICT ATEN_CPU_CAPABILITY=avx2 \
+	  $(PYTEST) $(TESTS)
 
 coverage: $(STAMP) ## every test, and which lines and branches of the kit they reach
 	$(PYTEST) --cov --cov-report=term
