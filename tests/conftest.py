@@ -16,13 +16,12 @@ torch.set_num_threads(1)
 TINY_CLASSES = ["cat", "dog", "frog"]
 
 
-# Files whose tests take longest, in this order: they come first, or one worker would be left with
-# them at the end.
+# What takes longest comes first, or one worker would be left with it at the end.
 LONGEST = ("notebooks/test_notebooks.py", "app/", "notebooks/", "experiments/", "training/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; the cheap half of the notebooks' file with the cheap rest."""
+    """Folders and files in the order of ``LONGEST``, the rest after them as it was."""
     tests = Path(__file__).parent
 
     def place(item: pytest.Item) -> int:
