@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -104,6 +103,17 @@ def closest(
     return best
 
 
+def around(
+    target: int, rising: list[dict[str, Any]], make: Callable[..., torch.nn.Module]
+) -> list[dict[str, Any]]:
+    """Of candidates of rising size the two that ``target`` parameters lie between, or the one at
+    that end. To build all of them, even without memory, takes seconds."""
+    larger = bisect_left(
+        rising, target, key=lambda candidate: count_parameters(lambda: make(**candidate))
+    )
+    return rising[max(0, larger - 1) : larger + 1]
+
+
 @lru_cache(maxsize=32)
 def matched_shape(frozen: tuple) -> dict[str, Any]:
     """Layers, heads and their dimension of the DiT that is as large as an E-CAR.
@@ -116,17 +126,21 @@ def matched_shape(frozen: tuple) -> dict[str, Any]:
     layers = shape["transformer_layers"] + shape["head_layers"]
     shared = {name: shape[name] for name in SHARED if name in shape}
 
-    def candidates(step: int, spare: int) -> list[dict[str, Any]]:
-        counts = range(max(1, layers - spare), layers + spare + 1)
-        dims = [dim for dim in range(4, 2 * width // heads, step) if dim * heads % 4 == 0]
-        return [
-            {"num_layers": count, "num_heads": heads, "head_dim": dim}
-            for count, dim in itertools.product(sorted(counts, key=lambda n: abs(n - layers)), dims)
-            if 0.6 < dim * heads / width < 1.5
-        ]
-
     def make(**sizes: Any) -> DiT:
         return DiT(**shared, **sizes)
+
+    def candidates(step: int, spare: int) -> list[dict[str, Any]]:
+        counts = range(max(1, layers - spare), layers + spare + 1)
+        dims = [
+            dim
+            for dim in range(4, 2 * width // heads, step)
+            if dim * heads % 4 == 0 and 0.6 < dim * heads / width < 1.5
+        ]
+        rows = (
+            [{"num_layers": count, "num_heads": heads, "head_dim": dim} for dim in dims]
+            for count in sorted(counts, key=lambda n: abs(n - layers))
+        )
+        return [near for row in rows for near in around(target, row, make)]
 
     try:
         return closest(target, candidates(step=2, spare=1), make)
@@ -155,12 +169,8 @@ def matched_tokens(kind: type[TokenAR], frozen: tuple, settings: tuple) -> dict[
     def make(**head: int) -> TokenAR:
         return kind(**{**given, **sizes, **head})
 
-    widths = range(8, 8 * shape["width"], 2)
-    larger = bisect_left(
-        widths, target, key=lambda width: count_parameters(lambda: make(head_width=width))
-    )
-    neighbours = [{"head_width": width} for width in widths[max(0, larger - 1) : larger + 1]]
-    return {**sizes, **closest(target, neighbours, make)}
+    widths = [{"head_width": width} for width in range(8, 8 * shape["width"], 2)]
+    return {**sizes, **closest(target, around(target, widths, make), make)}
 
 
 def _frozen(shape: dict[str, Any]) -> tuple:
