@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ecar_lab.bounds import check_batch
 from ecar_lab.data import ImageDataset, open_dataset
 from ecar_lab.data.feeds import ImageStore, IndexedFeed, StreamFeed, generator, to_float
 from ecar_lab.device import autocast, pick_dtype
@@ -55,6 +56,7 @@ def train_tokenizer(cfg: TokenizerTrainConfig) -> Path:
     accelerator = make_accelerator(cfg)
     prepare_run_folder(cfg, accelerator)
     data = training_images(cfg, preset.image_size)
+    check_batch(cfg.batch_size, 3 * data.info.image_size**2, accelerator.device.type)
     initial_seed(cfg)
     model = ConvTokenizer(**shape)
     task = TokenizerTask(cfg, model, data, accelerator)

@@ -80,7 +80,7 @@ def test_sample_draws_the_stages(checkpoint):
         (["--classes", "cat", "-1"], "-1 is out of range"),
         (["--steps", "0"], "0 flow steps"),
         (["--steps", "4", "4", "4"], "3"),
-        (["--guidance", "nan"], "guidance nan"),
+        (["--guidance", "nan"], "guidance is [nan]"),
         (["--guidance", "-1"], "guidance -1"),
         (["--interval", "0.8", "0.2"], "0.8 to 0.2 ends before it begins: give the lower number"),
         (["--interval", "0", "1", "0", "1", "0", "1"], "has 3 values for 2 stages"),
