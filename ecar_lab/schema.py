@@ -13,7 +13,7 @@ import inspect
 import json
 import os
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import (
     Annotated,
     Any,
@@ -27,7 +27,15 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from ecar_lab.errors import EcarError
@@ -63,6 +71,17 @@ def check_path(path: Any) -> Any:
     return path
 
 
+def _text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _pairs(value: Any) -> Any:
+    """JSON has lists where Python has tuples, and None stands for all of a stage."""
+    if isinstance(value, list | tuple):
+        return tuple((0.0, 1.0) if one is None else _pairs(one) for one in value)
+    return value
+
+
 def _plain(value: Any) -> Any:
     try:
         json.dumps(value, allow_nan=False)
@@ -81,9 +100,12 @@ Positive = Annotated[float, Field(gt=0), "a finite number above 0"]
 NotNegative = Annotated[float, Field(ge=0), "a finite number from 0 on"]
 Share = Annotated[float, Field(ge=0, le=1), "a number from 0 to 1"]
 Decay = Annotated[float, Field(ge=0, lt=1), "a number from 0 to below 1"]
-Text = Annotated[str, AfterValidator(check_path), "text"]
+Text = Annotated[str, BeforeValidator(_text), AfterValidator(check_path), "text"]
 # JSON has lists where Python has tuples; numbers inside a pair are checked as strictly.
 Decays = Annotated[tuple[Decay, Decay], Strict(False), "two numbers from 0 to below 1"]
+Pairs = Annotated[
+    tuple[float, float] | Sequence[tuple[float, float]] | None, BeforeValidator(_pairs)
+]
 Arguments = Annotated[dict[str, Any], AfterValidator(_plain), "an object of names and plain values"]
 
 

@@ -35,7 +35,7 @@ from ecar_lab.evaluation.sampling import Sampling, generate, to_bytes
 from ecar_lab.machine import machine, versions
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.presets import get_preset
-from ecar_lab.schema import Count, Images, NotNegative, Seed, Text, checked
+from ecar_lab.schema import Count, Images, NotNegative, Pairs, Seed, Text, checked
 from ecar_lab.tokenizers.base import psnr
 
 LOSS_IMAGES = 512  # held-out images that the loss is measured on
@@ -52,7 +52,7 @@ def evaluate(
     seed: Seed = 0,
     num_inference_steps: Count | Sequence[Count] | None = None,
     guidance_scale: NotNegative | Sequence[NotNegative] | None = None,
-    guidance_interval: tuple[float, float] | Sequence[tuple[float, float]] | None = None,
+    guidance_interval: Pairs = None,
     time_power: float | Sequence[float] | None = None,
     solver: str | None = None,
     renoise: bool = True,

@@ -64,7 +64,7 @@ def sort_of(hint: Any) -> str:
     kinds = leaves(hint)
     if kinds <= {int, float}:
         return "number"
-    return "text" if kinds <= {str, Path} else "other"
+    return "text" if kinds & {str, Path} else "other"
 
 
 def switches_of(source: Any) -> list[tuple[str, str]]:

@@ -124,7 +124,7 @@ def test_unreadable_config_is_one_sentence(tmp_path):
     small().save_pretrained(tmp_path)
     for content in ('{"_class_name": "Conv', "[]", '{"width": NaN}', '{"width": 16, "width": 32}'):
         (tmp_path / "config.json").write_text(content)
-        with pytest.raises(EcarError, match=r"config\.json' is no JSON .*copy the checkpoint again"):
+        with pytest.raises(EcarError, match=r"config\.json' is no JSON .*copy"):
             load_tokenizer(tmp_path)
 
 
