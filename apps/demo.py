@@ -6,10 +6,8 @@ is computed, is computed there.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Generator
 from pathlib import Path
 
 import gradio as gr
@@ -24,6 +22,7 @@ from apps.shared.parts import script, show_banner, styles, visitor
 from apps.shared.studio import Studio
 from apps.tokenizer.tab import TokenizerTab
 from ecar_lab.errors import EcarError
+from ecar_lab.machine import no_proxies
 from ecar_lab.viz.colours import STAGE_HUES
 
 HERE = Path(__file__).parent
@@ -174,22 +173,6 @@ def launch(
         if block:  # a run that still works must not keep what visitors made
             studio.folders.close()
     return page, address
-
-
-@contextlib.contextmanager
-def no_proxies() -> Generator[None]:
-    """Hides the variables that send requests through a proxy.
-
-    The server looks at its own address once, and none but this machine knows that; with a SOCKS
-    proxy named the client that looks would not even start.
-    """
-    hidden = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
-    for name in hidden:
-        del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
 
 
 def port_of_environment() -> int:

@@ -7,6 +7,7 @@ memory is full, so the numbers are checked first, then the least memory that the
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -40,14 +41,28 @@ class BoundedConfig(ConfigMixin):
     """
 
     def register_to_config(self, **values: Any) -> None:
-        hints = hints_of(type(self).__init__)
         own = {name: value for name, value in values.items() if not name.startswith("_")}
-        check_values(hints, own)
-        for name, value in own.items():
-            is_size = hints.get(name) is int and name not in MAY_BE_ZERO
-            check_value(name, value, least=1 if is_size else 0)
+        check_arguments(type(self), own)
         check_size(type(self).__name__, own)
         super().register_to_config(**values)
+
+
+def check_arguments(kind: type, values: Mapping[str, Any]) -> None:
+    """Refuses arguments that the constructor of ``kind`` does not take.
+
+    Raises:
+        EcarError: an unknown name, a value of another kind or out of all bounds.
+    """
+    known = [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
+    if unknown := [name for name in values if name not in known]:
+        raise EcarError(
+            f"{kind.__name__} has no argument {short(unknown[0])}: use one of {', '.join(known)}"
+        )
+    hints = hints_of(kind.__init__)
+    check_values(hints, values)
+    for name, value in values.items():
+        is_size = hints.get(name) is int and name not in MAY_BE_ZERO
+        check_value(name, value, least=1 if is_size else 0)
 
 
 def check_size(name: str, values: Mapping[str, Any]) -> None:

@@ -61,21 +61,24 @@ def run(arguments: list[str]) -> None:
             file=sys.stderr,
         )
     sys.path.insert(0, str(root))
-    from apps.demo import launch
+    from ecar_lab.machine import no_proxies
 
     # Being told to end is like Ctrl-C: the server closes, and what visitors made is deleted.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        served = launch(
-            checkpoint=switches.checkpoint,
-            host=switches.host,
-            port=switches.port,
-            device=switches.device,
-            dtype=switches.dtype,
-            auth=auth,
-            mcp=switches.mcp,
-            browser=switches.browser,
-        )
+        with no_proxies():  # Gradio looks at them as soon as it is imported
+            from apps.demo import launch
+
+            served = launch(
+                checkpoint=switches.checkpoint,
+                host=switches.host,
+                port=switches.port,
+                device=switches.device,
+                dtype=switches.dtype,
+                auth=auth,
+                mcp=switches.mcp,
+                browser=switches.browser,
+            )
     finally:
         signal.signal(signal.SIGTERM, before)
     if served is not None:

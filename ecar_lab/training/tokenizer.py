@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ecar_lab.bounds import check_batch
+from ecar_lab.bounds import check_arguments, check_batch
 from ecar_lab.data import ImageDataset, open_dataset
 from ecar_lab.data.feeds import ImageStore, IndexedFeed, StreamFeed, generator, to_float
 from ecar_lab.device import autocast, pick_dtype
@@ -53,6 +53,7 @@ def train_tokenizer(cfg: TokenizerTrainConfig) -> Path:
             f"the preset {cfg.preset!r} uses the tokenizer {shape['name']!r}, which needs no "
             f"training: go on with `ecar train model --preset {cfg.preset}`"
         )
+    check_arguments(ConvTokenizer, shape)
     accelerator = make_accelerator(cfg)
     prepare_run_folder(cfg, accelerator)
     data = training_images(cfg, preset.image_size)

@@ -78,7 +78,7 @@ def test_sample_draws_the_stages(checkpoint):
         (["--classes", "unicorn"], "'unicorn' is unknown: use one of cat, dog, frog"),
         (["--classes", "3"], "3 is out of range: use 0 to 2"),
         (["--classes", "cat", "-1"], "-1 is out of range"),
-        (["--steps", "0"], "0 flow steps"),
+        (["--steps", "0"], "--steps is [0]: use a list, each 1 or more"),
         (["--steps", "4", "4", "4"], "3"),
         (["--guidance", "nan"], "guidance is [nan]"),
         (["--guidance", "-1"], "guidance -1"),

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ecar_lab.baselines import build
 from ecar_lab.baselines.dit import DiT
 from ecar_lab.bounds import check_batch, free_memory, least_activations, require_memory
 from ecar_lab.documents import loads
@@ -18,6 +19,7 @@ from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.feature_net import FeatureNet
 from ecar_lab.files import check_folder, check_output, resolve_checkpoint
 from ecar_lab.model import ECAR
+from ecar_lab.presets import get_preset
 from ecar_lab.schema import check_path
 from ecar_lab.tokenizers.makers import AutoencoderTokenizer, ConvTokenizer, load_tokenizer
 from ecar_lab.training.config import (
@@ -222,6 +224,19 @@ def test_a_model_that_cannot_be_is_refused_before_it_is_built(kind, wrong, messa
     with pytest.raises(EcarError) as refusal:
         kind(**wrong)
     assert message in one_sentence(refusal.value)
+
+
+@pytest.mark.parametrize("architecture", ["ecar", "dit", "mar", "code-ar", "stage-epsilon"])
+@pytest.mark.parametrize("wrong", [{"bogus": 1}, {"self": 1}, {"shape": 1}, {"_width": 1}, {"": 1}])
+def test_an_argument_that_a_model_does_not_have_is_refused(architecture, wrong):
+    shape = get_preset("digits").model
+    with pytest.raises(EcarError, match=r"has no argument '\w*': use one of"):
+        build(architecture, shape, **wrong)
+    with pytest.raises(EcarError, match=r"has no argument '\w*': use one of"):
+        build(architecture, {**shape, **wrong})
+    for width in ("256", 2**20, math.nan):
+        with pytest.raises(EcarError, match="width is"):
+            build(architecture, {**shape, "width": width})
 
 
 def test_sizes_are_compared_with_the_free_memory():
