@@ -46,7 +46,7 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
     "app": (AppSwitches, []),
 }
 # For a number none of these can be right; for text only the last two are wrong everywhere.
-NO_NUMBERS = ("nan", "inf", str(2**64), "1e999", "", "²", "٣", "x" * 300, "--5")
+NO_NUMBERS = ("nan", "inf", "9" * 400, "1e999", "", "²", "٣", "x" * 300, "--5")
 NO_TEXTS = ("x" * 300, "\udcff", "y" * 5000)
 NO_CHOICES = ("{", "NaN", "[]", "[1", "x" * 300)
 PERHAPS = ("-1", "0", "1e9", "--", "a b")
@@ -165,7 +165,6 @@ def test_no_number_of_any_command_may_be_infinite_or_endless(command):
         (f"sample --seed {2**40}", "--seed is 1099511627776: use a whole number from 0 to"),
         (f"sample --out {'x' * 300}.png", "too long a name: use up to 200 letters"),
         (f"train model --output {'x' * 300}", "too long a name: use up to 200 letters"),
-        ("sample --classes --5", "unrecognized options --5"),
         ("train model --lr ١", "--lr '١' is no number"),
         ("train model --stepz 5", "perhaps you meant --steps"),
         ("train model --steps None", "steps and max_minutes are both empty"),

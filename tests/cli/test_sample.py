@@ -77,6 +77,8 @@ def test_sample_draws_the_stages(checkpoint):
     [
         (["--classes", "unicorn"], "'unicorn' is unknown: use one of cat, dog, frog"),
         (["--classes", "3"], "3 is out of range: use 0 to 2"),
+        (["--classes", "--5"], "class '--5' is unknown: use one of"),
+        (["--classes", "²"], "class '²' is unknown: use one of"),
         (["--classes", "cat", "-1"], "-1 is out of range"),
         (["--steps", "0"], "--steps is [0]: use a list, each 1 or more"),
         (["--steps", "4", "4", "4"], "3"),
