@@ -37,9 +37,10 @@ def read_text(path: str | Path, what: str, remedy: str) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise EcarError(f"cannot read {named} ({reason}): {remedy}") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise EcarError(f"{named} is no regular file: {remedy}")
     with open(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise EcarError(f"{named} is no regular file: {remedy}")
         try:
             content = file.read(LARGEST + 1)
         except OSError as error:
