@@ -145,7 +145,7 @@ def test_another_device_and_version_are_doubts(studio, origin, recipe):
         (_at("settings.classes", ["cat", "zebra"]), "class 'zebra' is unknown"),
         (_at("settings.solver", "magic"), "solver 'magic' is unknown"),
         (_at("settings.solver", []), "solver is (): use text"),
-        (_at("settings.guidance", None), "guidance is None: use a list"),
+        (_at("settings.guidance", "high"), "guidance is 'high': use a list"),
         (_at("settings.renoise", ["false", True]), "renoise is ('false', True): use a list, each"),
         (_at("settings.edits", {"stage": 1}), "edits is {'stage': 1}: use a list"),
         (_at("settings.class_name", 3), "class_name is 3: use text"),
