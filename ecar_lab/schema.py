@@ -43,6 +43,7 @@ from ecar_lab.errors import EcarError
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid", arbitrary_types_allowed=True)
 MOST = 10**9  # of anything that is counted
 MOST_IMAGES = 10**6  # made by one command
+MOST_STEPS = 10**4  # of the flow in a stage
 LARGEST_SEED = 2**32 - 1  # what every random generator in use takes
 LONGEST_NAME, LONGEST_PATH = 200, 2000  # bytes; a file being written has a few letters more
 SHOWN = 60  # letters of a wrong value
@@ -94,6 +95,7 @@ def _plain(value: Any) -> Any:
 Count = Annotated[int, Field(ge=1, le=MOST), f"1 or more, up to {MOST:,}"]
 Whole = Annotated[int, Field(ge=0, le=MOST), f"0 or more, up to {MOST:,}"]
 Images = Annotated[int, Field(ge=1, le=MOST_IMAGES), f"1 or more, up to {MOST_IMAGES:,}"]
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS), f"1 or more, up to {MOST_STEPS:,}"]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED), f"a whole number from 0 to {LARGEST_SEED}"]
 Port = Annotated[int, Field(ge=1, le=65535), "1 to 65535"]
 Positive = Annotated[float, Field(gt=0), "a finite number above 0"]

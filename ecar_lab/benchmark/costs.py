@@ -22,7 +22,7 @@ from ecar_lab.errors import EcarError
 from ecar_lab.machine import count_flops, machine, matmul_rate, peak_memory
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.schema import Count, NotNegative, checked
+from ecar_lab.schema import Count, NotNegative, Steps, checked
 
 SECTIONS = ("checkpoint", "peers", "training", "memory")
 TRAINING_TOKENS = 8192  # of all stages and images in a training step
@@ -36,7 +36,7 @@ def run_benchmark(
     *,
     checkpoint: str = "cifar10",
     preset: str = "imagenet256-s",
-    dit_steps: Sequence[Count] = peers.DIT_STEPS,
+    dit_steps: Sequence[Steps] = peers.DIT_STEPS,
     batch_sizes: Sequence[Count] = (1, 8),
     guidance_scale: NotNegative = 2.0,
     repeats: Count = 3,

@@ -18,7 +18,7 @@ from ecar_lab.device import pick_device, pick_dtype
 from ecar_lab.events import TraceEvent
 from ecar_lab.files import IMAGE_FORMATS, check_output, output_file
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.schema import Count, Images, Seed
+from ecar_lab.schema import Images, Seed, Steps
 from ecar_lab.viz import pictures
 from ecar_lab.viz.colours import decode
 
@@ -36,7 +36,7 @@ class SampleSwitches:
     """Names or numbers of classes, or all."""
     per_class: Images = 1
     """Images of each class. Image n of a class has the seed --seed + n, whatever else is made."""
-    steps: Annotated[list[Count], tyro.conf.arg(aliases=["--num-inference-steps"])] = field(
+    steps: Annotated[list[Steps], tyro.conf.arg(aliases=["--num-inference-steps"])] = field(
         default_factory=list
     )
     """Flow steps: one number, or one per stage; by default the model's own."""

@@ -35,7 +35,7 @@ from ecar_lab.evaluation.sampling import Sampling, generate, to_bytes
 from ecar_lab.machine import machine, versions
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.presets import get_preset
-from ecar_lab.schema import Count, Images, NotNegative, Pairs, Seed, Text, checked
+from ecar_lab.schema import Images, NotNegative, Pairs, Seed, Steps, Text, checked
 from ecar_lab.tokenizers.base import psnr
 
 LOSS_IMAGES = 512  # held-out images that the loss is measured on
@@ -50,7 +50,7 @@ def evaluate(
     num_samples: Images = 2000,
     batch_size: Images = 64,
     seed: Seed = 0,
-    num_inference_steps: Count | Sequence[Count] | None = None,
+    num_inference_steps: Steps | Sequence[Steps] | None = None,
     guidance_scale: NotNegative | Sequence[NotNegative] | None = None,
     guidance_interval: Pairs = None,
     time_power: float | Sequence[float] | None = None,

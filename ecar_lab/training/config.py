@@ -21,6 +21,7 @@ from ecar_lab.schema import (
     Positive,
     Seed,
     Share,
+    Steps,
     Text,
     Whole,
     settings,
@@ -208,7 +209,7 @@ class LatentTrainConfig(TrainConfig):
     second_ema_decay: Share | None = None
     """Decay of a second set of averaged weights. At the end the set with the smaller velocity error
     on held-out images is exported."""
-    sample_steps: Count = 8
+    sample_steps: Steps = 8
     """Flow steps per stage of the sample pictures."""
     sample_guidance: NotNegative = 2.0
     """Guidance scale of the sample pictures."""
@@ -293,7 +294,7 @@ class TurboTrainConfig(LatentTrainConfig):
     """Adams-Bashforth steps in which the teacher walks a stage; a multiple of 4."""
     train_transformer: bool = False
     """Train the transformer too; usually the teacher's stays as it is."""
-    sample_steps: Count = 2
+    sample_steps: Steps = 2
     """Flow steps per stage of the sample pictures: 1, 2 or 4."""
 
     def check(self) -> None:
