@@ -22,6 +22,7 @@ from apps.shared.parts import script, show_banner, styles, visitor
 from apps.shared.studio import Studio
 from apps.tokenizer.tab import TokenizerTab
 from ecar_lab.errors import EcarError
+from ecar_lab.machine import no_proxies
 from ecar_lab.viz.colours import STAGE_HUES
 
 HERE = Path(__file__).parent
@@ -52,7 +53,11 @@ def build(
     Raises:
         EcarError: an unknown device or dtype.
     """
-    studio = Studio(checkpoint, device, dtype)
+    return page_of(Studio(checkpoint, device, dtype))
+
+
+def page_of(studio: Studio) -> gr.Blocks:
+    """The page on a studio."""
     gr.set_static_paths([studio.folders.root])
     # Gradio's own copies of uploads go after an hour; what visitors make lies in their folders.
     with gr.Blocks(analytics_enabled=False, title=TITLE, delete_cache=(3600, 3600)) as page:
@@ -140,28 +145,33 @@ def launch(
         EcarError: a port that is no number or is taken, an unknown device or dtype.
     """
     port = port_of_environment() if port is None else port
-    page = build(checkpoint, device, dtype)
+    studio = Studio(checkpoint, device, dtype)
+    page = page_of(studio)
     try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            auth=auth,
-            mcp_server=mcp,
-            inbrowser=browser,
-            prevent_thread_lock=not block,
-            share=False,
-            run_history=False,
-            max_file_size=LARGEST_UPLOAD,
-            footer_links=["api", "settings"],
-            theme=theme(),
-            css_paths=styles(),
-        )
+        with no_proxies():
+            _, address, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                auth=auth,
+                mcp_server=mcp,
+                inbrowser=browser,
+                prevent_thread_lock=not block,
+                share=False,
+                run_history=False,
+                max_file_size=LARGEST_UPLOAD,
+                footer_links=["api", "settings"],
+                theme=theme(),
+                css_paths=styles(),
+            )
     except OSError as error:
         if "port" not in str(error):
             raise
         raise EcarError(
             f"port {port} of {host} cannot be used: give another with --port or GRADIO_SERVER_PORT"
         ) from error
+    finally:
+        if block:  # a run that still works must not keep what visitors made
+            studio.folders.close()
     return page, address
 
 
@@ -172,7 +182,7 @@ def port_of_environment() -> int:
         EcarError: the variable holds no port.
     """
     named = os.environ.get("GRADIO_SERVER_PORT") or str(DEFAULT_PORT)
-    if not named.isdecimal() or not 0 < int(named) < 65536:
+    if not (named.isascii() and named.isdecimal()) or not 0 < int(named) < 65536:
         raise EcarError(f"GRADIO_SERVER_PORT is {named!r}: give a port, e.g. {DEFAULT_PORT}")
     return int(named)
 

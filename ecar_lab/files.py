@@ -19,7 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ecar_lab.documents import check_files
 from ecar_lab.errors import EcarError
+from ecar_lab.schema import check_path
 
 IMAGE_FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 Tensors = dict[str, Tensor]
@@ -55,8 +57,10 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
     Raises:
         EcarError: neither exists; the sentence lists the names that do.
     """
+    check_path(name_or_path)
     for candidate in (Path(name_or_path).expanduser(), checkpoints_root() / str(name_or_path)):
         if candidate.is_dir():
+            check_files(candidate)
             return candidate
     root = checkpoints_root()
     patterns = ("[!.]*/model_index.json", "[!.]*/tokenizer/config.json")
@@ -147,7 +151,7 @@ def check_output(path: str | Path, formats: Sequence[str]) -> Path:
     Raises:
         EcarError: another ending, a folder of that name, or a place that cannot be written.
     """
-    path = Path(path)
+    path = Path(check_path(path))
     if path.suffix.lower() not in formats:
         raise EcarError(f"the output {str(path)!r} has another ending: use {' or '.join(formats)}")
     if path.is_dir():
@@ -165,7 +169,7 @@ def check_folder(folder: str | Path) -> Path:
     Raises:
         EcarError: they cannot.
     """
-    folder = Path(folder)
+    folder = Path(check_path(folder))
     try:
         _probe(folder)
     except OSError as error:

@@ -6,16 +6,17 @@ Trainer, pipeline and evaluation know a generator by this alone, so all are trea
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from ecar_lab.bounds import BoundedConfig
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import DEFAULT_SOLVER, check_solver
 from ecar_lab.schedule import Intervals, check_interval, check_power, per_stage
@@ -104,7 +105,7 @@ class LossOutput:
     per_bin: Tensor
 
 
-class LatentGenerator(ModelMixin, ConfigMixin):
+class LatentGenerator(ModelMixin, BoundedConfig):
     """A class-conditional generator of latents (B, C, R, R), trained by :meth:`loss`.
 
     Its configuration holds ``latent_size``, ``latent_channels``, ``num_classes``, ``class_names``,
@@ -223,7 +224,7 @@ class LatentGenerator(ModelMixin, ConfigMixin):
         if isinstance(label, str) and label in self.class_names:
             return self.class_names.index(label)
         known = ", ".join(self.class_names[:20]) + (", ..." if self.num_classes > 20 else "")
-        if isinstance(label, str) and not label.lstrip("-").isdigit():
+        if isinstance(label, str) and not re.fullmatch("-?[0-9]{1,18}", label):
             raise EcarError(f"class {label!r} is unknown: use one of {known}")
         if isinstance(label, bool) or (not isinstance(label, str) and int(label) != label):
             raise EcarError(

@@ -155,3 +155,19 @@ def machine(device: torch.device | str = "cpu") -> str:
     text = f"{os.cpu_count()} cores of {processor}, {gigabytes:.0f} GiB"
     device = torch.device(device)
     return f"{torch.cuda.get_device_name(device)}, {text}" if device.type == "cuda" else text
+
+
+@contextlib.contextmanager
+def no_proxies() -> Generator[None]:
+    """Hides the variables that send requests through a proxy.
+
+    A server that looks at its own address would ask the proxy for it, and none but this machine
+    knows that; with a SOCKS proxy named, the client that looks would not even start.
+    """
+    hidden = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

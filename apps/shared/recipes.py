@@ -139,12 +139,6 @@ class Recipe:
                 f"{' or '.join(DTYPES)}"
             )
         settings = Settings.from_json(values["settings"])
-        # Settings turn a "3" into a 3; a recipe that this app has saved has no need of that.
-        for name, value in json.loads(json.dumps(settings.to_json())).items():
-            if name != "edits" and value != values["settings"].get(name, value):
-                raise EcarError(
-                    f"the setting {name!r} of the recipe is not what this app would write"
-                )
         origin = Origin(**{field.name: values[field.name] for field in dataclasses.fields(Origin)})
         return cls(settings, origin, image["width"], image["height"], image["sha256"])
 

@@ -20,6 +20,7 @@ from ecar_lab.flow import DEFAULT_SOLVER, FLOW_MAP, check_solver
 from ecar_lab.interventions import LatentEdit, stage_noise
 from ecar_lab.model import ECAR
 from ecar_lab.schedule import Intervals, check_interval, check_power
+from ecar_lab.schema import Count, NotNegative, Whole, check_values, hints_of, short, wrong
 from ecar_lab.trace import trace
 
 MAX_SEED = 2**31 - 1
@@ -38,14 +39,15 @@ class Edit:
         class_name, seed: of that other image (``copy``), made with the same steps and guidance.
     """
 
-    stage: int
+    stage: Whole
     mask: tuple[str, ...]
     action: str = "noise"
-    step: int | None = None
+    step: Whole | None = None
     class_name: str | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        check_values(hints_of(Edit), vars(self))
         if self.action not in ACTIONS:
             raise EcarError(f"the action {self.action!r} is unknown: use {', '.join(ACTIONS)}")
         if any(set(row) - {"0", "1"} or len(row) != len(self.mask) for row in self.mask):
@@ -80,8 +82,8 @@ class Settings:
 
     class_name: str
     seed: int
-    steps: tuple[int, ...]
-    guidance: tuple[float, ...]
+    steps: tuple[Count, ...]
+    guidance: tuple[NotNegative, ...]
     solver: str = DEFAULT_SOLVER
     classes: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
@@ -91,6 +93,7 @@ class Settings:
     powers: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        check_values(hints_of(Settings), vars(self))
         for seed in (self.seed, *self.seeds):
             if not 0 <= seed <= MAX_SEED:
                 raise EcarError(f"seed {seed} is out of range: use 0 to {MAX_SEED}")
@@ -251,27 +254,16 @@ class Settings:
             raise EcarError(
                 f"the setting {unknown[0]!r} is unknown: use {', '.join(sorted(fields))}"
             )
-        try:
-            edits = tuple(_edit_from_json(edit) for edit in values.get("edits", ()))
-            return cls(
-                class_name=str(values["class_name"]),
-                seed=int(values["seed"]),
-                steps=tuple(map(int, values["steps"])),
-                guidance=tuple(map(float, values["guidance"])),
-                solver=str(values.get("solver", "euler")),
-                classes=tuple(map(str, values.get("classes", ()))),
-                seeds=tuple(map(int, values.get("seeds", ()))),
-                renoise=tuple(map(bool, values.get("renoise", ()))),
-                edits=edits,
-                intervals=tuple(
-                    (float(low), float(high)) for low, high in values.get("intervals", ())
-                ),
-                powers=tuple(map(float, values.get("powers", ()))),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            if isinstance(error, EcarError):
-                raise
-            raise EcarError(f"these settings cannot be read ({error}): check the file") from error
+        for name in ("class_name", "seed", "steps", "guidance"):
+            if name not in values:
+                raise EcarError(f"these settings have no {name}: give {name}, too")
+        edits = values.get("edits", ())
+        if not isinstance(edits, list | tuple):
+            raise wrong("edits", edits, list[Edit])
+        plain: dict[str, Any] = {name: _tuples(value) for name, value in values.items()}
+        plain["edits"] = tuple(map(_edit_from_json, edits))
+        plain.setdefault("solver", "euler")
+        return cls(**plain)
 
 
 def interval_text(interval: tuple[float, float]) -> str:
@@ -279,6 +271,16 @@ def interval_text(interval: tuple[float, float]) -> str:
     return f"{interval[0]:g}–{interval[1]:g}"
 
 
-def _edit_from_json(values: Mapping[str, Any]) -> Edit:
-    plain: dict[str, Any] = {**values, "mask": tuple(map(str, values["mask"]))}
-    return Edit(**plain)
+def _tuples(value: Any) -> Any:
+    """JSON has lists where settings have tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _edit_from_json(values: Any) -> Edit:
+    fields = {field.name for field in dataclasses.fields(Edit)}
+    if not isinstance(values, Mapping) or not {"stage", "mask"} <= set(values) <= fields:
+        raise EcarError(
+            f"the edit {short(values)} cannot be read: give an object with stage and mask, and of "
+            f"{', '.join(sorted(fields - {'stage', 'mask'}))} what it needs"
+        )
+    return Edit(**{name: _tuples(value) for name, value in values.items()})

@@ -123,6 +123,10 @@ class Folders:
         if not known:
             shutil.rmtree(run.parent, ignore_errors=True)
 
+    def close(self) -> None:
+        """Deletes what all visitors made."""
+        self._root.cleanup()
+
     def _home(self, visitor: str | None) -> Home:
         if visitor not in self._homes:
             self._homes[visitor] = Home(self._fresh(self.root))

@@ -13,6 +13,7 @@ from ecar_lab.baselines.code_ar import CodeAR
 from ecar_lab.baselines.dit import DiT
 from ecar_lab.baselines.stage_epsilon import StageEpsilon
 from ecar_lab.baselines.token_ar import TokenAR
+from ecar_lab.bounds import check_arguments, check_size
 from ecar_lab.errors import EcarError
 from ecar_lab.generator import LatentGenerator
 from ecar_lab.model import ECAR
@@ -60,8 +61,15 @@ ARCHITECTURES: dict[str, Callable[..., LatentGenerator]] = {
     "code-ar": lambda shape, **options: token_ar(CodeAR, shape, **{"patch_size": 1, **options}),
 }
 
+KINDS: dict[str, type[LatentGenerator]] = {
+    "stage-epsilon": StageEpsilon,
+    **dict.fromkeys(("dit", "dit-epsilon"), DiT),
+    **dict.fromkeys(("mar", "mar-masked"), TokenAR),
+    "code-ar": CodeAR,
+}
 
-def build(architecture: str, shape: dict[str, Any], **options: Any) -> LatentGenerator:
+
+def build(architecture: str, shape: dict[str, Any], /, **options: Any) -> LatentGenerator:
     """A new generator of the given architecture, as large as the E-CAR of ``shape``.
 
     Args:
@@ -73,6 +81,9 @@ def build(architecture: str, shape: dict[str, Any], **options: Any) -> LatentGen
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise EcarError(f"architecture {architecture!r} is unknown: use one of {known}")
+    check_arguments(ECAR, shape)  # which a baseline's own sizes are worked out from
+    check_size("E-CAR", shape)
+    check_arguments(KINDS.get(architecture, ECAR), options)
     return ARCHITECTURES[architecture](shape, **options)
 
 

@@ -22,6 +22,7 @@ from ecar_lab.errors import EcarError
 from ecar_lab.machine import count_flops, machine, matmul_rate, peak_memory
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline
+from ecar_lab.schema import Count, NotNegative, Steps, checked
 
 SECTIONS = ("checkpoint", "peers", "training", "memory")
 TRAINING_TOKENS = 8192  # of all stages and images in a training step
@@ -29,15 +30,16 @@ TRAINING_STEPS = 6
 LATENTS_512 = 64  # side of a 512 px latent at factor 8
 
 
+@checked
 def run_benchmark(
     sections: Sequence[str] = SECTIONS,
     *,
     checkpoint: str = "cifar10",
     preset: str = "imagenet256-s",
-    dit_steps: Sequence[int] = peers.DIT_STEPS,
-    batch_sizes: Sequence[int] = (1, 8),
-    guidance_scale: float = 2.0,
-    repeats: int = 3,
+    dit_steps: Sequence[Steps] = peers.DIT_STEPS,
+    batch_sizes: Sequence[Count] = (1, 8),
+    guidance_scale: NotNegative = 2.0,
+    repeats: Count = 3,
     compile: bool = False,
     device: str = "auto",
     dtype: str = "auto",

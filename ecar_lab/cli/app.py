@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import tyro
 
 from ecar_lab.cli.switches import parse
 from ecar_lab.errors import EcarError
+from ecar_lab.schema import Port, Text
 
 AUTH_VARIABLE = "ECAR_APP_AUTH"
 
@@ -22,7 +24,7 @@ AUTH_VARIABLE = "ECAR_APP_AUTH"
 class AppSwitches:
     """Serve the app on this machine, until you press Ctrl-C."""
 
-    checkpoint: str = "cifar10"
+    checkpoint: Text = "cifar10"
     """A checkpoint folder, or the name of one that ships."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
@@ -30,7 +32,7 @@ class AppSwitches:
     """auto, float32 or bfloat16."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 lets other machines in."""
-    port: int | None = None
+    port: Port | None = None
     """Port; without it the variable GRADIO_SERVER_PORT, else 7860."""
     mcp: bool = False
     """Offer generate, trace and fork to language models (Model Context Protocol), too."""
@@ -44,8 +46,6 @@ class AppSwitches:
 def run(arguments: list[str]) -> None:
     switches = parse(AppSwitches, "app", arguments)
     auth = read_auth(switches.auth)
-    if switches.port is not None and not 0 < switches.port < 65536:
-        raise EcarError(f"--port is {switches.port}: use 1 to 65535")
     if switches.mcp and importlib.util.find_spec("mcp") is None:
         raise EcarError("--mcp needs the package mcp: pip install 'mcp>=1.21,<2'")
     root = Path(__file__).resolve().parents[2]
@@ -61,23 +61,40 @@ def run(arguments: list[str]) -> None:
             file=sys.stderr,
         )
     sys.path.insert(0, str(root))
-    from apps.demo import launch
+    from ecar_lab.machine import no_proxies
 
     # Being told to end is like Ctrl-C: the server closes, and what visitors made is deleted.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        launch(
-            checkpoint=switches.checkpoint,
-            host=switches.host,
-            port=switches.port,
-            device=switches.device,
-            dtype=switches.dtype,
-            auth=auth,
-            mcp=switches.mcp,
-            browser=switches.browser,
-        )
+        with no_proxies():  # Gradio looks at them as soon as it is imported
+            from apps.demo import launch
+
+            served = launch(
+                checkpoint=switches.checkpoint,
+                host=switches.host,
+                port=switches.port,
+                device=switches.device,
+                dtype=switches.dtype,
+                auth=auth,
+                mcp=switches.mcp,
+                browser=switches.browser,
+            )
     finally:
         signal.signal(signal.SIGTERM, before)
+    if served is not None:
+        leave()
+
+
+def leave() -> None:
+    """Ends the process at once, with status 0, while threads still compute.
+
+    Python would end such a thread in the middle of PyTorch's code, which aborts the process. All
+    that has to be closed or deleted is by now.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    logging.shutdown()
+    os._exit(0)
 
 
 def read_auth(given: str | None) -> tuple[str, str] | None:

@@ -11,9 +11,10 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from ecar_lab.cli.switches import check_positive, parse
+from ecar_lab.cli.switches import parse
 from ecar_lab.data import dataset_names, find_datasets, open_dataset
 from ecar_lab.files import IMAGE_FORMATS, check_output, data_root, output_file
+from ecar_lab.schema import Count, Images
 from ecar_lab.viz import pictures
 
 OFFLINE = ("digits", "shapes")
@@ -30,19 +31,18 @@ class DataSwitches:
     """Folder that holds the data sets; without it the variable ECAR_DATA is used."""
     split: str = "train"
     """Which part of the set."""
-    image_size: int | None = None
+    image_size: Count | None = None
     """Pixels; by default the set's own."""
-    look: int = 500
+    look: Images = 500
     """Images to read, chosen at random."""
     out: Path | None = None
     """Write a contact sheet, one row per class, to this picture."""
-    columns: int = 8
+    columns: Images = 8
     """Images per class on the sheet."""
 
 
 def run(arguments: list[str]) -> None:
     switches = parse(DataSwitches, "data", arguments)
-    check_positive(look=switches.look, columns=switches.columns)
     if switches.name is None:
         print(listing(data_root(switches.data)))
         return

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
-from ecar_lab.cli.switches import check_positive, parse
+from ecar_lab.cli.switches import parse
 from ecar_lab.doctor.findings import as_dict, report
 from ecar_lab.doctor.installation import examine
+from ecar_lab.schema import Images, Text
 
 
 @dataclass
@@ -20,11 +21,11 @@ class DoctorSwitches:
     Exit status 1 means that the demo cannot run, or that the run's result is of no use.
     """
 
-    run: Positional[str | None] = None
+    run: Positional[Text | None] = None
     """Run folder of `ecar train`, folder of a checkpoint, or name of one that ships."""
-    data: str | None = None
+    data: Text | None = None
     """Folder that holds the data sets; without it the variable ECAR_DATA is used."""
-    images: int = 64
+    images: Images = 64
     """Images that the model of a run generates to be looked at."""
     device: str = "auto"
     """Device that they are generated on: auto, cpu, cuda or mps."""
@@ -34,7 +35,6 @@ class DoctorSwitches:
 
 def run(arguments: list[str]) -> int:
     switches = parse(DoctorSwitches, "doctor", arguments)
-    check_positive(images=switches.images)
     if switches.run is None:
         findings = examine(switches.data)
         text = report(findings)

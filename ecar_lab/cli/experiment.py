@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,8 +12,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ecar_lab.cli.switches import parse
-from ecar_lab.errors import EcarError
+from ecar_lab.documents import read_text
 from ecar_lab.experiments import EXPERIMENTS, load_experiment
+from ecar_lab.schema import Count, Images, Positive, Seed
 
 
 @dataclass
@@ -25,13 +25,13 @@ class ExperimentSwitches:
     """smoke: seconds, to see that it runs. cpu: minutes on two cores. gpu: full size."""
     preset: str = ""
     """Train on this preset instead of the size's own."""
-    steps: int | None = None
+    steps: Count | None = None
     """Optimizer steps of every training instead of the size's own."""
-    seconds: float | None = None
+    seconds: Positive | None = None
     """Training time of every arm of an experiment at equal time, instead of the size's own."""
-    seeds: list[int] | None = None
+    seeds: list[Seed] | None = None
     """Seeds instead of the size's own."""
-    num_samples: int | None = None
+    num_samples: Images | None = None
     """Generated images a distance is measured on, instead of the size's own."""
     only: list[str] = field(default_factory=list)
     """Where an experiment has many arms: only those whose name contains one of these texts (and the
@@ -96,12 +96,7 @@ def report(arguments: list[str]) -> None:
     from ecar_lab.files import output_file
 
     switches = parse(ReportSwitches, "experiment report", arguments)
-    try:
-        text = switches.document.read_text("utf-8")
-    except OSError as error:
-        raise EcarError(
-            f"cannot read {str(switches.document)!r} ({error.strerror}): name it with --document"
-        ) from error
+    text = read_text(switches.document, "the document", "name it with --document")
     filled = fill(text, switches.results)
     with output_file(switches.document) as fresh:
         fresh.write_text(filled, encoding="utf-8")
@@ -129,11 +124,6 @@ def make_lab(switches: ExperimentSwitches) -> Any:
         "seeds": tuple(switches.seeds or ()),
         "num_samples": switches.num_samples,
     }
-    for name in ("steps", "num_samples"):
-        if changes[name] is not None and changes[name] < 1:
-            raise EcarError(f"{name} is {changes[name]}: use 1 or more")
-    if switches.seconds is not None and not 0 < switches.seconds < math.inf:
-        raise EcarError(f"seconds is {switches.seconds}: use a finite number above 0")
     size = replace(SIZES[switches.size], **{name: v for name, v in changes.items() if v})
     if switches.preset and size.preset != SIZES[switches.size].preset:
         size = replace(size, model={}, batch_size=256)  # another preset, another shape

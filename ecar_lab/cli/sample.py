@@ -13,11 +13,12 @@ from diffusers.utils import logging
 from tqdm import tqdm
 
 from ecar_lab.baselines import load_pipeline
-from ecar_lab.cli.switches import check_positive, parse
+from ecar_lab.cli.switches import parse
 from ecar_lab.device import pick_device, pick_dtype
 from ecar_lab.events import TraceEvent
 from ecar_lab.files import IMAGE_FORMATS, check_output, output_file
 from ecar_lab.pipeline import ECARPipeline
+from ecar_lab.schema import Images, Seed, Steps
 from ecar_lab.viz import pictures
 from ecar_lab.viz.colours import decode
 
@@ -33,9 +34,9 @@ class SampleSwitches:
     """A checkpoint folder, or the name of one that ships."""
     classes: list[str] = field(default_factory=lambda: ["all"])
     """Names or numbers of classes, or all."""
-    per_class: int = 1
+    per_class: Images = 1
     """Images of each class. Image n of a class has the seed --seed + n, whatever else is made."""
-    steps: Annotated[list[int], tyro.conf.arg(aliases=["--num-inference-steps"])] = field(
+    steps: Annotated[list[Steps], tyro.conf.arg(aliases=["--num-inference-steps"])] = field(
         default_factory=list
     )
     """Flow steps: one number, or one per stage; by default the model's own."""
@@ -56,9 +57,9 @@ class SampleSwitches:
     solver: Literal["ab2", "euler", "heun"] | None = None
     """ab2 takes the last step's velocity into account, heun asks the flow head twice per step; by
     default the model's own."""
-    seed: int = 0
+    seed: Seed = 0
     """The same seed makes the same images."""
-    batch_size: int = 50
+    batch_size: Images = 50
     """Images made at once."""
     out: Annotated[Path, tyro.conf.arg(aliases=["--output"])] = Path("grid.png")
     """The picture to write."""
@@ -74,7 +75,6 @@ class SampleSwitches:
 
 def run(arguments: list[str]) -> None:
     switches = parse(SampleSwitches, "sample", arguments)
-    check_positive(per_class=switches.per_class, batch_size=switches.batch_size)
     for path, formats in [
         (switches.out, IMAGE_FORMATS),
         (switches.strip, IMAGE_FORMATS),

@@ -64,5 +64,6 @@ def read_config(kind: type[Config], arguments: list[str]) -> Config:
     )
     command = f"train {kind.kind}"
     config = parse(kind, command, arguments, default=default, description=description)
+    config.check()
     check_folder(config.run_folder)
     return config

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow.parquet
 
+from ecar_lab import bounds
 from ecar_lab.errors import EcarError
 
 HUB_IDS = {"cifar10": "uoft-cs/cifar10", "imagenette": "frgfm/imagenette:320px"}
@@ -318,12 +318,8 @@ def _find_columns(table: Table, image: str | None, label: str | None, files: lis
 
 def require_memory(name: str, needed: int) -> None:
     """Refuses to hold ``needed`` bytes where that would leave little of the free memory."""
-    free = psutil.virtual_memory().available
-    if needed > 0.8 * free:
-        raise EcarError(
-            f"{name!r} needs {needed / 2**30:.1f} GiB of memory and {free / 2**30:.1f} GiB are "
-            "free: use streaming (--streaming), a smaller image size or a limit"
-        )
+    remedy = "use streaming (--streaming), a smaller image size or a limit"
+    bounds.require_memory(repr(name), needed, remedy, share=0.8)
 
 
 def _reason(error: Exception) -> str:

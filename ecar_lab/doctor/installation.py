@@ -253,11 +253,16 @@ def check_checkpoint(folder: Path) -> Finding:
     return Finding(name, "ok", size_text(sum(file.stat().st_size for file in files)))
 
 
+NO_TENSORS = "is no safetensors file (a pointer of Git LFS, or cut off?)"
+
+
 def safetensors_fault(file: Path) -> str:
     """What is wrong with a safetensors file, judged by its header alone; empty if nothing is.
 
     The file is 8 bytes header length (little endian), the header (JSON), the tensors.
     """
+    if not file.is_file():
+        return "is no regular file"
     try:
         with open(file, "rb") as handle:
             (length,) = struct.unpack("<Q", handle.read(8))
@@ -265,8 +270,10 @@ def safetensors_fault(file: Path) -> str:
         ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    except (struct.error, ValueError, OverflowError, MemoryError, KeyError, AttributeError):
-        return "is no safetensors file (a pointer of Git LFS, or cut off?)"
+    except (struct.error, ValueError, OverflowError, MemoryError, RecursionError):
+        return NO_TENSORS
+    except (KeyError, AttributeError, TypeError, IndexError):
+        return NO_TENSORS
     missing = 8 + length + max(ends, default=0) - file.stat().st_size
     return f"is cut off: {missing} bytes are missing" if missing > 0 else ""
 
@@ -275,7 +282,7 @@ def check_port() -> Finding:
     """Whether the demo can open its port."""
     named = os.environ.get("GRADIO_SERVER_PORT", str(DEMO_PORT))
     other = f"choose another: `GRADIO_SERVER_PORT={DEMO_PORT + 1} make demo`"
-    if not named.isdigit() or not 0 < int(named) < 65536:
+    if not (named.isascii() and named.isdigit()) or not 0 < int(named) < 65536:
         return Finding("port", "wrong", f"GRADIO_SERVER_PORT={named} is no port number", other)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

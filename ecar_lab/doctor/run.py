@@ -5,7 +5,6 @@ The log is read as it is; the model generates a few latents, and is timed (``pro
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from ecar_lab.doctor.diagnose import (
     unmeasured,
 )
 from ecar_lab.doctor.findings import Finding
+from ecar_lab.documents import read_json
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.evaluate import trained_on
 from ecar_lab.model import ECAR
@@ -32,7 +32,11 @@ from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.presets import get_preset
 from ecar_lab.tokenizers.makers import load_tokenizer
 from ecar_lab.training.checkpoints import list_checkpoints, load_checkpoint
-from ecar_lab.training.config import ModelTrainConfig
+from ecar_lab.training.config import (
+    ModelTrainConfig,
+    TokenizerTrainConfig,
+    TurboTrainConfig,
+)
 from ecar_lab.training.log import read_metrics
 from ecar_lab.training.model import find_tokenizer, new_model
 
@@ -164,13 +168,12 @@ def read_config(run: Path) -> dict[str, Any]:
     Raises:
         EcarError: it is missing or damaged.
     """
-    try:
-        config = json.loads((run / "config.json").read_text("utf-8"))
-        return {"kind": "model", "grad_clip": 1.0, **config}
-    except (OSError, ValueError, TypeError) as error:
-        raise EcarError(
-            f"{str(run)!r} has no readable config.json: give the run folder of `ecar train`"
-        ) from error
+    file, remedy = run / "config.json", "give the run folder of `ecar train`"
+    kind = read_json(file, "the configuration", remedy).get("kind", ModelTrainConfig.kind)
+    kinds = {of.kind: of for of in (TokenizerTrainConfig, ModelTrainConfig, TurboTrainConfig)}
+    if kind not in list(kinds):
+        raise EcarError(f"{str(file)!r} configures the training of a {kind!r}: {remedy}")
+    return kinds[kind].from_json(file).to_dict()
 
 
 def dataset_of(checkpoint: Path) -> str | None:

@@ -35,22 +35,24 @@ from ecar_lab.evaluation.sampling import Sampling, generate, to_bytes
 from ecar_lab.machine import machine, versions
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.presets import get_preset
+from ecar_lab.schema import Images, NotNegative, Pairs, Seed, Steps, Text, checked
 from ecar_lab.tokenizers.base import psnr
 
 LOSS_IMAGES = 512  # held-out images that the loss is measured on
 FEWEST_SAMPLES = 8
 
 
+@checked
 def evaluate(
-    checkpoint: str,
-    dataset: str | None = None,
-    data_root: str | None = None,
-    num_samples: int = 2000,
-    batch_size: int = 64,
-    seed: int = 0,
-    num_inference_steps: int | Sequence[int] | None = None,
-    guidance_scale: float | Sequence[float] | None = None,
-    guidance_interval: tuple[float, float] | Sequence[tuple[float, float]] | None = None,
+    checkpoint: Text,
+    dataset: Text | None = None,
+    data_root: Text | None = None,
+    num_samples: Images = 2000,
+    batch_size: Images = 64,
+    seed: Seed = 0,
+    num_inference_steps: Steps | Sequence[Steps] | None = None,
+    guidance_scale: NotNegative | Sequence[NotNegative] | None = None,
+    guidance_interval: Pairs = None,
     time_power: float | Sequence[float] | None = None,
     solver: str | None = None,
     renoise: bool = True,

@@ -7,16 +7,17 @@ name (``frechet_distance[features-cifar10]``): they compare models of this kit, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from ecar_lab.bounds import BoundedConfig
+from ecar_lab.documents import read_json
 from ecar_lab.errors import EcarError
 from ecar_lab.files import checkpoints_root
 
@@ -50,7 +51,7 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
-class FeatureNet(ModelMixin, ConfigMixin):
+class FeatureNet(ModelMixin, BoundedConfig):
     """A ResNet of nine to eleven layers for RGB images in [-1, 1] of 8 px and more.
 
     Strided convolutions do the down-sampling: on a CPU they cost half of what pooling costs.
@@ -146,7 +147,7 @@ def load_features(name_or_path: str | Path) -> FeatureNet:
     """
     folder = find_features(name_or_path)
     try:
-        config = json.loads((folder / FeatureNet.config_name).read_text("utf-8"))
+        config = read_json(folder / FeatureNet.config_name, "the feature net's", "train it again")
         if config.get("_class_name") != FeatureNet.__name__:
             raise EcarError(
                 f"{str(folder)!r} holds no feature net: train one with `ecar train features`"

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 from typing import Self
 
 import torch
-from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from ecar_lab.bounds import BoundedConfig
 from ecar_lab.errors import EcarError
 
 
-class Tokenizer(ModelMixin, ConfigMixin):
+class Tokenizer(ModelMixin, BoundedConfig):
     """Base of all tokenizers: `encode`, `decode`, and the latent's shift and scale.
 
     A maker implements `_moments` and `_decode` on its own raw latent z; this class normalises it,

@@ -26,6 +26,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ecar_lab.bounds import check_size
 from ecar_lab.errors import EcarError
 from ecar_lab.files import resolve_checkpoint
 from ecar_lab.tokenizers.base import Tokenizer, psnr_per_image
@@ -105,14 +106,6 @@ class ConvTokenizer(Tokenizer):
                 f"tokenizer width {width} is not a multiple of 16: "
                 f"use {16 * max(1, math.ceil(width / 16))}"
             )
-        for name, value in {
-            "latent_channels": latent_channels,
-            "depth": depth,
-            "codebook_size": codebook_size,
-            "scale_terms": scale_terms,
-        }.items():
-            if value < 1:
-                raise EcarError(f"tokenizer {name} {value} is too small: use at least 1")
         super().__init__(downsample_factor, latent_channels)
         self.kind = kind
         channels = [width * 2**level for level in range(downsample_factor.bit_length() - 1)]
@@ -232,7 +225,13 @@ class AutoencoderTokenizer(Tokenizer):
                 f"the autoencoder class {autoencoder_class!r} is not supported: "
                 f"use one of {', '.join(AUTOENCODERS)}"
             )
-        autoencoder = getattr(diffusers, autoencoder_class).from_config(autoencoder_config)
+        try:
+            autoencoder = getattr(diffusers, autoencoder_class).from_config(autoencoder_config)
+        except (TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
+            raise EcarError(
+                f"these are no arguments of {autoencoder_class} ({error}): take the config.json of "
+                "one that diffusers saved"
+            ) from error
         config = autoencoder.config
         if config.in_channels != 3 or config.out_channels != 3:
             raise EcarError(
@@ -347,6 +346,7 @@ def _find(name_or_path: str) -> tuple[str, str | None, dict[str, Any]]:
                 f"the config.json of the tokenizer {name_or_path!r} cannot be read: "
                 "copy the folder again or train the tokenizer again"
             ) from error
+        check_size(config.get("_class_name", "tokenizer"), config)
         return source, subfolder, config
     if on_hub:
         raise EcarError(

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
+from pydantic import Field
+
+from ecar_lab.documents import read_json
 from ecar_lab.errors import EcarError
 from ecar_lab.presets import get_preset
+from ecar_lab.schema import (
+    Arguments,
+    Count,
+    Decays,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+    Steps,
+    Text,
+    Whole,
+    settings,
+)
 
 # Fields that may differ between a run and its continuation: none of them bends the curve
 # (steps and max_minutes move its end, which the stored plan takes care of).
@@ -23,7 +38,7 @@ FREE_ON_RESUME = {
 }
 
 
-@dataclass
+@settings
 class TrainConfig:
     """The switches that both trainings share. Defaults live here; presets override some of them.
 
@@ -33,68 +48,68 @@ class TrainConfig:
 
     kind: ClassVar[str]
 
-    preset: str = "digits"
+    preset: Text = "digits"
     """Name of the preset that fixes data, tokenizer and model shape."""
-    dataset: str = ""
+    dataset: Text = ""
     """Data set to train on; empty takes the preset's own."""
-    data: str | None = None
+    data: Text | None = None
     """Folder that holds the data sets; without it the variable ECAR_DATA is used."""
     streaming: bool = False
     """Read the images as a stream instead of holding the whole set in memory."""
-    limit: int | None = None
+    limit: Count | None = None
     """Use only the first so many images of the data set."""
     flip: bool = True
     """Show every image mirrored half of the time."""
-    output: str = ""
+    output: Text = ""
     """Run folder for checkpoints, logs and the result; empty means runs/<preset>-<kind>."""
-    resume: str = "auto"
+    resume: Text = "auto"
     """auto goes on from the newest checkpoint in the run folder, none sets the old run aside and
     starts anew, a path goes on from that checkpoint."""
 
-    steps: int | None = 1000
+    steps: Count | None = 1000
     """Optimizer steps; leave it out (None) when max_minutes alone shall end the run."""
-    max_minutes: float | None = None
+    max_minutes: Positive | None = None
     """Time box of the whole run, resumed parts included; the schedule is fitted into it."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Images per process and per micro-batch."""
-    grad_accum: int = 1
+    grad_accum: Count = 1
     """Micro-batches whose gradients are summed up before one optimizer step."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the initial weights, the order of the data and every random draw."""
 
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon orthogonalises the updates of hidden weight matrices and leaves the rest to AdamW."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Peak learning rate, the same for both optimizers (Muon's is matched to AdamW's size)."""
-    lr_floor: float = 0.02
+    lr_floor: Share = 0.02
     """Learning rate at the end of the cosine, as a fraction of the peak."""
-    warmup_steps: int = 100
+    warmup_steps: Whole = 100
     """Steps over which the learning rate rises from zero."""
-    weight_decay: float = 0.01
+    weight_decay: NotNegative = 0.01
     """Decoupled weight decay of the weight matrices."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: Decays = (0.9, 0.99)
     """Decay rates of AdamW's two moments."""
-    grad_clip: float = 1.0
+    grad_clip: Positive = 1.0
     """Gradients longer than this are scaled down to it."""
-    ema_decay: float = 0.999
+    ema_decay: Share = 0.999
     """Decay of the averaged weights; early on min(decay, (1+n)/(10+n)) is used."""
 
-    device: str = "auto"
+    device: Text = "auto"
     """Device to train on: auto, cpu, cuda or mps."""
-    dtype: str = "auto"
+    dtype: Text = "auto"
     """Precision of the matrix products: auto, float32 or bfloat16."""
     compile: bool = False
     """Compile the model with torch.compile; needs a C++ compiler on a CPU."""
 
-    log_every: int = 50
+    log_every: Count = 50
     """Steps between two lines in the logs."""
-    save_every: int = 500
+    save_every: Count = 500
     """Steps between two checkpoints."""
-    keep: int = 2
+    keep: Count = 2
     """How many checkpoints to keep."""
-    sample_every: int = 1000
+    sample_every: Whole = 1000
     """Steps between two sample pictures; 0 makes none."""
-    divergence_factor: float = 4.0
+    divergence_factor: Annotated[float, Field(gt=1), "a finite number above 1"] = 4.0
     """Stop when three logged losses in a row exceed the running median by this factor."""
 
     @classmethod
@@ -105,8 +120,8 @@ class TrainConfig:
             EcarError: the preset or a field is unknown.
         """
         preset = get_preset(name)
-        settings = {"preset": name, **getattr(preset, f"train_{cls.kind}"), **overrides}
-        return cls._of(settings, source=f"the settings for preset {name!r}")
+        given = {"preset": name, **getattr(preset, f"train_{cls.kind}"), **overrides}
+        return cls._of(given, source=f"the settings for preset {name!r}")
 
     @classmethod
     def from_json(cls, path: str | Path) -> Self:
@@ -115,16 +130,8 @@ class TrainConfig:
         Raises:
             EcarError: the file is missing, no JSON, or belongs to another kind of training.
         """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise EcarError(
-                f"cannot read the configuration {str(path)!r} ({error.strerror}): "
-                "give the config.json of a run folder"
-            ) from error
-        except json.JSONDecodeError as error:
-            raise EcarError(f"the configuration {str(path)!r} is no JSON: {error}") from error
-        kind = content.pop("kind", cls.kind) if isinstance(content, dict) else None
+        content = read_json(path, "the configuration", "give the config.json of a run folder")
+        kind = content.pop("kind", cls.kind)
         if kind != cls.kind:
             raise EcarError(
                 f"{str(path)!r} configures the training of a {kind}, not of a {cls.kind}: "
@@ -133,17 +140,18 @@ class TrainConfig:
         return cls._of(content, source=repr(str(path)))
 
     @classmethod
-    def _of(cls, settings: dict[str, Any], source: str) -> Self:
+    def _of(cls, given: dict[str, Any], source: str) -> Self:
         names = {entry.name for entry in dataclasses.fields(cls)}
-        unknown = sorted(set(settings) - names)
+        unknown = sorted(set(given) - names)
         if unknown:
             raise EcarError(
                 f"{source} has the unknown field {unknown[0]!r}: the fields are "
                 f"{', '.join(sorted(names))}"
             )
-        if "betas" in settings:
-            settings["betas"] = tuple(settings["betas"])
-        return cls(**settings)
+        try:
+            return cls(**given)
+        except EcarError as error:
+            raise EcarError(f"{source}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and the kind of training, as JSON would give them back."""
@@ -160,34 +168,18 @@ class TrainConfig:
         return self.dataset or get_preset(self.preset).dataset
 
     def check(self) -> None:
-        """Refuses values that no run can work with.
+        """Refuses values that no run can work with: those that do not go together, too.
 
         Raises:
             EcarError: naming the field, its value and what would be right.
         """
+        dataclasses.replace(self)  # what was assigned since it was made
+        get_preset(self.preset)
         if self.steps is None and self.max_minutes is None:
             raise EcarError("steps and max_minutes are both empty: give one of them to end the run")
-        for name, least in {
-            "steps": 1, "batch_size": 1, "grad_accum": 1, "keep": 1, "log_every": 1,
-            "save_every": 1, "warmup_steps": 0, "sample_every": 0, "limit": 1,
-        }.items():  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise EcarError(f"{name} is {value}: use {least} or more")
-        for name in ("lr", "grad_clip", "max_minutes"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise EcarError(f"{name} is {value}: use a finite number above 0")
-        for name in ("ema_decay", "lr_floor"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise EcarError(f"{name} is {getattr(self, name)}: use a number from 0 to 1")
-        if not self.divergence_factor > 1:
-            raise EcarError(f"divergence_factor is {self.divergence_factor}: use a number above 1")
-        if self.optimizer not in ("muon", "adamw"):
-            raise EcarError(f"optimizer {self.optimizer!r} is unknown: use muon or adamw")
 
 
-@dataclass
+@settings
 class TokenizerTrainConfig(TrainConfig):
     """Switches of `ecar train tokenizer`."""
 
@@ -195,85 +187,83 @@ class TokenizerTrainConfig(TrainConfig):
 
     optimizer: Literal["muon", "adamw"] = "adamw"
     """adamw suits convolutions; muon takes the weights that are true matrices."""
-    test_limit: int = 2000
+    test_limit: Count = 2000
     """Images of the test split on which the reconstruction is measured at the end."""
-    tokenizer: dict[str, Any] = field(default_factory=dict)
+    tokenizer: Arguments = field(default_factory=dict)
     """Arguments of the tokenizer that replace the preset's (in Python and config files)."""
 
 
-@dataclass
+@settings
 class LatentTrainConfig(TrainConfig):
     """The switches that all trainings on the latents of a tokenizer share."""
 
-    class_dropout: float = 0.1
+    class_dropout: Share = 0.1
     """Share of the samples that are trained without their class, for guidance."""
-    leave_out: list[str | int] = field(default_factory=list)
+    leave_out: list[Text | Whole] = field(default_factory=list)
     """Classes that are not trained on, by name or id; the model has room for them all the same."""
     cache_latents: bool = True
     """Encode every image and its mirror image once, before the first step."""
-    latents: str = ""
+    latents: Text = ""
     """Folder of what was encoded; empty means the run folder. Runs on the same images with the same
     tokenizer may share it."""
-    second_ema_decay: float | None = None
+    second_ema_decay: Share | None = None
     """Decay of a second set of averaged weights. At the end the set with the smaller velocity error
     on held-out images is exported."""
-    sample_steps: int = 8
+    sample_steps: Steps = 8
     """Flow steps per stage of the sample pictures."""
-    sample_guidance: float = 2.0
+    sample_guidance: NotNegative = 2.0
     """Guidance scale of the sample pictures."""
 
     def check(self) -> None:
         super().check()
-        if not 0 <= self.class_dropout <= 1:
-            raise EcarError(f"class_dropout is {self.class_dropout}: use a number from 0 to 1")
         if self.leave_out and (self.streaming or not self.cache_latents):
             raise EcarError(
                 f"leave_out {self.leave_out} picks among cached latents: leave out streaming, and "
                 "keep cache_latents"
             )
         second = self.second_ema_decay
-        if second is not None and (not 0 <= second <= 1 or second == self.ema_decay):
+        if second is not None and second == self.ema_decay:
             raise EcarError(
                 f"second_ema_decay is {second}: use a number from 0 to 1 other than ema_decay, "
                 f"{self.ema_decay}"
             )
 
 
-@dataclass
+@settings
 class ModelTrainConfig(LatentTrainConfig):
     """Switches of `ecar train model`."""
 
     kind: ClassVar[str] = "model"
 
-    architecture: str = "ecar"
+    architecture: Text = "ecar"
     """ecar, or a baseline of the same size: dit, dit-epsilon, full-denoise, stage-epsilon, mar,
     mar-masked, or code-ar (mar over the codes of a vq tokenizer)."""
-    tokenizer: str = ""
+    tokenizer: Text = ""
     """Tokenizer folder or name; empty takes the one that the preset names or trained."""
-    init_from: str = ""
+    init_from: Text = ""
     """Checkpoint whose weights the model begins with, a name or a folder: to train it further, or
     on images of your own, with other classes too. Its tokenizer comes along."""
-    stage_strides: list[int] | None = None
+    stage_strides: list[Count] | None = None
     """Train stage s on every k_s-th image only, e.g. 1 1 4: the coarse stages, which decide what is
     in the picture, have few tokens and so see more images in the same time. A model with one
     stage takes no notice of it."""
-    head_draws: list[int] | None = None
+    head_draws: list[Count] | None = None
     """(Noise, time) pairs that the flow head of each stage learns from per image and token map,
     e.g. 2 2 1: cheap where tokens are few. A model with one stage takes no notice of it."""
-    direction_loss: float = 0.0
+    direction_loss: NotNegative = 0.0
     """Weight of 1 - cosine between velocity and target, token by token, beside the squared error.
     Only E-CAR and DiT take notice of it."""
-    time_tilt: float = 0.0
+    time_tilt: Annotated[float, Field(gt=-1, lt=1), "a number between -1 and 1"] = 0.0
     """How much more often than evenly the finest stage is trained in the middle of its time: 0.5
     makes the middle twice as dense, a negative value the ends. Between -1 and 1."""
-    align: float = 0.0
+    align: NotNegative = 0.0
     """Weight of the distance between tokens in the middle of the flow head and the features that
     the tokenizer's encoder has of the clean image; it ends after 60% of the run. Only E-CAR takes
     notice of it."""
-    shape: dict[str, Any] = field(default_factory=dict)
+    shape: Arguments = field(default_factory=dict)
     """Arguments of the E-CAR that fixes the size, in place of the preset's; a baseline is made as
     large as that (in Python and config files)."""
-    model: dict[str, Any] = field(default_factory=dict)
+    model: Arguments = field(default_factory=dict)
     """Arguments of the model itself, whatever its architecture (in Python and config files)."""
 
     @property
@@ -284,15 +274,6 @@ class ModelTrainConfig(LatentTrainConfig):
 
     def check(self) -> None:
         super().check()
-        for name in ("direction_loss", "align"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise EcarError(
-                    f"{name} is {getattr(self, name)}: use a finite number from 0, which is off"
-                )
-        if not -1 < self.time_tilt < 1:
-            raise EcarError(f"time_tilt is {self.time_tilt}: use a number between -1 and 1")
-        if min(self.head_draws or [1]) < 1:
-            raise EcarError(f"head_draws is {self.head_draws}: every stage needs at least 1")
         coarsest_share = max(self.stage_strides or [1])
         if self.batch_size % coarsest_share:
             raise EcarError(
@@ -301,19 +282,19 @@ class ModelTrainConfig(LatentTrainConfig):
             )
 
 
-@dataclass
+@settings
 class TurboTrainConfig(LatentTrainConfig):
     """Switches of `ecar train turbo`: a few-step head is taught by a trained E-CAR."""
 
     kind: ClassVar[str] = "turbo"
 
-    teacher: str = "cifar10"
+    teacher: Text = "cifar10"
     """E-CAR checkpoint that teaches, a name or a folder; its data set and tokenizer are used."""
-    teacher_steps: int = 8
+    teacher_steps: Count = 8
     """Adams-Bashforth steps in which the teacher walks a stage; a multiple of 4."""
     train_transformer: bool = False
     """Train the transformer too; usually the teacher's stays as it is."""
-    sample_steps: int = 2
+    sample_steps: Steps = 2
     """Flow steps per stage of the sample pictures: 1, 2 or 4."""
 
     def check(self) -> None:

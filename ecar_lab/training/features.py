@@ -23,6 +23,7 @@ from ecar_lab.evaluation.feature_net import (
 )
 from ecar_lab.files import atomic_directory, checkpoints_root, write_json
 from ecar_lab.machine import machine
+from ecar_lab.schema import Count, Positive, Seed, checked
 
 log = logging.getLogger(__name__)
 
@@ -62,16 +63,17 @@ def augment(images: Tensor, padding: int, flip: bool, generator: torch.Generator
     return picked.permute(0, 3, 1, 2)
 
 
+@checked
 def train_features(
     dataset: str,
     data_root: str | Path | None = None,
     *,
-    image_size: int | None = None,
-    epochs: int | None = None,
-    minutes: float | None = None,
-    seed: int = 0,
-    width: int = 32,
-    batch_size: int = 256,
+    image_size: Count | None = None,
+    epochs: Count | None = None,
+    minutes: Positive | None = None,
+    seed: Seed = 0,
+    width: Count = 32,
+    batch_size: Count = 256,
     device: str = "auto",
     dtype: str = "auto",
     output: str | Path | None = None,
@@ -100,10 +102,8 @@ def train_features(
     Raises:
         EcarError: epochs or minutes are not positive, or the data set cannot be read.
     """
-    if (epochs is not None and epochs < 1) or (minutes is not None and not minutes > 0):
-        raise EcarError(f"epochs {epochs} and minutes {minutes} must be positive: leave one out")
-    if width < 1 or batch_size < 2:
-        raise EcarError(f"width {width} or batch size {batch_size} is too small: use 8 and 64, say")
+    if batch_size < 2:
+        raise EcarError(f"batch_size is {batch_size}: use 2 or more")
     train = open_dataset(dataset, split="train", image_size=image_size, data_root=data_root)
     size = train.info.image_size
     test = open_dataset(dataset, split="test", image_size=size, data_root=data_root)

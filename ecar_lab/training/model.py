@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ecar_lab.baselines import build, make_pipeline
+from ecar_lab.bounds import check_batch, least_activations
 from ecar_lab.data import DatasetInfo, ImageDataset, open_dataset
 from ecar_lab.data.feeds import Batch, IndexedFeed, StreamFeed, cache_latents, generator
 from ecar_lab.device import autocast, pick_dtype
@@ -78,6 +79,7 @@ def model_trainer(cfg: ModelTrainConfig) -> Trainer:
     data = training_images(cfg, preset.image_size)
     initial_seed(cfg)
     model = new_model(cfg, tokenizer, data.info)
+    check_batch(cfg.batch_size, least_activations(model.config), accelerator.device.type)
     if cfg.init_from:
         warm_start(model, cfg.init_from)
     task = ModelTask(cfg, model, tokenizer, data, accelerator)

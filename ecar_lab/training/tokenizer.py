@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ecar_lab.bounds import check_arguments, check_batch
 from ecar_lab.data import ImageDataset, open_dataset
 from ecar_lab.data.feeds import ImageStore, IndexedFeed, StreamFeed, generator, to_float
 from ecar_lab.device import autocast, pick_dtype
@@ -52,9 +53,11 @@ def train_tokenizer(cfg: TokenizerTrainConfig) -> Path:
             f"the preset {cfg.preset!r} uses the tokenizer {shape['name']!r}, which needs no "
             f"training: go on with `ecar train model --preset {cfg.preset}`"
         )
+    check_arguments(ConvTokenizer, shape)
     accelerator = make_accelerator(cfg)
     prepare_run_folder(cfg, accelerator)
     data = training_images(cfg, preset.image_size)
+    check_batch(cfg.batch_size, 3 * data.info.image_size**2, accelerator.device.type)
     initial_seed(cfg)
     model = ConvTokenizer(**shape)
     task = TokenizerTask(cfg, model, data, accelerator)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ecar_lab.baselines import load_pipeline
+from ecar_lab.bounds import check_batch, least_activations
 from ecar_lab.errors import EcarError
 from ecar_lab.files import resolve_checkpoint
 from ecar_lab.flow import FEW_STEPS, GUIDANCE_RANGE, ab2_step, endpoints
@@ -78,6 +79,7 @@ def train_turbo(cfg: TurboTrainConfig) -> Path:
         )
     initial_seed(cfg)
     student = few_step_student(teacher, teacher_folder)
+    check_batch(cfg.batch_size, least_activations(student.config), accelerator.device.type)
     student.transformer.requires_grad_(cfg.train_transformer)
     task = TurboTask(cfg, student, tokenizer, data, accelerator, teacher=teacher)
     return Trainer(cfg, task, accelerator, started).run()

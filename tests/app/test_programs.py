@@ -274,27 +274,36 @@ def test_mcp_without_its_package_says_what_to_install(served, capsys, monkeypatc
     assert served["mcp"] is True
 
 
-def test_a_server_told_to_end_takes_its_visitors_files_along(tiny_checkpoint, tmp_path):
-    port = free_port()
+def test_a_server_told_to_end_while_it_works_ends_well_and_keeps_nothing(tiny_checkpoint, tmp_path):
+    port, silent = free_port(), {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     command = [sys.executable, "-m", "ecar_lab.cli", "app", "--checkpoint", str(tiny_checkpoint)]
+    # A proxy is none of its business: it asks nobody but itself.
+    proxies = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
     server = subprocess.Popen(
         [*command, "--port", str(port)],
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-        cwd=Path(__file__).parents[1],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        env={**os.environ, **proxies, "TMPDIR": str(tmp_path)},
+        cwd=Path(__file__).parents[2],
+        **silent,
     )
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/gradio_api/call/generate",
+        json.dumps({"data": ["dog", 0, [256, 256], None, "heun", None, None, None]}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         while True:
             assert server.poll() is None
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+                straight.open(asked, timeout=5).close()
                 break
             except OSError:
                 time.sleep(0.2)
-        assert list(tmp_path.glob("ecar-demo-*"))
+        while len(list(tmp_path.glob("ecar-demo-*/*/*/*"))) < 60:  # the long run has begun
+            assert server.poll() is None
+            time.sleep(0.05)
         server.terminate()
-        server.wait(60)
+        assert server.wait(120) == 0
     finally:
         server.kill()
     assert not list(tmp_path.glob("ecar-demo-*"))

@@ -34,7 +34,7 @@ def test_a_checkpoint_is_measured_with_a_net_trained_for_it(capsys):
         (["--checkpoint", "nothing"], "'nothing'"),
         (["--checkpoint", "nothing", "--out", "file.txt/result.json"], "file.txt"),
         (["--checkpoint", "nothing", "--out", "result.png"], "use .json"),
-        (["--checkpoint", "nothing", "--num-samples", "0"], "num_samples 0"),
+        (["--checkpoint", "nothing", "--num-samples", "0"], "--num-samples is 0"),
     ],
 )
 def test_evaluation_refuses_what_cannot_work(capsys, switches, words):

@@ -5,7 +5,8 @@ import types
 import datasets
 import pytest
 
-from ecar_lab.data import open_dataset, tables
+from ecar_lab import bounds
+from ecar_lab.data import open_dataset
 from ecar_lab.errors import EcarError
 from tests.data.pictures import CLASSES, encoded, write_parquet
 
@@ -146,7 +147,7 @@ def test_size_and_limit_are_positive(option):
 def test_set_larger_than_the_memory_is_refused(numbered, monkeypatch):
     data = open_dataset(str(numbered))
     free = types.SimpleNamespace(available=60 * 3 * 8 * 8)
-    monkeypatch.setattr(tables.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(bounds.psutil, "virtual_memory", lambda: free)
     with pytest.raises(EcarError, match=r"needs .* GiB of memory .* use streaming"):
         data.arrays()
     assert "GiB of memory" in refusal("digits", image_size=64)

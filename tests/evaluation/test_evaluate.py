@@ -198,9 +198,9 @@ def test_a_data_set_of_other_classes_is_refused(tiny_checkpoint, checkpoints):
     ("setting", "sentence"),
     [
         ({"num_samples": 2}, "num_samples 2 is too small"),
-        ({"batch_size": 0}, "batch_size 0 is too small"),
-        ({"num_inference_steps": 0}, "flow steps"),
-        ({"guidance_scale": float("nan")}, "guidance nan"),
+        ({"batch_size": 0}, "batch_size is 0: use 1 or more"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0: use 1 or more"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan: use a finite number"),
         ({"solver": "rk4"}, "rk4"),
         ({"time_power": -1.0}, "time_power -1: use 1 for even steps"),
         ({"guidance_interval": (0.9, 0.1)}, "0.9 to 0.1 ends before it begins"),

@@ -66,11 +66,11 @@ def test_statistics_need_images_and_finite_latents():
         ({"downsample_factor": 3}, "use 2, 4 or 8"),
         ({"kind": "gan"}, "use 'kl' or 'vq'"),
         ({"width": 40}, "use 48"),
-        ({"width": 0}, "use 16"),
-        ({"depth": 0}, "depth 0"),
-        ({"latent_channels": 0}, "latent_channels 0"),
-        ({"codebook_size": 0}, "codebook_size 0"),
-        ({"scale_terms": 0}, "scale_terms 0"),
+        ({"width": 8}, "use 16"),
+        ({"depth": 0}, "depth is 0: use 1 to"),
+        ({"latent_channels": 0}, "latent_channels is 0: use 1 to"),
+        ({"codebook_size": 0}, "codebook_size is 0: use 1 to"),
+        ({"scale_terms": 0}, "scale_terms is 0: use 1 to"),
     ],
 )
 def test_impossible_config_names_value_and_remedy(config, message):
@@ -122,9 +122,10 @@ def test_impossible_config_in_a_folder_keeps_its_own_sentence(tmp_path):
 
 def test_unreadable_config_is_one_sentence(tmp_path):
     small().save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text('{"_class_name": "Conv')
-    with pytest.raises(EcarError, match=r"config\.json .* cannot be read"):
-        load_tokenizer(tmp_path)
+    for content in ('{"_class_name": "Conv', "[]", '{"width": NaN}', '{"width": 16, "width": 32}'):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(EcarError, match=r"config\.json' is no JSON .*copy"):
+            load_tokenizer(tmp_path)
 
 
 def test_folder_without_a_tokenizer_says_so(tmp_path):

@@ -65,7 +65,7 @@ def test_every_field_explains_itself():
             dict(stage_strides=[1, 3]),
             "batch_size 256 is not divisible by the stage stride 3: use 258",
         ),
-        (dict(optimizer="sgd"), "optimizer 'sgd' is unknown: use muon or adamw"),
+        (dict(optimizer="sgd"), "optimizer is 'sgd': use muon or adamw"),
         (dict(divergence_factor=1.0), "divergence_factor is 1.0"),
     ],
 )
