@@ -7,7 +7,9 @@ epoch is a pure function of (seed, epoch), whatever the number of processes.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,8 @@ from torch import Tensor
 
 from ecar_lab import files
 from ecar_lab.data.fingerprint import combine
+from ecar_lab.data.layout import Layout
+from ecar_lab.data.opening import BUILT_IN, HUB_IDS, load_table, refuse_built_in_name
 from ecar_lab.data.shapes import SHAPES
 from ecar_lab.data.sources import (
     Decoder,
@@ -29,9 +33,11 @@ from ecar_lab.data.sources import (
     in_background,
     too_small,
 )
-from ecar_lab.data.tables import HUB_IDS, load_table, pick_split, require_memory
+from ecar_lab.data.splits import pick_split
+from ecar_lab.data.tables import Table, require_memory
 from ecar_lab.errors import EcarError
 
+logger = logging.getLogger(__name__)
 SHAPES_SIZES = {"train": 50_000, "test": 10_000}
 READ_CHUNK = 1024  # images decoded at a time, while a set is read into memory
 
@@ -50,7 +56,7 @@ class DatasetInfo:
 
 def dataset_names() -> list[str]:
     """The names that ``open_dataset`` knows by heart."""
-    return ["digits", "shapes", *HUB_IDS]
+    return [*BUILT_IN, *HUB_IDS]
 
 
 def open_dataset(
@@ -72,9 +78,10 @@ def open_dataset(
         name: ``digits``, ``shapes``, ``cifar10``, ``imagenette``, a folder of the data root,
             ``hub:OWNER/NAME`` or ``hub:OWNER/NAME:CONFIG``, a parquet file, or a folder of parquet
             files or of class folders.
-        split: ``test`` and ``validation`` stand for each other where a set has only one of them.
+        split: ``test`` and ``validation`` stand for each other where a set has only one of them;
+            ``training``, ``val``, ``eval`` and the like mean what they mean to `datasets`.
         image_size: pixels; images are scaled by the shorter side and cropped at the centre.
-            Default: the set's own size (the first image's shorter side).
+            Default: the set's own size, the median shorter side of its first images.
         data_root: folder of data sets, default ``$ECAR_DATA``; without one the Hub is asked.
         streaming: never hold the set in memory, nor on the disk if it comes from the Hub.
         flip: mirror half of the images, others in every epoch.
@@ -84,23 +91,42 @@ def open_dataset(
         limit: take that many images only: of a stream the first, else a fixed random choice.
 
     Raises:
-        EcarError: the set, split or column does not exist, or no image of it can be read.
+        EcarError: the set, split or column does not exist, what it is cannot be told for certain,
+            or no image of it can be read.
     """
     for what, value in (("image size", image_size), ("limit", limit)):
         if value is not None and value < 1:
             raise EcarError(f"{what} {value} is not positive: use 1 or more")
+    root = None
+    with contextlib.suppress(EcarError) if name in BUILT_IN else contextlib.nullcontext():
+        root = files.data_root(data_root)  # which the built-in sets do not need
+    refuse_built_in_name(name, root)
     if name == "digits":
-        return _open_digits(split, image_size or 8, flip, limit)
-    if name == "shapes":
-        return _open_shapes(split, image_size or 32, flip, limit, seed)
-    root = files.data_root(data_root)
-    table = load_table(name, split, root, streaming, image_column, label_column)
-    table.limit(limit)
+        data = _open_digits(split, image_size or 8, flip, limit)
+    elif name == "shapes":
+        data = _open_shapes(split, image_size or 32, flip, limit, seed)
+    else:
+        columns = (image_column, label_column)
+        table = load_table(name, split, root, streaming, *columns)
+        table.limit(limit)
+        data = _open_table(table, image_size, streaming, flip)
+    stands_in = f"; {data.info.split} stands in for {split}" if data.info.split != split else ""
+    _say(data.layout.line() + stands_in)
+    return data
+
+
+def _open_table(table: Table, image_size: int | None, streaming: bool, flip: bool) -> ImageDataset:
     decoder = Decoder(table, image_size)
     source = StreamSource(table, decoder) if table.is_stream else RowSource(table, decoder)
     names, count = table.class_names, None if table.is_stream else table.total
-    info = DatasetInfo(name, table.split, len(names), names, decoder.size, count)
-    return ImageDataset(info, source, lazy=streaming, flip=flip)
+    info = DatasetInfo(table.name, table.split, len(names), names, decoder.size, count)
+    return ImageDataset(info, source, table.layout, lazy=streaming, flip=flip)
+
+
+@functools.cache
+def _say(line: str) -> None:
+    """Says once what was recognised."""
+    logger.info("%s", line)
 
 
 class ImageDataset:
@@ -108,17 +134,19 @@ class ImageDataset:
 
     Attributes:
         info: name, split, classes, size and number of images.
+        layout: what was recognised: all splits, classes, and files that were left out.
     """
 
     def __init__(
         self,
         info: DatasetInfo,
         source: PixelSource | ShapeSource | RowSource | StreamSource,
+        layout: Layout,
         *,
         lazy: bool = False,
         flip: bool = False,
     ) -> None:
-        self.info = info
+        self.info, self.layout = info, layout
         self._source = source
         self._pixels = source if isinstance(source, PixelSource) else None
         self._lazy = lazy  # decode (or draw) batch by batch instead of once
@@ -245,14 +273,16 @@ def _open_digits(split: str, size: int, flip: bool, limit: int | None) -> ImageD
         )
     images = (images.clamp(0, 1) * 255).round().to(torch.uint8).repeat(1, 3, 1, 1)[:limit]
     names = tuple(str(digit) for digit in range(10))
+    layout = Layout("digits", "scikit-learn's digits", {"train": 1437, "test": 360}, names)
     info = DatasetInfo("digits", split, 10, names, size, len(images))
     source = PixelSource(images, torch.from_numpy(labels).long()[:limit])
-    return ImageDataset(info, source, flip=flip)
+    return ImageDataset(info, source, layout, flip=flip)
 
 
 def _open_shapes(split: str, size: int, flip: bool, limit: int | None, seed: int) -> ImageDataset:
     split = pick_split("shapes", split, SHAPES_SIZES)
     count = min(limit or SHAPES_SIZES[split], SHAPES_SIZES[split])
     source = ShapeSource(fold_seed(seed, list(SHAPES_SIZES).index(split)), count, size)
+    layout = Layout("shapes", "drawn by the kit", SHAPES_SIZES, tuple(SHAPES))
     info = DatasetInfo("shapes", split, len(SHAPES), tuple(SHAPES), size, count)
-    return ImageDataset(info, source, lazy=True, flip=flip)
+    return ImageDataset(info, source, layout, lazy=True, flip=flip)

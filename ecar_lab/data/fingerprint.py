@@ -7,8 +7,12 @@ what the set is called.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+import pyarrow
 
 from ecar_lab.errors import EcarError
 
@@ -66,6 +70,40 @@ def of_pictures(files: Iterable[tuple[str, Path, int]]) -> Iterator[bytes | str]
         yield name
         yield str(label)
         yield of_picture(file)
+
+
+def of_rows(rows: Any) -> bytes:
+    """Digest of the columns of a `datasets.Dataset`, whatever files they lie in."""
+    digest = hashlib.blake2b(digest_size=16)
+    table = rows.with_format("arrow")[:]
+    sink = pyarrow.PythonFile(_Hashing(digest), mode="w")
+    with pyarrow.ipc.new_stream(sink, table.schema.remove_metadata()) as writer:
+        writer.write_table(table.replace_schema_metadata().combine_chunks())
+    return digest.digest()
+
+
+def revision_of(hub_id: str) -> str:
+    """The commit of a data set of the Hub, "" where the Hub does not answer."""
+    import huggingface_hub
+
+    try:
+        return huggingface_hub.HfApi().dataset_info(hub_id.partition(":")[0], timeout=10).sha or ""
+    except Exception:  # the Hub's clients raise a dozen unrelated types
+        return ""
+
+
+class _Hashing(io.RawIOBase):
+    """A file that only a digest is kept of."""
+
+    def __init__(self, digest: Any) -> None:
+        self.digest = digest
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return len(data)
 
 
 def _unreadable(file: Path, error: OSError) -> EcarError:
