@@ -8,9 +8,10 @@ epoch is a pure function of (seed, epoch), whatever the number of processes.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from ecar_lab.errors import EcarError
 
 logger = logging.getLogger(__name__)
 SHAPES_SIZES = {"train": 50_000, "test": 10_000}
+SOME_CLASSES = 10  # that a message names
 READ_CHUNK = 1024  # images decoded at a time, while a set is read into memory
 
 
@@ -148,6 +150,7 @@ class ImageDataset:
     ) -> None:
         self.info, self.layout = info, layout
         self._source = source
+        self._numbers = torch.arange(len(info.class_names))  # label in the source -> label
         self._pixels = source if isinstance(source, PixelSource) else None
         self._lazy = lazy  # decode (or draw) batch by batch instead of once
         self._flip = flip
@@ -177,6 +180,34 @@ class ImageDataset:
         """Images found unreadable so far."""
         return len(self._source.corrupt)
 
+    def numbered_as(self, names: Sequence[str]) -> ImageDataset:
+        """The same images, with the numbers that a model gives to these class names.
+
+        One class stands for the one class of the other, whatever both are called.
+
+        Raises:
+            EcarError: the classes are others.
+        """
+        own = self.info.class_names
+        if tuple(names) == own:
+            return self
+        if len(names) != len(own) or (len(own) > 1 and set(names) != set(own)):
+            both = f"{_some(own)}; {_some(names)}"
+            what = "other classes than the checkpoint"
+            if len(names) != len(own):
+                what = f"{len(own)} classes, the checkpoint {len(names)}"
+            raise EcarError(
+                f"{self.info.name!r} has {what} ({both}): "
+                "give the data set it was trained on as dataset"
+            )
+        other = copy.copy(self)
+        other.__dict__.pop("fingerprint", None)
+        other.info = replace(self.info, class_names=tuple(names))
+        order = [list(names).index(name) for name in own] if len(own) > 1 else [0]
+        other._numbers = torch.tensor(order)[self._numbers]
+        logger.info("%r has the model's classes in another order: matched by name", self.info.name)
+        return other
+
     def arrays(self) -> tuple[Tensor, Tensor]:
         """The whole set: images (N, 3, H, W) uint8 and labels (N,) int64, decoded once and kept.
 
@@ -187,7 +218,7 @@ class ImageDataset:
             self._pixels = self._read_all()
             if not self._lazy:
                 self.info = replace(self.info, num_images=len(self._pixels))
-        return self._pixels.images, self._pixels.labels
+        return self._pixels.images, self._numbers[self._pixels.labels]
 
     def _read_all(self) -> PixelSource:
         if isinstance(self._source, StreamSource):
@@ -253,7 +284,11 @@ class ImageDataset:
                 mirrored = torch.rand(order.batch_size, generator=generator) < 0.5
                 mirrored = mirrored[order.share][: len(images), None, None, None]
                 images = torch.where(mirrored, images.flip(-1), images)
-            yield images.float().div_(127.5).sub_(1), labels
+            yield images.float().div_(127.5).sub_(1), self._numbers[labels]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SOME_CLASSES]) + (", ..." if len(names) > SOME_CLASSES else "")
 
 
 def _open_digits(split: str, size: int, flip: bool, limit: int | None) -> ImageDataset:
