@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 EXAMPLES = 3  # names kept for each reason to leave files out
+NAMED_REASONS = 4  # the most frequent ones, that the line names
 NAMED_CLASSES = 5  # classes without images that the line names
 
 
@@ -23,10 +24,16 @@ class Skipped:
         self.reasons[reason] = count + len(names), (examples + names)[:EXAMPLES]
 
     def __str__(self) -> str:
-        return ", ".join(
+        most = sorted(self.reasons.items(), key=lambda item: -item[1][0])
+        words = [
             f"{count} {reason} ({examples[0]}{', ...' if count > 1 else ''})"
-            for reason, (count, examples) in self.reasons.items()
-        )
+            for reason, (count, examples) in most[:NAMED_REASONS]
+        ]
+        if len(most) > NAMED_REASONS:
+            words.append(
+                f"{sum(count for _, (count, _) in most[NAMED_REASONS:])} for other reasons"
+            )
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)

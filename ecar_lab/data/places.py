@@ -109,6 +109,9 @@ def recognise(place: Path) -> Found:
     if not pictures:
         tables += [file for file in metadata if file.lower().endswith(".parquet")]
     if tables:
+        _leave_out(
+            tree, "beside .parquet files", [(file,) for file in metadata if file not in tables]
+        )
         return _tables(tree, sorted(tables), pictures)
     if not pictures:
         left = f"; skipped: {tree.skipped}" if tree.skipped.reasons else ""
@@ -285,20 +288,15 @@ def _unwrap(root: Parts, paths: list[Parts], tree: Tree, metadata: list[Parts]) 
 def _empty_folders(tree: Tree, root: Parts) -> list[str]:
     """Folders beside the class folders that hold nothing, or only pictures that cannot be read."""
     prefix = "/".join((*root, ""))
-    names = [
-        folder.removeprefix(prefix)
-        for folder in tree.folders
-        if folder.startswith(prefix) and "/" not in folder.removeprefix(prefix)
-    ]
-    ending = (*picture_endings(), ".parquet")
-    empty = []
-    for name in names:
-        inside = [file for file in tree.files if file.startswith(f"{prefix}{name}/")]
-        readable = any(file.lower().endswith(ending) for file in inside)
-        others = any(not file.lower().endswith(OTHER_PICTURES) for file in inside)
-        if not readable and not others and not keyword_of(name):
-            empty.append(name)
-    return empty
+    within = [folder.removeprefix(prefix) for folder in tree.folders if folder.startswith(prefix)]
+    names = {name for name in within if "/" not in name and not keyword_of(name)}
+    endings = (*picture_endings(), ".parquet")
+    for file in tree.files:  # one pass: a set may have a thousand classes and a million files
+        if file.startswith(prefix):
+            lower = file.lower()
+            if lower.endswith(endings) or not lower.endswith(OTHER_PICTURES):
+                names.discard(file[len(prefix) :].partition("/")[0])
+    return sorted(names)
 
 
 def _picture_splits(tree: Tree, top: Parts, paths: list[Parts]) -> dict[str, list[Parts]]:

@@ -42,7 +42,7 @@ trees = st.tuples(
     st.one_of(st.none(), st.tuples(paths, st.sampled_from(METADATA_LINES))),
 )
 limits = settings(
-    max_examples=30,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
