@@ -12,12 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from ecar_lab.cli.switches import parse
-from ecar_lab.data import dataset_names, find_datasets, open_dataset
+from ecar_lab.data import dataset_names, open_dataset
+from ecar_lab.data.opening import BUILT_IN, survey
+from ecar_lab.errors import EcarError
 from ecar_lab.files import IMAGE_FORMATS, check_output, data_root, output_file
 from ecar_lab.schema import Count, Images
 from ecar_lab.viz import pictures
 
-OFFLINE = ("digits", "shapes")
 THUMBNAIL = 64
 
 
@@ -58,6 +59,7 @@ def run(arguments: list[str]) -> None:
     info, sample = opened().info, opened(limit=switches.look)
     images, labels = sample.arrays()
     counts = labels.bincount(minlength=info.num_classes).tolist()
+    print(sample.layout.report())
     print(f"{info.name}, split {info.split}: {info.num_images:,} images, {info.image_size} px")
     print(f"{info.num_classes} classes; of {len(labels)} images looked at:")
     print("\n".join(f"  {n:>4}  {name}: {counts[n]}" for n, name in enumerate(info.class_names)))
@@ -71,14 +73,20 @@ def run(arguments: list[str]) -> None:
 
 def listing(root: Path | None) -> str:
     """One line per data set: known by name or found in ``root``."""
-    found = find_datasets(root) if root else {}
+    here = survey(root) if root else {}
+    found = {name: splits for name, splits in here.items() if isinstance(splits, dict)}
+    refused = {name: error for name, error in here.items() if isinstance(error, EcarError)}
     lines = []
     for name in dict.fromkeys([*dataset_names(), *found]):
         if name in found:
             what = ", ".join(f"{split} {count:,}" for split, count in found[name].items())
+        elif name in refused:
+            continue
         else:
-            what = "needs no file" if name in OFFLINE else "not here"
+            what = "needs no file" if name in BUILT_IN else "not here"
         lines.append(f"{name:<16} {what}")
+    if refused:
+        lines += ["", "folders that are not opened:", *map(str, refused.values())]
     where = root or "none (give --data, or set the variable ECAR_DATA)"
     return "\n".join([*lines, "", f"data root: {where}"])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import io
 import logging
 import os
 import sys
@@ -48,6 +49,10 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # Names in a script that the terminal's encoding lacks are written as \u escapes.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("ecar_lab").setLevel(logging.INFO)
     try:

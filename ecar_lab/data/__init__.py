@@ -1,7 +1,7 @@
 """Data sets and the order in which a training reads them; what the rest of the kit opens is below.
 
 May import ``errors``, ``files`` and ``tokenizers`` (for cached latents).
-Begin with ``datasets.py``; ``tables.py`` finds the rows, ``sources.py`` makes pixels of them.
+Begin with ``datasets.py``; ``opening.py`` finds the rows, ``sources.py`` makes pixels of them.
 """
 
 from ecar_lab.data.datasets import (
@@ -10,6 +10,14 @@ from ecar_lab.data.datasets import (
     dataset_names,
     open_dataset,
 )
-from ecar_lab.data.tables import find_datasets
+from ecar_lab.data.layout import Layout
+from ecar_lab.data.opening import find_datasets
 
-__all__ = ["DatasetInfo", "ImageDataset", "dataset_names", "find_datasets", "open_dataset"]
+__all__ = [
+    "DatasetInfo",
+    "ImageDataset",
+    "Layout",
+    "dataset_names",
+    "find_datasets",
+    "open_dataset",
+]

@@ -6,7 +6,6 @@ them. Unreadable images are counted, and the first one is named.
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import os
@@ -19,12 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import torch
 from torch import Tensor
 
-from ecar_lab.data.shapes import draw_shapes
-from ecar_lab.data.tables import Pair, Table, require_memory
+from ecar_lab.data.pixels import Unreadable, open_image, shorten, square_pixels
+from ecar_lab.data.shapes import SHAPES, draw_shapes
+from ecar_lab.data.tables import Content, Pair, Table, require_memory
 from ecar_lab.errors import EcarError
 
 if TYPE_CHECKING:
@@ -33,6 +32,9 @@ if TYPE_CHECKING:
 SHUFFLE_BUFFER = 2048  # encoded images a stream holds to draw the next one from
 STREAM_READERS = 8  # parts of a stream that are read side by side, at most
 PREFETCH = 4  # batches made ready in the background
+SIZED_IMAGES = 16  # images whose sizes are looked at to find the set's own
+SMALLEST = 8  # px: a set of smaller images must be asked for by size
+WIDEST_SPREAD = 4  # between the shorter sides of the first images
 DECODE_CHUNK = 32  # images per task of the decoding threads
 
 
@@ -72,6 +74,10 @@ class IndexedSource:
         """The images ``indices`` (B,)."""
         raise NotImplementedError
 
+    def content(self) -> Content:
+        """What the fingerprint is made of; None if that cannot be told."""
+        raise NotImplementedError
+
     def batches(self, order: Order) -> Iterator[Batch]:
         """One epoch: a permutation of all images, cut into batches."""
         generator = torch.Generator().manual_seed(order.seed)
@@ -95,6 +101,9 @@ class PixelSource(IndexedSource):
     def read(self, indices: Tensor) -> Batch:
         return _whole(self.images[indices], self.labels[indices])
 
+    def content(self) -> Content:
+        return [self.images.numpy().tobytes(), self.labels.numpy().tobytes()]
+
 
 class ShapeSource(IndexedSource):
     """The first ``count`` images of the set of shapes ``key``, drawn as they are asked for."""
@@ -108,6 +117,10 @@ class ShapeSource(IndexedSource):
     def read(self, indices: Tensor) -> Batch:
         return _whole(*draw_shapes(self.key, indices, self.size))
 
+    def content(self) -> Content:
+        few = draw_shapes(self.key, torch.arange(min(self.count, len(SHAPES))), self.size)
+        return [str(self.key), str(self.count), *(part.numpy().tobytes() for part in few)]
+
 
 class RowSource(IndexedSource):
     """A table on this machine, decoded as it is read."""
@@ -120,6 +133,9 @@ class RowSource(IndexedSource):
 
     def read(self, indices: Tensor) -> Batch:
         return self.decoder(self.table.take(indices.tolist()), indices.tolist())
+
+    def content(self) -> Content:
+        return self.table.content()
 
     def batches(self, order: Order) -> Iterator[Batch]:
         return map(self.decoder.fill, super().batches(order))
@@ -136,6 +152,9 @@ class StreamSource:
 
     def __init__(self, table: Table, decoder: Decoder) -> None:
         self.table, self.decoder, self.corrupt = table, decoder, decoder.corrupt
+
+    def content(self) -> Content:
+        return self.table.content()
 
     def batches(self, order: Order) -> Iterator[Batch]:
         """One epoch. An endless reader begins again at its end: readers differ in length, and the
@@ -183,27 +202,49 @@ class Decoder:
     """Encoded images in, pixels out; ``corrupt`` holds the keys of those that cannot be read.
 
     Raises:
-        EcarError: not one image of the table can be read.
+        EcarError: not one image of the table can be read, or they are too small or of sizes too
+            different for one of them to be the size of all.
     """
 
     def __init__(self, table: Table, size: int | None) -> None:
         self.name = table.name
         self.corrupt: set[Hashable] = set()
+        self.animated = 0
         self.pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+        first: list[tuple[PIL.Image.Image, int]] = []
+        why = ""
         for index, (value, label) in enumerate(table.pairs(table.rows)):
             try:
-                self.size = size or min(_open_image(value).size)
-                require_memory(self.name, 8 * self.size**2)
-                self.first = torch.from_numpy(_pixels(value, self.size)).permute(2, 0, 1), label
-                return
-            except EcarError:
-                raise
+                image = open_image(value, size)
+                if not first:
+                    square_pixels(image, size or 1)
+                first.append((image, label))
             except Exception as error:  # a broken file can raise anything
-                self._skip(index, value, error)
-        raise EcarError(
-            f"no image of {table.name!r} ({table.split}) can be read "
-            f"({len(self.corrupt)} tried): give a data set with whole image files"
-        )
+                if not first:  # later ones are counted when they are read
+                    why = why or explain(error)
+                    self._skip(index, value, error)
+            if len(first) == (1 if size else SIZED_IMAGES):
+                break
+        if not first:
+            raise EcarError(
+                f"no image of {table.name!r} ({table.split}) can be read "
+                f"({len(self.corrupt)} tried): give a data set with whole image files"
+                + (f" (the first: {why})" if why else "")
+            )
+        self.size = size or self._own_size([min(image.size) for image, _ in first])
+        require_memory(self.name, 8 * self.size**2)
+        pixels = square_pixels(first[0][0], self.size)
+        self.first = torch.from_numpy(pixels).permute(2, 0, 1), first[0][1]
+
+    def _own_size(self, sides: list[int]) -> int:
+        """The median of the first images' shorter sides."""
+        if min(sides) < SMALLEST or max(sides) > WIDEST_SPREAD * min(sides):
+            spread = f"{min(sides)} to {max(sides)}" if len(set(sides)) > 1 else f"{sides[0]}"
+            raise EcarError(
+                f"the first images of {self.name!r} are {spread} px: choose the size with "
+                "image_size (--image-size)"
+            )
+        return sorted(sides)[len(sides) // 2]
 
     def __call__(self, pairs: list[Pair], keys: Sequence[Hashable]) -> Batch:
         """Decodes in parallel; what cannot be read is black, with ``good`` False."""
@@ -233,55 +274,46 @@ class Decoder:
                 images[hole], labels[hole] = self.first
         return _whole(images, labels)
 
-    def _decode(self, values: list[dict[str, Any]]) -> list[np.ndarray | Exception]:
+    def _decode(self, values: list[Any]) -> list[np.ndarray | Exception]:
         results: list[np.ndarray | Exception] = []
         for value in values:
             try:
-                results.append(_pixels(value, self.size))
+                image = open_image(value, self.size)
+                results.append(square_pixels(image, self.size))
             except Exception as error:  # a broken file can raise anything
                 results.append(error)
+            else:
+                self._note_frames(value, image.info.get("frames", 1))
         return results
 
-    def _skip(self, key: Hashable, value: dict[str, Any] | None, error: Exception) -> None:
-        if not self.corrupt:
-            name = (value or {}).get("path") or f"row {key}"
+    def _note_frames(self, value: Any, frames: int) -> None:
+        if frames > 1 and not self.animated:
             warnings.warn(
-                f"{self.name!r}: {name} is no readable image ({type(error).__name__}) and was "
-                "skipped; more of them are only counted",
+                f"{self.name!r}: {name_of(value, 'an image')} has {frames} frames, of which the "
+                "first is taken; so it is with others",
+                stacklevel=2,
+            )
+        self.animated += frames > 1
+
+    def _skip(self, key: Hashable, value: Any, error: Exception) -> None:
+        if not self.corrupt:
+            warnings.warn(
+                f"{self.name!r}: {name_of(value, f'row {key}')} is no readable image "
+                f"({explain(error)}) and was skipped; more of them are only counted",
                 stacklevel=3,
             )
         self.corrupt.add(key)
 
 
-def _open_image(value: dict[str, Any], size: int | None = None) -> PIL.Image.Image:
-    """The decoded image; a JPEG much larger than ``size`` is scaled down while it is decoded."""
-    if value["bytes"] is None:
-        import datasets
-
-        return datasets.Image().decode_example(value)  # a file, or a remote path of a stream
-    image = PIL.Image.open(io.BytesIO(value["bytes"]))
-    if size:
-        image.draft("RGB", (2 * size, 2 * size))
-    image.load()
-    return PIL.ImageOps.exif_transpose(image)
+def name_of(value: Any, otherwise: str) -> str:
+    """What to call an image: its path where it has one."""
+    path = value.get("path") if isinstance(value, dict) else None
+    return shorten(path) if path else otherwise
 
 
-def _pixels(value: dict[str, Any], size: int) -> np.ndarray:
-    """(size, size, 3) uint8 of a table's image, see :func:`square_pixels`."""
-    return square_pixels(_open_image(value, size), size)
-
-
-def square_pixels(image: PIL.Image.Image, size: int) -> np.ndarray:
-    """(size, size, 3) uint8: on white where transparent, shorter side scaled, centre cut out."""
-    if image.mode.startswith("I;16"):
-        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-    if image.size != (size, size):
-        image = PIL.ImageOps.fit(image, (size, size), PIL.Image.Resampling.BICUBIC)
-    return np.array(image)
+def explain(error: Exception) -> str:
+    """Why an image cannot be read: our own words, else the kind of the error."""
+    return str(error) if isinstance(error, Unreadable) else type(error).__name__
 
 
 def picture_of(image: PIL.Image.Image, size: int) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,12 +33,14 @@ from ecar_lab.evaluation.feature_net import (
 )
 from ecar_lab.evaluation.judge import Judge, compare, find_own_net, fingerprint, pick_judge
 from ecar_lab.evaluation.sampling import Sampling, generate, to_bytes
+from ecar_lab.generator import LatentGenerator
 from ecar_lab.machine import machine, versions
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.presets import get_preset
 from ecar_lab.schema import Images, NotNegative, Pairs, Seed, Steps, Text, checked
 from ecar_lab.tokenizers.base import psnr
 
+logger = logging.getLogger(__name__)
 LOSS_IMAGES = 512  # held-out images that the loss is measured on
 FEWEST_SAMPLES = 8
 
@@ -125,16 +128,12 @@ def evaluate(
 
     def real(split: str, limit: int | None = None) -> ImageDataset:
         size = pipe.image_size
-        return open_dataset(
+        data = open_dataset(
             data_name, split=split, image_size=size, data_root=data_root, limit=limit
         )
+        return match_classes(data, pipe.model)
 
     reference = real(reference_split)
-    if reference.info.num_classes != pipe.model.num_classes:
-        raise EcarError(
-            f"{data_name!r} has {reference.info.num_classes} classes, the checkpoint "
-            f"{pipe.model.num_classes}: give the data set it was trained on as dataset"
-        )
     other = real("test" if reference.info.split == "train" else "train", limit=num_samples)
     held_out = other if reference.info.split == "train" else reference
 
@@ -222,6 +221,19 @@ def features_of_split(
     return extract(judge.net, data.arrays()[0], device=device)
 
 
+def match_classes(data: ImageDataset, model: LatentGenerator) -> ImageDataset:
+    """The images with the model's numbers for their classes, matched by name.
+
+    Raises:
+        EcarError: the model was made for other classes.
+    """
+    names = model.class_names
+    if not model.config.class_names and len(names) == data.info.num_classes:
+        logger.info("the checkpoint does not name its classes: they are matched by number")
+        return data
+    return data.numbered_as(names)
+
+
 def trained_on(folder: Path) -> str:
     """The data set that the checkpoint in ``folder`` says it was trained on.
 
@@ -279,8 +291,16 @@ def class_accuracies(
             return None
         net, name = load_features(folder), folder.name
         logits = [extract(net, part, device=pipe.device).logits for part in images]
-    if logits[0].shape[1] != pipe.model.num_classes:
+    else:
+        net = judge.net
+    known = list(getattr(getattr(net, "config", None), "class_names", None) or ())
+    wanted = pipe.model.class_names
+    if logits[0].shape[1] != len(wanted) or (known and set(known) != set(wanted)):
+        logger.info("%s tells other classes apart: it cannot say how many are right", name)
         return None
+    if known:
+        order = [known.index(class_name) for class_name in wanted]
+        logits = [scores[:, order] for scores in logits]
     both = list(zip(("generated", "real"), logits, labels, strict=True))
 
     def per_class(number: int) -> dict[str, float | None]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 import ecar_lab
-from ecar_lab.data.tables import find_datasets
+from ecar_lab.data import find_datasets
 from ecar_lab.device import pick_device, pick_dtype
 from ecar_lab.errors import EcarError
 from ecar_lab.files import checkpoints_root, data_root

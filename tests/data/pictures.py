@@ -26,6 +26,14 @@ def encoded(number: int) -> dict:
     return {"bytes": stream.getvalue(), "path": None}
 
 
+def put(root: Path, *names: str, number: int = 1) -> None:
+    """Writes a picture under each of these names."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(number)["bytes"])
+
+
 BROKEN = {"bytes": b"no image at all", "path": None}
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ecar_lab.data import dataset_names, find_datasets, open_dataset
-from tests.data.pictures import encoded, numbers, picture, write_parquet
+from ecar_lab.errors import EcarError
+from tests.data.pictures import encoded, numbers, picture, put, write_parquet
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -28,11 +29,12 @@ def test_splits_of_a_folder_number_their_classes_alike(tmp_path):
     assert data.arrays()[1].tolist() == [1]
 
 
-def test_class_called_train_is_a_class(tmp_path):
+def test_class_called_train_needs_a_split_above_it(tmp_path):
     for name in ("train", "car"):
-        (tmp_path / name).mkdir()
-        picture(1).save(tmp_path / name / "a.png")
-    assert open_dataset(str(tmp_path)).info.class_names == ("car", "train")
+        put(tmp_path, f"one/{name}/a.png", f"two/train/{name}/a.png")
+    with pytest.raises(EcarError, match="'train', which names a split, beside 'car'"):
+        open_dataset(str(tmp_path / "one"))
+    assert open_dataset(str(tmp_path / "two")).info.class_names == ("car", "train")
 
 
 def test_folder_without_class_folders_is_one_class(tmp_path):

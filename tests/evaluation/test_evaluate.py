@@ -2,21 +2,24 @@
 
 import json
 import shutil
+import types
 
 import pytest
 import torch
 
 from ecar_lab.cli.switches import parse_call
+from ecar_lab.data import open_dataset
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation import judge
-from ecar_lab.evaluation.evaluate import evaluate, markdown
-from ecar_lab.evaluation.feature_net import extract, load_features
+from ecar_lab.evaluation.evaluate import class_accuracies, evaluate, markdown, match_classes
+from ecar_lab.evaluation.feature_net import FeatureNet, extract, load_features
 from ecar_lab.evaluation.judge import INCEPTION, InceptionFeatures, Judge, fingerprint, pick_judge
 from ecar_lab.evaluation.sampling import Sampling, generate, to_bytes
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.tokenizers.makers import IdentityTokenizer
 from ecar_lab.training.features import train_features
 from tests.conftest import tiny_model
+from tests.data.pictures import put
 
 NET = "features-digits"
 
@@ -278,3 +281,29 @@ def test_a_fingerprint_follows_the_weights_and_not_the_card(checkpoints, tmp_pat
         net.head.bias += 1
     net.save_pretrained(copy)
     assert fingerprint(copy) != before
+
+
+def test_classes_of_a_set_are_those_of_the_model_by_name(tmp_path):
+    for name in ("frog", "cat", "dog"):
+        put(tmp_path, f"set/{name}/1.png", f"other/{name}s/1.png")
+    model = tiny_model(class_names=["frog", "cat", "dog"])
+    data = match_classes(open_dataset(str(tmp_path / "set")), model)
+    assert data.arrays()[1].tolist() == [1, 2, 0]
+    with pytest.raises(EcarError, match=r"has other classes than the checkpoint \(cats"):
+        match_classes(open_dataset(str(tmp_path / "other")), model)
+
+
+def test_net_of_other_classes_names_none_right():
+    model = tiny_model(class_names=["frog", "cat", "dog"])
+    pipe = types.SimpleNamespace(model=model)
+    scores, truth = torch.eye(3), torch.arange(3)
+
+    def shares(*names):
+        net = FeatureNet(num_classes=3, width=2, class_names=list(names))
+        judge = Judge("net", "", net)
+        both = [torch.zeros(3)] * 2
+        return class_accuracies(judge, "set", pipe, both, [truth] * 2, [scores] * 2)
+
+    assert shares("frog", "cat", "dog")["real"] == 1
+    assert shares("dog", "frog", "cat")["real"] == 0
+    assert shares("a", "b", "c") is None
