@@ -16,6 +16,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -208,15 +209,15 @@ def output_file(path: str | Path) -> Generator[Path]:
             fresh.unlink(missing_ok=True)
 
 
-def save_tensors(path: Path, named: Tensors) -> None:
-    """Writes named tensors as one safetensors file.
+def save_tensors(path: Path, named: Tensors, metadata: dict[str, str] | None = None) -> None:
+    """Writes named tensors as one safetensors file, with words about them in its header.
 
     Raises:
         OSError: the disk is full or the place cannot be written.
     """
     named = {name: tensor.detach().to("cpu").contiguous() for name, tensor in named.items()}
     try:
-        save_file(named, path)
+        save_file(named, path, metadata)
     except SafetensorError as error:  # safetensors wraps what the system said
         raise OSError(f"{error}") from error
 
@@ -225,6 +226,22 @@ def load_tensors(path: Path) -> Tensors:
     """All tensors of a safetensors file."""
     with safe_open(path, framework="pt", device="cpu") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """The words in the header of a safetensors file."""
+    with safe_open(path, framework="pt", device="cpu") as file:
+        return file.metadata() or {}
+
+
+def hash_tensors(named: Tensors) -> str:
+    """The SHA-256 of names, types, shapes and values, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(named.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def write_checksums(folder: str | Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from ecar_lab.errors import EcarError
-from ecar_lab.training.launch import PLACED, processes_asked, start_missing_processes
+from ecar_lab.training.processes import PLACED, processes_asked, start_missing_processes
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,6 @@ def test_launcher_without_a_number_is_no_silent_single_process(monkeypatch: pyte
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
     monkeypatch.setenv("MASTER_PORT", "29500")
-    monkeypatch.setattr("ecar_lab.training.launch.processes_asked", lambda command: None)
+    monkeypatch.setattr("ecar_lab.training.processes.processes_asked", lambda command: None)
     with pytest.raises(EcarError, match="torchrun --standalone"):
         start_missing_processes()
