@@ -7,6 +7,7 @@ epoch is a pure function of (seed, epoch), whatever the number of processes.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ecar_lab import files
+from ecar_lab.data.fingerprint import combine
 from ecar_lab.data.shapes import SHAPES
 from ecar_lab.data.sources import (
     Decoder,
@@ -121,6 +123,26 @@ class ImageDataset:
         self._pixels = source if isinstance(source, PixelSource) else None
         self._lazy = lazy  # decode (or draw) batch by batch instead of once
         self._flip = flip
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that tell one content from another; made when first asked for.
+
+        It depends on the class names, the image size, the labels, the order of the images and
+        their content: the whole of parquet files; of pictures their path within the set and their
+        bytes (size and both ends of those beyond 64 KiB). It does not depend on where the set
+        lies, on times or on its name. ``digits`` and ``shapes`` go by their pixels and by what
+        draws them; a stream from the Hub by the Hub's revision.
+
+        Empty for a stream whose revision the Hub does not tell: nothing can be said of its content.
+
+        Raises:
+            EcarError: a file of the set can be read no more.
+        """
+        content = self._source.content()
+        if content is None:
+            return ""
+        return combine([str(self.info.image_size), *self.info.class_names, "|", *content])
 
     @property
     def skipped(self) -> int:

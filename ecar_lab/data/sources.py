@@ -23,8 +23,8 @@ import PIL.ImageOps
 import torch
 from torch import Tensor
 
-from ecar_lab.data.shapes import draw_shapes
-from ecar_lab.data.tables import Pair, Table, require_memory
+from ecar_lab.data.shapes import SHAPES, draw_shapes
+from ecar_lab.data.tables import Content, Pair, Table, require_memory
 from ecar_lab.errors import EcarError
 
 if TYPE_CHECKING:
@@ -72,6 +72,10 @@ class IndexedSource:
         """The images ``indices`` (B,)."""
         raise NotImplementedError
 
+    def content(self) -> Content:
+        """What the fingerprint is made of; None if that cannot be told."""
+        raise NotImplementedError
+
     def batches(self, order: Order) -> Iterator[Batch]:
         """One epoch: a permutation of all images, cut into batches."""
         generator = torch.Generator().manual_seed(order.seed)
@@ -95,6 +99,9 @@ class PixelSource(IndexedSource):
     def read(self, indices: Tensor) -> Batch:
         return _whole(self.images[indices], self.labels[indices])
 
+    def content(self) -> Content:
+        return [self.images.numpy().tobytes(), self.labels.numpy().tobytes()]
+
 
 class ShapeSource(IndexedSource):
     """The first ``count`` images of the set of shapes ``key``, drawn as they are asked for."""
@@ -108,6 +115,10 @@ class ShapeSource(IndexedSource):
     def read(self, indices: Tensor) -> Batch:
         return _whole(*draw_shapes(self.key, indices, self.size))
 
+    def content(self) -> Content:
+        few = draw_shapes(self.key, torch.arange(min(self.count, len(SHAPES))), self.size)
+        return [str(self.key), str(self.count), *(part.numpy().tobytes() for part in few)]
+
 
 class RowSource(IndexedSource):
     """A table on this machine, decoded as it is read."""
@@ -120,6 +131,9 @@ class RowSource(IndexedSource):
 
     def read(self, indices: Tensor) -> Batch:
         return self.decoder(self.table.take(indices.tolist()), indices.tolist())
+
+    def content(self) -> Content:
+        return self.table.content()
 
     def batches(self, order: Order) -> Iterator[Batch]:
         return map(self.decoder.fill, super().batches(order))
@@ -136,6 +150,9 @@ class StreamSource:
 
     def __init__(self, table: Table, decoder: Decoder) -> None:
         self.table, self.decoder, self.corrupt = table, decoder, decoder.corrupt
+
+    def content(self) -> Content:
+        return self.table.content()
 
     def batches(self, order: Order) -> Iterator[Batch]:
         """One epoch. An endless reader begins again at its end: readers differ in length, and the

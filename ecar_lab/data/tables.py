@@ -5,6 +5,9 @@ Nothing is decoded here; `sources.py` turns the rows into tensors.
 
 from __future__ import annotations
 
+import hashlib
+import io
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -14,8 +17,10 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow
 import pyarrow.parquet
 
+from ecar_lab.data.fingerprint import of_pictures, of_table
 from ecar_lab.errors import EcarError
 
 HUB_IDS = {"cifar10": "uoft-cs/cifar10", "imagenette": "frgfm/imagenette:320px"}
@@ -26,6 +31,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 NO_LABELS = "none"
 
 Pair = tuple[dict[str, Any], int]  # encoded image as `datasets` holds it, class
+Content = Iterable[bytes | str] | None
 
 
 @dataclass
@@ -40,6 +46,10 @@ class Table:
     label_column: str = NO_LABELS
     class_names: tuple[str, ...] = ("image",)
     codes: dict[Any, int] | None = None  # value in the label column -> class; None: one class
+    files: tuple[Path, ...] = ()  # parquet files that the rows are in
+    base: Path | None = None  # of a folder of pictures
+    hub_id: str = ""
+    taken: int | None = None  # the limit
 
     @property
     def is_stream(self) -> bool:
@@ -50,11 +60,30 @@ class Table:
         """Keeps ``count`` rows: the first of a stream, else a fixed random choice."""
         if count is None:
             return
+        self.taken = count
         if self.is_stream:
             self.rows, self.total = self.rows.take(count), None
         elif count < len(self.rows):
             chosen = np.random.RandomState(0).permutation(len(self.rows))[:count]
             self.rows, self.total = self.rows.select(np.sort(chosen)), count
+
+    def content(self) -> Content:
+        """What the fingerprint is made of; None if that cannot be told."""
+        yields = [self.image_column, self.label_column, str(self.taken)]
+        if self.base is not None:
+            pairs = self.take(list(range(len(self.rows))))
+            files = [(Path(image["path"]), label) for image, label in pairs]
+            return itertools.chain(
+                yields,
+                of_pictures((f.relative_to(self.base).as_posix(), f, code) for f, code in files),
+            )
+        if self.files:
+            order = ["stream"] if self.is_stream and self.taken else []
+            return itertools.chain(yields, order, map(of_table, self.files))
+        if self.is_stream:
+            revision = _revision(self.hub_id)
+            return [*yields, self.hub_id, self.split, revision] if revision else None
+        return [*yields, _digest_rows(self.rows)]
 
     def pairs(self, rows: Iterable[dict[str, Any]]) -> Iterator[Pair]:
         """(encoded image, class) of each of ``rows``."""
@@ -103,12 +132,15 @@ def load_table(
     files: list[Path] = []
     if isinstance(place, str):
         table = _load_hub(name, place, split, streaming)
+        table.hub_id = place
     elif files_of := _parquet_splits(place):
         split = pick_split(name, split, files_of)
         files = files_of[split]
         table = _load_parquet(name, split, files, streaming)
+        table.files = tuple(files)
     else:
         table = _load_folder(name, split, place)
+        table.base = place
     if table.total == 0:
         raise EcarError(f"{name!r} ({table.split}) is empty: give a data set with images")
     _find_columns(table, image_column, label_column, files)
@@ -314,6 +346,40 @@ def _find_columns(table: Table, image: str | None, label: str | None, files: lis
     values = sorted(value for value in values if value is not None)
     table.class_names = tuple(str(value) for value in values)
     table.codes = {value: code for code, value in enumerate(values)}
+
+
+def _digest_rows(rows: Any) -> bytes:
+    """Digest of a data set's own columns, whatever files they lie in."""
+    digest = hashlib.blake2b(digest_size=16)
+    sink = pyarrow.PythonFile(_Hashing(digest), mode="w")
+    table = rows.with_format("arrow")[:]
+    with pyarrow.ipc.new_stream(sink, table.schema.remove_metadata()) as writer:
+        writer.write_table(table.replace_schema_metadata().combine_chunks())
+    return digest.digest()
+
+
+class _Hashing(io.RawIOBase):
+    """A file that only a digest is kept of."""
+
+    def __init__(self, digest: Any) -> None:
+        self.digest = digest
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return len(data)
+
+
+def _revision(hub_id: str) -> str:
+    """The commit of a Hub data set, "" where the Hub does not answer."""
+    import huggingface_hub
+
+    try:
+        return huggingface_hub.HfApi().dataset_info(hub_id.partition(":")[0], timeout=10).sha or ""
+    except Exception:  # the Hub's clients raise a dozen unrelated types
+        return ""
 
 
 def require_memory(name: str, needed: int) -> None:
