@@ -25,7 +25,7 @@ def identity_of(data: ImageDataset, **made_with: str) -> Identity:
     return {
         "classes": list(data.info.class_names),
         "images": data.info.num_images,
-        "pictures": getattr(data, "fingerprint", ""),
+        "pictures": data.fingerprint,
         **made_with,
     }
 
