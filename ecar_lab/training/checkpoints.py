@@ -125,6 +125,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
         tensors = {file.stem: load_tensors(file) for file in sorted(folder.glob("*.safetensors"))}
     except UnsoundCheckpoint:
         raise
+    except EcarError as error:  # what the checksums say; its remedy is not the one here
+        unsound(folder, str(error).rpartition(": ")[0] or str(error))
     except (OSError, ValueError, SafetensorError) as error:
         unsound(folder, str(error))
     missing = {"model", "ema", "optimizer"} - set(tensors)

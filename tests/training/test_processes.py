@@ -1,8 +1,10 @@
-"""Processes: how many the launcher was asked for."""
+"""Processes: how many the launcher was asked for, and what is said when one is lost."""
 
 import pytest
+import torch
 
 from ecar_lab.errors import EcarError
+from ecar_lab.training import processes
 from ecar_lab.training.processes import PLACED, processes_asked, start_missing_processes
 
 
@@ -26,3 +28,38 @@ def test_launcher_without_a_number_is_no_silent_single_process(monkeypatch: pyte
     monkeypatch.setattr("ecar_lab.training.processes.processes_asked", lambda command: None)
     with pytest.raises(EcarError, match="torchrun --standalone"):
         start_missing_processes()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[gloo/transport/tcp/pair.cc:538] Connection closed by peer [::1]",
+        "Read error [127.0.0.1]:2: Connection reset by peer",
+    ],
+)
+def test_a_lost_process_is_one_sentence(monkeypatch: pytest.MonkeyPatch, words: str):
+    def lose() -> None:
+        with processes.told_when_a_process_is_lost():
+            raise RuntimeError(words)
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(EcarError, match="another process of this run has ended"):
+        lose()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    with pytest.raises(RuntimeError, match="peer"):
+        lose()
+
+
+def test_the_launcher_says_in_one_sentence_that_a_process_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    def killed(arguments: object) -> None:
+        failure = ProcessFailure(local_rank=1, pid=4711, exitcode=-9, error_file="<NA>")
+        raise ChildFailedError("train.py", {1: failure})
+
+    monkeypatch.setattr("torch.distributed.run.run", killed)
+    monkeypatch.setattr("sys.argv", ["processes", "--nproc-per-node", "2", "train.py"])
+    assert processes.main() == 1
+    assert capsys.readouterr().err.startswith("error: a process of this run has ended")
