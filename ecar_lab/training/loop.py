@@ -112,7 +112,7 @@ class Trainer:
                 if saved != self.step:
                     state.save(self)
             bar.close()
-            if interrupted:
+            if interrupted or self.stop.number:  # the latter came with the last step
                 self._end_interrupted()
             self.stop.state = "stopped before the result was written: train again to write it"
             self._export(log)

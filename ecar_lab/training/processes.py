@@ -79,6 +79,8 @@ def check_effective(accelerator: Accelerator, cfg: TrainConfig, device: torch.de
     """
     placed = accelerator.device
     if cfg.device == "auto" and placed.type in ("cuda", "mps", "cpu"):
+        if placed.type != device.type:
+            logger.warning("training on %s, as the launcher asks, not on %s", placed, device)
         device = placed
     same = placed.type == device.type and device.index in (None, placed.index)
     wanted = {
