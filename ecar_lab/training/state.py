@@ -134,26 +134,27 @@ def state_of(trainer: Training) -> dict[str, Any]:
 def resume(trainer: Training) -> bool:
     """Goes on from a checkpoint if there is one; returns whether it did.
 
-    Where a run goes on by itself, damaged checkpoints are set aside until one is sound.
+    Where a run goes on by itself, the newest sound checkpoint counts, and damaged ones after it are
+    set aside. Where none is sound all stay, so that no run begins anew in silence.
 
     Raises:
         EcarError: no checkpoint is sound, the one that was named is damaged, or it belongs to
             another run.
     """
     named, folders = find_checkpoints(trainer.cfg)
-    reasons = []
+    reasons: dict[Path, str] = {}
     for folder in reversed(folders):
         try:
             state = restore(trainer, folder)
         except UnsoundCheckpoint as error:
             if named:
                 raise
-            reasons.append(str(error).partition(": delete")[0])
-            trainer.accelerator.wait_for_everyone()
-            if trainer.main:
-                logger.warning("%s; %s", reasons[-1], set_unsound_aside(trainer.run_folder, folder))
+            reasons[folder] = str(error).partition(": delete")[0]
             continue
+        trainer.accelerator.wait_for_everyone()  # all have looked at all of them
         if trainer.main:
+            for damaged, reason in reasons.items():
+                logger.warning("%s; %s", reason, set_unsound_aside(trainer.run_folder, damaged))
             logger.info("resumed from %s", folder)
             if state["identity"] is None:
                 logger.warning(
@@ -163,8 +164,9 @@ def resume(trainer: Training) -> bool:
         return True
     if reasons:
         raise EcarError(
-            f"none of the {len(reasons)} checkpoints is sound (the newest: {reasons[0]}): train "
-            "anew with --resume none, or bring one back from a copy"
+            f"none of the {len(reasons)} checkpoints is sound (the newest: "
+            f"{next(iter(reasons.values()))}): train anew with --resume none, or bring one back "
+            "from a copy"
         )
     return False
 
@@ -260,7 +262,8 @@ def check_same_run(trainer: Training, folder: Path, state: dict[str, Any]) -> No
 def resumed_plan(cfg: TrainConfig, state: dict[str, Any]) -> Plan:
     """The stored plan; if steps or time box were changed on purpose, it is bent from here on."""
     plan, old, step = Plan(**state["plan"]), state["config"], state["step"]
-    if old["steps"] == cfg.steps and old["max_minutes"] == cfg.max_minutes:
+    ends = {"steps": cfg.steps, "max_minutes": cfg.max_minutes}
+    if all(old.get(name, now) == now for name, now in ends.items()):
         return plan
     if cfg.max_minutes is None:
         return plan.revised(step, cast(int, cfg.steps))

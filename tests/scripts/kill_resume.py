@@ -121,15 +121,12 @@ def kill_at(moment: str, run: Path, process: Any, chance: random.Random) -> bool
     four files of the checkpoint, or of the result, written.
     """
     metrics = run / "metrics.jsonl"
-    rows = (lines_of(metrics) if metrics.is_file() else 0) + chance.randint(1, 3)
-    size = -1
+    rows = lines_of(metrics) + chance.randint(1, 3)
     parent = "" if moment == "exporting" else "checkpoints"
     files = chance.randint(0, 4)
     while process.is_alive():
         if moment == "between":
-            changed = metrics.stat().st_size if metrics.is_file() else 0
-            there = changed != size and lines_of(metrics) >= rows and bool(list_checkpoints(run))
-            size = changed
+            there = lines_of(metrics) >= rows and bool(list_checkpoints(run))
         else:
             written = files_in(run / parent, FRESH[parent])
             sound = moment == "exporting" or bool(list_checkpoints(run))
@@ -143,8 +140,8 @@ def kill_at(moment: str, run: Path, process: Any, chance: random.Random) -> bool
 
 
 def lines_of(file: Path) -> int:
-    """Complete lines of a file that is being written."""
-    return file.read_bytes().count(b"\n")
+    """Complete lines of a file that is being written; none where there is no file."""
+    return file.read_bytes().count(b"\n") if file.is_file() else 0
 
 
 def moments_of(kills: int, chance: random.Random) -> list[str]:
