@@ -11,6 +11,7 @@ the check fails.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -101,8 +102,9 @@ def differences(a: Path, b: Path) -> list[str]:
 
 def files_in(parent: Path, pattern: str) -> int | None:
     """How many files a half-written folder holds; None where there is none."""
-    for folder in parent.glob(pattern):
-        return sum(file.is_file() for file in folder.rglob("*"))
+    with contextlib.suppress(OSError):  # it got its name while we looked
+        for folder in parent.glob(pattern):
+            return sum(file.is_file() for file in folder.rglob("*"))
     return None
 
 
@@ -135,7 +137,7 @@ def kill_at(moment: str, run: Path, process: Any, chance: random.Random) -> bool
             process.kill()
             process.join()
             return process.exitcode == -signal.SIGKILL
-        time.sleep(0.0005)
+        time.sleep(0.001)
     return False
 
 
