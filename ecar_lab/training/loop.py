@@ -19,7 +19,6 @@ import torch
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ecar_lab.data.feeds import Batch, Prefetcher
 from ecar_lab.device import autocast, pick_dtype
@@ -32,6 +31,7 @@ from ecar_lab.training.launch import Launch, compile_objective, without_compilin
 from ecar_lab.training.log import DivergenceGuard, Meter, RunLog
 from ecar_lab.training.optim import Plan, build_optimizers, lr_factor
 from ecar_lab.training.processes import share_of
+from ecar_lab.training.progress import Bar
 from ecar_lab.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Trainer:
         log = RunLog(self.run_folder, self.step) if self.main else None
         peak = self._matmul_rate() if self.main else 0.0
         load = Prefetcher(self.task.load) if self.task.prefetch else self.task.load
-        bar = tqdm(
+        bar = Bar(
             total=self.plan.total,
             initial=self.step,
             desc=self.cfg.kind,
@@ -130,7 +130,7 @@ class Trainer:
         self,
         load: Callable[[int], list[Batch]],
         log: RunLog | None,
-        bar: tqdm,
+        bar: Bar,
         peak: float,
         saved: int,
     ) -> tuple[int, bool]:
@@ -231,7 +231,7 @@ class Trainer:
         wanted = self._sum(signals + over)
         return done or wanted % 1000 > 0, wanted >= 1000
 
-    def _settle(self, pace: Window, bar: tqdm) -> None:
+    def _settle(self, pace: Window, bar: Bar) -> None:
         """Fixes the number of steps once the rate is known."""
         box = 60.0 * cast(float, self.cfg.max_minutes)
         enough = pace.seconds >= min(SETTLE_SECONDS, 0.05 * box)
@@ -245,7 +245,7 @@ class Trainer:
             if self.main:
                 logger.info("the time box holds %d steps", total)
 
-    def _replan(self, pace: Window, bar: tqdm) -> None:
+    def _replan(self, pace: Window, bar: Bar) -> None:
         """Before a checkpoint: fits the rest of the curve to the time that is really left."""
         total = self.plan.total
         boxed = self.cfg.max_minutes is not None and self.plan.settled and total is not None
@@ -269,7 +269,7 @@ class Trainer:
 
     # -- logs and pictures -----------------------------------------------------------------------
 
-    def _log(self, log: RunLog | None, bar: tqdm, window: Window, rate: float, peak: float) -> None:
+    def _log(self, log: RunLog | None, bar: Bar, window: Window, rate: float, peak: float) -> None:
         self.meter.share(self.accelerator)
         means, first_bad = self.meter.means(), float(self.meter.first_bad)
         self.meter.reset()

@@ -1,5 +1,6 @@
 """Being told to stop: what is saved, how the run ends, and that it does not look finished."""
 
+import io
 import logging
 import os
 import signal
@@ -152,6 +153,22 @@ def test_a_tokenizer_that_was_interrupted_stops_the_commands_behind_it(
     assert main(["train", "tokenizer", "--preset", "cifar10", *switches.split(), *output]) == 130
     assert list_checkpoints(tmp_path / "run")[-1].name == "step-00000001"
     assert not (tmp_path / "run" / "final").exists()
+
+
+def test_a_bar_that_nobody_reads_does_not_end_the_run(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As behind ``ecar train model 2>&1 | head -1``, which would look finished."""
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("sys.stderr", Closed())
+    run = train_model(config(tmp_path / "run"))
+    monkeypatch.undo()
+    assert_same(weights(run), weights(undisturbed))
+    assert (run / "final").is_dir()
 
 
 def test_time_box_still_ends_in_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
