@@ -19,10 +19,10 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ecar_lab.data.datasets import ImageDataset
 from ecar_lab.data.identity import Identity, difference
+from ecar_lab.data.progress import Bar
 from ecar_lab.errors import EcarError
 from ecar_lab.files import hash_tensors, load_metadata, load_tensors, output_file, save_tensors
 from ecar_lab.tokenizers.base import Tokenizer
@@ -323,7 +323,7 @@ def encode_all(
     mean = std = torch.empty(0)
     deterministic = True
     views = 2 if flip else 1
-    for start in tqdm(range(0, len(images), batch_size), desc="latents", disable=quiet):
+    for start in Bar(range(0, len(images), batch_size), desc="latents", disable=quiet):
         rows = slice(start, start + batch_size)
         batch = to_float(images[rows]).to(tokenizer.device)
         for view in range(views):

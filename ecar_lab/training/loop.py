@@ -21,6 +21,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from ecar_lab.data.feeds import Batch, Prefetcher
+from ecar_lab.data.progress import Bar
 from ecar_lab.device import autocast, pick_dtype
 from ecar_lab.errors import EcarError
 from ecar_lab.files import atomic_directory, output_file, write_json
@@ -31,7 +32,6 @@ from ecar_lab.training.launch import Launch, compile_objective, without_compilin
 from ecar_lab.training.log import DivergenceGuard, Meter, RunLog
 from ecar_lab.training.optim import Plan, build_optimizers, lr_factor
 from ecar_lab.training.processes import share_of
-from ecar_lab.training.progress import Bar
 from ecar_lab.training.task import Task
 
 logger = logging.getLogger(__name__)

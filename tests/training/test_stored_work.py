@@ -18,6 +18,7 @@ from ecar_lab.errors import EcarError
 from ecar_lab.files import load_metadata, write_checksums
 from ecar_lab.tokenizers.makers import load_tokenizer
 from ecar_lab.training.checkpoints import list_checkpoints, load_checkpoint
+from ecar_lab.training.loop import Trainer
 from ecar_lab.training.model import train_model
 from tests.training.runs import assert_same, config, curve, cut_back, weights
 
@@ -204,7 +205,12 @@ def test_a_damaged_checkpoint_that_was_named_is_refused(undisturbed: Path, tmp_p
 @pytest.mark.parametrize("stem", ["model", "ema", "optimizer"])
 @pytest.mark.parametrize("change", ["lost", "reshaped", "not finite"])
 def test_tensors_that_do_not_fit_are_passed_over(
-    undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, stem: str, change: str
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    stem: str,
+    change: str,
 ):
     run = cut_back(undisturbed, tmp_path / "run", 4)
     file = list_checkpoints(run)[-1] / f"{stem}.safetensors"
@@ -216,9 +222,13 @@ def test_tensors_that_do_not_fit_are_passed_over(
         named[name] = named[name][1:].clone() if change == "reshaped" else named[name] * torch.nan
     save_file(named, file)
     write_checksums(file.parent)
-    train_model(config(run, steps=8))
+    monkeypatch.setattr(Trainer, "_loop", lambda self, *rest: (self.step, False))  # no step
+    monkeypatch.setattr(Trainer, "_export", lambda self, log: None)
+    with caplog.at_level(logging.INFO):
+        train_model(config(run))
     assert "it is kept as checkpoints/step-00000004.unsound" in caplog.text
-    assert_same(weights(run), weights(undisturbed))
+    assert f"resumed from {list_checkpoints(run)[-1]}" in caplog.text
+    assert list_checkpoints(run)[-1].name == "step-00000002"
 
 
 STATES = {

@@ -1,4 +1,4 @@
-"""The progress bar of a run, which is no reason to end it."""
+"""A progress bar, which is no reason to end what it shows."""
 
 from __future__ import annotations
 
