@@ -12,6 +12,7 @@ the check fails.
 
 import argparse
 import contextlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -69,6 +70,7 @@ def work(config: Path) -> None:
     os.dup2(log, 2)
     loop.matmul_rate = lambda dtype, device: 1e12  # the yardstick of MFU, a second per life
     train_model(ModelTrainConfig.from_json(config))
+    config.with_suffix(".modules").write_text("\n".join(list(sys.modules)))
 
 
 def start(config: Path) -> multiprocessing.Process:
@@ -76,6 +78,13 @@ def start(config: Path) -> multiprocessing.Process:
     process = multiprocessing.get_context(METHOD).Process(target=work, args=(config,))
     process.start()
     return process
+
+
+def import_all(names: list[str]) -> None:
+    """Imports what a run imports on its way, so that the lives to come begin with training."""
+    for name in names:
+        with contextlib.suppress(Exception):  # some belong to the process that had them
+            importlib.import_module(name)
 
 
 def finish(process: multiprocessing.Process, config: Path) -> None:
@@ -170,6 +179,7 @@ def main() -> None:
         folder = options.folder or Path(scratch)
         alone = configure(folder, "alone", options.kills, options.tiny)
         finish(start(alone), alone)
+        import_all(alone.with_suffix(".modules").read_text().split())
         print("the undisturbed run is done", flush=True)
 
         killed, run = configure(folder, "killed", options.kills, options.tiny), folder / "killed"
