@@ -128,11 +128,11 @@ def half_written(run: Path) -> str:
 def kill_at(moment: str, run: Path, process: Any, chance: random.Random) -> bool:
     """Kills a run once it has come to a moment, by what it writes; returns whether it did.
 
-    ``between``: after up to three more rows of the log. ``saving`` and ``exporting``: with up to
+    ``between``: after two to four more lines of the log. ``saving`` and ``exporting``: with up to
     four files of the checkpoint, or of the result, written.
     """
     metrics = run / "metrics.jsonl"
-    rows = lines_of(metrics) + chance.randint(1, 3)
+    rows = lines_of(metrics) + chance.randint(2, 4)
     parent = "" if moment == "exporting" else "checkpoints"
     files = chance.randint(0, 4)
     while process.is_alive():
