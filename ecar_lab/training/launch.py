@@ -42,6 +42,21 @@ class Launch:
     clock: Callable[[], float]
 
 
+class Window:
+    """A stretch of steps and the time it takes."""
+
+    def __init__(self, first: int, clock: Callable[[], float]):
+        self.first = first
+        self.waited = 0.0
+        self._clock = clock
+        self._start = clock()
+
+    @property
+    def seconds(self) -> float:
+        """Time since the stretch began."""
+        return max(self._clock() - self._start, 1e-9)
+
+
 @contextlib.contextmanager
 def launched(cfg: TrainConfig) -> Generator[Launch]:
     """A run from its first moment to its last: within the block the run folder is this run's alone,

@@ -28,7 +28,7 @@ from ecar_lab.files import atomic_directory, output_file, write_json
 from ecar_lab.machine import count_flops, matmul_rate
 from ecar_lab.training import state
 from ecar_lab.training.config import TrainConfig
-from ecar_lab.training.launch import Launch, compile_objective, without_compiling
+from ecar_lab.training.launch import Launch, Window, compile_objective, without_compiling
 from ecar_lab.training.log import DivergenceGuard, Meter, RunLog
 from ecar_lab.training.optim import Plan, build_optimizers, lr_factor
 from ecar_lab.training.processes import share_of
@@ -394,18 +394,3 @@ class Trainer:
         if self.main:
             write_json(self.run_folder / "config.json", self.cfg.to_dict())
         self.accelerator.wait_for_everyone()
-
-
-class Window:
-    """A stretch of steps and the time it takes."""
-
-    def __init__(self, first: int, clock: Callable[[], float]):
-        self.first = first
-        self.waited = 0.0
-        self._clock = clock
-        self._start = clock()
-
-    @property
-    def seconds(self) -> float:
-        """Time since the stretch began."""
-        return max(self._clock() - self._start, 1e-9)
