@@ -39,7 +39,7 @@ from ecar_lab.training.model import train_model  # noqa: E402
 
 CURVE = ("step", "images", "loss", "loss_stage", "loss_bin", "gradient_norm", "lr")
 # A forked child has everything imported, so its life is training from the first moment on.
-SAVES_PER_LIFE = 2  # at most so many checkpoints lie between two kills
+SAVES_PER_LIFE = 3  # at most so many checkpoints lie between two kills
 MOMENTS = ("between", "saving", "exporting")
 FRESH = {"": ".final-*", "checkpoints": ".step-*"}  # what becomes the result, or a checkpoint
 LEFTOVERS = (".config.json.*", ".final-*", "*.old", "checkpoints/.step-*", ".latents-*")
@@ -129,12 +129,12 @@ def kill_at(moment: str, run: Path, process: Any, chance: random.Random) -> bool
     """Kills a run once it has come to a moment, by what it writes; returns whether it did.
 
     ``between``: after two to four more lines of the log. ``saving`` and ``exporting``: with up to
-    four files of the checkpoint, or of the result, written.
+    three files of the checkpoint, or of the result, written.
     """
     metrics = run / "metrics.jsonl"
     rows = lines_of(metrics) + chance.randint(2, 4)
     parent = "" if moment == "exporting" else "checkpoints"
-    files = chance.randint(0, 4)
+    files = chance.randint(0, 3)
     while process.is_alive():
         if moment == "between":
             there = lines_of(metrics) >= rows and bool(list_checkpoints(run))
@@ -185,23 +185,22 @@ def main() -> None:
         killed, run = configure(folder, "killed", options.kills, options.tiny), folder / "killed"
         counted: Counter[str] = Counter()
         for moment in moments_of(options.kills, chance):
-            done = False
-            while not done:  # a run that was quicker is tried again where that is possible
+            fell = ""
+            while fell != moment:  # a run that was quicker is tried again
                 process = start(killed)
-                done = kill_at(moment, run, process, chance)
-                if not done:
+                if not kill_at(moment, run, process, chance):
                     finish(process, killed)
                     if moment != "exporting":
                         raise SystemExit(f"the run ended before a kill while {moment}")
-            found = list_checkpoints(run)
-            if not found:
-                raise SystemExit("a kill fell before the first checkpoint, which checks nothing")
-            counted[half_written(run)] += 1
-            kept, rows = [entry.name for entry in found], lines_of(run / "metrics.jsonl")
-            print(
-                f"kill {counted.total()}, {half_written(run)}: {rows} rows, saved {kept}",
-                flush=True,
-            )
+                    continue
+                found, fell = list_checkpoints(run), half_written(run)
+                if not found:
+                    raise SystemExit(
+                        "a kill fell before the first checkpoint, which checks nothing"
+                    )
+                counted[fell] += 1
+                kept, rows = [entry.name for entry in found], lines_of(run / "metrics.jsonl")
+                print(f"kill {counted.total()}, {fell}: {rows} rows, saved {kept}", flush=True)
         finish(start(killed), killed)
         wrong = differences(folder / "alone", run)
         wrong += [f"left behind: {entry}" for entry in LEFTOVERS if list(run.glob(entry))]
