@@ -40,6 +40,7 @@ def test_resuming_unpickles_nothing(
     assert names == {"SHA256SUMS", "state.json", *(f"{stem}.safetensors" for stem in stems)}
 
 
+@pytest.mark.timeout(1800)  # several processes, each with all its imports, on a busy machine
 def test_sigkill_while_stepping_saving_and_exporting_changes_nothing(tmp_path: Path):
     script = Path(__file__).parents[1] / "scripts" / "kill_resume.py"
     command = [sys.executable, str(script), "--kills", "3", "--folder", str(tmp_path), "--tiny"]
