@@ -10,7 +10,7 @@ from collections.abc import Generator
 
 import torch
 
-from ecar_lab.errors import EcarError
+from ecar_lab.errors import EcarError, is_out_of_memory
 
 # glibc's M_MMAP_MAX (no block of its own for a large tensor), M_TRIM_THRESHOLD (never shrink the
 # heap) and M_TOP_PAD (grow it by 256 MiB).
@@ -83,22 +83,20 @@ def synchronize(device: torch.device) -> None:
 
 
 @contextlib.contextmanager
-def told_when_memory_is_full() -> Generator[None]:
-    """Says in one sentence what to do when the device has no memory left.
+def told_when_memory_is_full(
+    remedy: str = "close other programs, or start with --device cpu",
+) -> Generator[None]:
+    """Says in one sentence what to do when the device has no memory left; a decorator, too.
 
     Raises:
         EcarError: it has none.
     """
     try:
         yield
-    except RuntimeError as error:
-        # A GPU has an error of its own for that; the CPU's allocator says it in words only.
-        full = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-        if not full:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
-        raise EcarError(
-            "the device ran out of memory: close other programs, or start with --device cpu"
-        ) from error
+        raise EcarError(f"the device ran out of memory: {remedy}") from error
 
 
 def keep_freed_memory(device: torch.device) -> bool:

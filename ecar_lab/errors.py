@@ -1,4 +1,7 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and what counts as memory that ran out."""
+
+# What allocators say in an error that has no type of its own: that of a CPU, of Metal, of C++.
+NO_MEMORY = ("DefaultCPUAllocator", "allocate memory", "out of memory", "bad_alloc")
 
 
 class EcarError(ValueError):
@@ -7,3 +10,13 @@ class EcarError(ValueError):
     The command line prints it as ``error: <sentence>`` and exits with status 2; in Python it is
     an ordinary ``ValueError``.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that there was no memory left, on whatever device.
+
+    Python and NumPy have a type for it, so have GPUs in PyTorch; other allocators say it in words.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)

@@ -7,6 +7,7 @@ nothing is ever unpickled.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,6 +25,7 @@ from ecar_lab.documents import check_files
 from ecar_lab.errors import EcarError
 from ecar_lab.schema import check_path
 
+CHECKSUMS = "SHA256SUMS"
 IMAGE_FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 Tensors = dict[str, Tensor]
 
@@ -210,15 +213,15 @@ def output_file(path: str | Path) -> Generator[Path]:
             fresh.unlink(missing_ok=True)
 
 
-def save_tensors(path: Path, named: Tensors) -> None:
-    """Writes named tensors as one safetensors file.
+def save_tensors(path: Path, named: Tensors, metadata: dict[str, str] | None = None) -> None:
+    """Writes named tensors as one safetensors file, with words about them in its header.
 
     Raises:
         OSError: the disk is full or the place cannot be written.
     """
     named = {name: tensor.detach().to("cpu").contiguous() for name, tensor in named.items()}
     try:
-        save_file(named, path)
+        save_file(named, path, metadata)
     except SafetensorError as error:  # safetensors wraps what the system said
         raise OSError(f"{error}") from error
 
@@ -227,3 +230,73 @@ def load_tensors(path: Path) -> Tensors:
     """All tensors of a safetensors file."""
     with safe_open(path, framework="pt", device="cpu") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """The words in the header of a safetensors file."""
+    with safe_open(path, framework="pt", device="cpu") as file:
+        return file.metadata() or {}
+
+
+def hash_tensors(named: Tensors) -> str:
+    """The SHA-256 of names, types, shapes and values, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(named.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write_checksums(folder: str | Path) -> None:
+    """Writes ``SHA256SUMS``: a line ``<hash>  <path>`` for every file below the folder but itself.
+
+    The format is that of sha256sum(1): ``sha256sum -c SHA256SUMS`` checks it, too.
+
+    Raises:
+        EcarError: the disk is full or the place cannot be written.
+    """
+    folder = Path(folder)
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    lines = [
+        f"{hash_file(file)}  {file.relative_to(folder).as_posix()}\n"
+        for file in files
+        if file != folder / CHECKSUMS
+    ]
+    with output_file(folder / CHECKSUMS) as fresh:
+        fresh.write_text("".join(lines), encoding="utf-8")
+
+
+def verify_checksums(folder: str | Path, suffix: str = "") -> None:
+    """Compares the files of a folder with its ``SHA256SUMS``, or with that of the folder above.
+
+    Without such a file nothing is checked; files that it does not list are not looked at.
+
+    Args:
+        suffix: only files with this ending, e.g. ``.safetensors``; "" = all.
+
+    Raises:
+        EcarError: a file is missing, or is not the one that was written; a line cannot be read.
+    """
+    folder = Path(folder).resolve()
+    sums = next((home for home in (folder, folder.parent) if (home / CHECKSUMS).is_file()), None)
+    if sums is None:
+        return
+    remedy = f"copy the folder again, or delete {CHECKSUMS} if you changed it on purpose"
+    for line in (sums / CHECKSUMS).read_text(encoding="utf-8", errors="replace").splitlines():
+        expected, _, name = line.partition("  ")
+        if len(expected) != 64 or not name:
+            raise EcarError(f"{CHECKSUMS} in {str(sums)!r} is damaged at {line[:80]!r}: {remedy}")
+        file = sums / name
+        if not name.endswith(suffix) or not file.is_relative_to(folder):
+            continue
+        if not file.is_file():
+            raise EcarError(f"{str(file)!r} is missing, {CHECKSUMS} lists it: {remedy}")
+        if hash_file(file) != expected:
+            raise EcarError(f"{str(file)!r} is not the file that was saved: {remedy}")
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,9 +16,10 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ecar_lab.errors import EcarError
+from ecar_lab.errors import EcarError, is_out_of_memory
 
 USER_ERROR, INTERRUPTED = 2, 130
+MEMORY_REMEDY = "make fewer or smaller images at a time, close other programs, or use --device cpu"
 
 
 class Verb(NamedTuple):
@@ -59,6 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return dispatch(arguments)
     except EcarError as error:
         print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: the memory is full: {MEMORY_REMEDY}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -7,8 +7,8 @@ one process into equal shares.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,11 +19,12 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ecar_lab.data.datasets import ImageDataset
+from ecar_lab.data.identity import Identity, difference
+from ecar_lab.data.progress import Bar
 from ecar_lab.errors import EcarError
-from ecar_lab.files import load_tensors, save_tensors
+from ecar_lab.files import hash_tensors, load_metadata, load_tensors, output_file, save_tensors
 from ecar_lab.tokenizers.base import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -266,33 +267,47 @@ def cache_latents(
     flip: bool,
     file: Path,
     autocast: Callable[[], Any],
+    identity: Identity,
     batch_size: int = 256,
     quiet: bool = False,
 ) -> LatentStore:
     """Encodes every image, with ``flip`` also its mirror image, once; reads ``file`` if it exists.
 
-    The file is a convenience: a disk too full for it costs a warning, not the run.
+    The file carries the ``identity`` of its images and a hash of its tensors. If either is not what
+    it should be, that is said and the file is made anew. It is a convenience: a disk too full for
+    it costs a warning, not the run.
     """
     if file.is_file():
         try:
-            named = load_tensors(file)
-            return LatentStore(named["mean"], named.get("std"), named["labels"])
-        except (OSError, KeyError, SafetensorError):
-            logger.warning("the latent cache %s is damaged and is made anew", file)
+            return load_latents(file, identity)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            if not quiet:
+                logger.warning("the latents in %s are made anew: %s", file, error)
     images, labels = dataset.arrays()
     mean, std = encode_all(tokenizer, images, flip, autocast, batch_size, quiet)
-    store = LatentStore(mean, std, labels)
-    fresh = file.with_name(f".{file.name}.partial")
     named = {"mean": mean, "labels": labels} | ({} if std is None else {"std": std})
+    metadata = {"identity": json.dumps(identity), "hash": hash_tensors(named)}
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(fresh, named)
-        fresh.replace(file)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            fresh.unlink(missing_ok=True)
-        logger.warning("the latent cache could not be written (%s): latents stay in memory", error)
-    return store
+        with output_file(file) as fresh:
+            save_tensors(fresh, named, metadata)
+    except EcarError as error:
+        logger.warning("the latents are kept in memory only: %s", error)
+    return LatentStore(mean, std, labels)
+
+
+def load_latents(file: Path, identity: Identity) -> LatentStore:
+    """What :func:`cache_latents` wrote.
+
+    Raises:
+        ValueError: it is damaged, or made from other images; OSError and SafetensorError, too.
+    """
+    metadata, named = load_metadata(file), load_tensors(file)
+    if metadata.get("hash") != hash_tensors(named):
+        raise ValueError("they are damaged, or were made before latents had a checksum")
+    changed = difference(json.loads(metadata["identity"]), identity)
+    if changed:
+        raise ValueError(changed)
+    return LatentStore(named["mean"], named.get("std"), named["labels"])
 
 
 @torch.no_grad()
@@ -308,7 +323,7 @@ def encode_all(
     mean = std = torch.empty(0)
     deterministic = True
     views = 2 if flip else 1
-    for start in tqdm(range(0, len(images), batch_size), desc="latents", disable=quiet):
+    for start in Bar(range(0, len(images), batch_size), desc="latents", disable=quiet):
         rows = slice(start, start + batch_size)
         batch = to_float(images[rows]).to(tokenizer.device)
         for view in range(views):

@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -157,18 +158,20 @@ def time_arms(lab: Lab, known: list[Arm]) -> dict[str, dict[str, float]]:
 
 def measure_speed(lab: Lab, known: list[Arm], keys: dict[str, str]) -> dict[str, dict[str, float]]:
     """See :func:`time_arms`; arms that train alike are timed as one."""
+    from ecar_lab.training.launch import launched
     from ecar_lab.training.model import model_trainer
 
     device = lab.torch_device
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
-    with tempfile.TemporaryDirectory() as scratch, quiet_training():
+    with tempfile.TemporaryDirectory() as scratch, quiet_training(), ExitStack() as runs:
         trainers, first, taken = {}, {}, {}
         for arm in lab.each(known, "preparing"):
             key = keys[arm.name]
             if key not in trainers:
                 config = replace(configuration(lab, arm, 0), limit=TIMED_IMAGES)
-                trainers[key] = model_trainer(replace(config, output=str(Path(scratch) / key)))
+                config = replace(config, output=str(Path(scratch) / key))
+                trainers[key] = model_trainer(config, runs.enter_context(launched(config)))
                 first[key] = practise(trainers[key], device, WARM_UP_STEPS, time.perf_counter)
                 taken[key] = []
         for _ in lab.each(range(lab.size.repeats), "timing"):

@@ -1,8 +1,8 @@
 """Training checkpoints: everything a run needs to go on, as safetensors and JSON.
 
 A checkpoint is a folder ``checkpoints/step-00001000`` with ``model.safetensors``,
-``ema.safetensors``, ``optimizer.safetensors`` and ``state.json``. It appears under its name
-complete or not at all, and nothing in it is ever unpickled.
+``ema.safetensors``, ``optimizer.safetensors``, ``state.json`` and the checksums of these. It
+appears under its name complete or not at all, and nothing in it is ever unpickled.
 """
 
 from __future__ import annotations
@@ -11,17 +11,67 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NoReturn
 
-import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from torch import Tensor
 
 from ecar_lab.errors import EcarError
-from ecar_lab.files import Tensors, atomic_directory, load_tensors, save_tensors
+from ecar_lab.files import (
+    Tensors,
+    atomic_directory,
+    load_tensors,
+    save_tensors,
+    verify_checksums,
+    write_checksums,
+)
 
 FORMAT = 1
-NAME = re.compile(r"step-(\d{8})")
+NAME = re.compile(r"step-(\d{8,})")
+Count = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class UnsoundCheckpoint(EcarError):
+    """A checkpoint that no run can go on from; the sentence says why."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Plan(_Record):
+    total: Count | None
+    start: Count
+    progress: Annotated[float, Field(ge=0, le=1)]
+    settled: bool
+
+
+class _Position(_Record):
+    epoch: Count
+    start: Count
+
+
+class _Guard(_Record):
+    recent: list[Finite]
+    strikes: Count
+
+
+class State(_Record):
+    """What ``state.json`` holds; checkpoints from before there was an ``identity`` have none."""
+
+    format: Literal[1]
+    step: Count
+    global_batch: Annotated[int, Field(ge=1)]
+    plan: _Plan
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    config: dict[str, Any]
+    position: _Position
+    ema_steps: Count
+    meter: dict[str, tuple[float | list[Any], float | list[Any]]]
+    guard: _Guard
+    last_row: dict[str, Any]
+    identity: dict[str, Any] | None = None
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -34,7 +84,8 @@ def list_checkpoints(run: Path) -> list[Path]:
     root = run / "checkpoints"
     if not root.is_dir():
         return []
-    return sorted(f for f in root.iterdir() if f.is_dir() and NAME.fullmatch(f.name))
+    found = [f for f in root.iterdir() if f.is_dir() and NAME.fullmatch(f.name)]
+    return sorted(found, key=lambda folder: int(folder.name[len("step-") :]))
 
 
 def save_checkpoint(
@@ -55,77 +106,76 @@ def save_checkpoint(
         for stem, named in tensors.items():
             save_tensors(fresh / f"{stem}.safetensors", named)
         (fresh / "state.json").write_text(json.dumps({"format": FORMAT, **state}), encoding="utf-8")
+        write_checksums(fresh)
     for old in list_checkpoints(run)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
-
-
-def remove_leftovers(run: Path) -> None:
-    """Removes the half-written folders that a killed run left beside the complete ones."""
-    for folder in [*run.glob(".final-*"), *run.glob("checkpoints/.step-*")]:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
     """Reads one checkpoint: its tensors per file stem, and its state.
 
     Raises:
-        EcarError: a file is missing, truncated, or of an unknown format.
+        UnsoundCheckpoint: a file is missing, truncated, of an unknown format, or not the one that
+            was written.
     """
-    remedy = f"delete the folder {str(folder)!r} to go on from the checkpoint before it"
     try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        tensors = {file.stem: load_tensors(file) for file in folder.glob("*.safetensors")}
+        verify_checksums(folder)
+        state = read_state(folder)
+        tensors = {file.stem: load_tensors(file) for file in sorted(folder.glob("*.safetensors"))}
+    except UnsoundCheckpoint:
+        raise
+    except EcarError as error:  # what the checksums say; its remedy is not the one here
+        unsound(folder, str(error).rpartition(": ")[0] or str(error))
     except (OSError, ValueError, SafetensorError) as error:
-        raise EcarError(f"the checkpoint {str(folder)!r} is damaged ({error}): {remedy}") from error
-    if state.get("format") != FORMAT:
-        raise EcarError(
-            f"the checkpoint {str(folder)!r} has format {state.get('format')}, "
-            f"this version reads {FORMAT}: {remedy}"
-        )
+        unsound(folder, str(error))
     missing = {"model", "ema", "optimizer"} - set(tensors)
     if missing:
-        raise EcarError(
-            f"the checkpoint {str(folder)!r} lacks {min(missing)}.safetensors: {remedy}"
-        )
+        unsound(folder, f"it lacks {min(missing)}.safetensors")
     return tensors, state
 
 
-def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> Tensors:
-    """The state of all optimizers as named tensors: ``<optimizer>.<parameter>.<entry>``."""
-    named: Tensors = {}
-    for number, optimizer in enumerate(optimizers):
-        for index, entries in optimizer.state_dict()["state"].items():
-            for key, value in entries.items():
-                named[f"{number}.{index}.{key}"] = torch.as_tensor(value)
-    return named
-
-
-def load_optimizer_tensors(optimizers: list[torch.optim.Optimizer], named: Tensors) -> None:
-    """Puts back what ``optimizer_tensors`` took; settings such as the learning rate stay as built.
+def read_state(folder: Path) -> dict[str, Any]:
+    """The content of a checkpoint's ``state.json``.
 
     Raises:
-        EcarError: the tensors do not belong to optimizers of this shape.
+        UnsoundCheckpoint: a field is missing, unknown or of another kind, or the step is not the
+            one that the folder's name says.
     """
-    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
-    for name, tensor in named.items():
-        number, index, key = name.split(".", 2)
-        if int(number) >= len(states):
-            raise EcarError(f"the checkpoint holds the state of an optimizer {number}, which this "
-                            "run does not have: keep the optimizer of the old run")  # fmt: skip
-        states[int(number)].setdefault(int(index), {})[key] = tensor
-    for optimizer, state in zip(optimizers, states, strict=True):
-        groups = optimizer.state_dict()["param_groups"]
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for index, entries in state.items():
-            for key, tensor in entries.items():
-                known = index < len(parameters)
-                if not known or (tensor.ndim and tensor.shape != parameters[index].shape):
-                    raise EcarError(
-                        f"the optimizer state {key} of parameter {index} has shape "
-                        f"{tuple(tensor.shape)} and fits no parameter of this model: "
-                        "resume with the model and optimizer of the old run"
-                    )
-                if tensor.ndim:  # fused optimizers walk weights and state in the same memory order
-                    entries[key] = torch.empty_like(parameters[index]).copy_(tensor)
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
+    text = (folder / "state.json").read_bytes()
+    try:
+        state = State.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        unsound(folder, f"state.json: {place}: {first['msg']}")
+    named = NAME.fullmatch(folder.name)
+    if named and int(named[1]) != state.step:
+        unsound(folder, f"state.json says step {state.step}")
+    if state.ema_steps != state.step:
+        unsound(folder, f"state.json says step {state.step}, but {state.ema_steps} averages")
+    return state.model_dump()
+
+
+def unsound(folder: Path, reason: str) -> NoReturn:
+    """Refuses a checkpoint.
+
+    Raises:
+        UnsoundCheckpoint: always.
+    """
+    raise UnsoundCheckpoint(
+        f"the checkpoint {str(folder)!r} is damaged ({reason}): delete the folder to go on from "
+        "the checkpoint before it"
+    )
+
+
+def set_unsound_aside(run: Path, folder: Path) -> str:
+    """Gives an unsound checkpoint of a run another name, under which it is none; says so."""
+    target = folder.with_name(f"{folder.name}.unsound")
+    while target.exists():
+        target = target.with_name(f"{target.name}.1")
+    try:
+        folder.rename(target)
+    except OSError as error:
+        return f"it is passed over ({error.strerror})"
+    return f"it is kept as {target.relative_to(run)}"

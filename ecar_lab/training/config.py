@@ -30,7 +30,17 @@ from ecar_lab.schema import (
 # Fields that may differ between a run and its continuation: none of them bends the curve
 # (steps and max_minutes move its end, which the stored plan takes care of).
 FREE_ON_RESUME = {
-    *("data", "output", "resume", "steps", "max_minutes", "save_every", "keep", "log_every"),
+    *(
+        "data",
+        "output",
+        "resume",
+        "new_data",
+        "steps",
+        "max_minutes",
+        "save_every",
+        "keep",
+        "log_every",
+    ),
     *("sample_every", "sample_steps", "sample_guidance", "test_limit", "cache_latents"),
     "latents",
     *("device", "compile", "divergence_factor", "init_from"),
@@ -65,6 +75,8 @@ class TrainConfig:
     resume: Text = "auto"
     """auto goes on from the newest checkpoint in the run folder, none sets the old run aside and
     starts anew, a path goes on from that checkpoint."""
+    new_data: bool = False
+    """Go on from a checkpoint although the images, their classes or the tokenizer have changed."""
 
     steps: Count | None = 1000
     """Optimizer steps; leave it out (None) when max_minutes alone shall end the run."""

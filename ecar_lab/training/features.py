@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ecar_lab.data import ImageDataset, open_dataset
-from ecar_lab.device import autocast, pick_device, pick_dtype
+from ecar_lab.device import autocast, pick_device, pick_dtype, told_when_memory_is_full
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.feature_net import (
     FeatureNet,
@@ -131,7 +131,9 @@ def train_features(
         "batch-size": batch_size,
         "seed": seed,
     }
-    with atomic_directory(folder) as fresh:  # opened early: an unwritable place shows now
+    remedy = f"use a --batch-size below {batch_size}, or a smaller --width"
+    # Opened early: an unwritable place shows now.
+    with told_when_memory_is_full(remedy), atomic_directory(folder) as fresh:
         record = _fit(net, train, epochs, minutes, seed, batch_size, run_device, run_dtype)
         # What is measured is what is saved: the convolutions are stored in bfloat16.
         _round_for_storage(net)

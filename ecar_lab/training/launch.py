@@ -1,4 +1,4 @@
-"""What a training run stands on: device, processes, run folder, signals."""
+"""What a training run stands on: processes, run folder, signals, clock, images, first weights."""
 
 from __future__ import annotations
 
@@ -6,124 +6,81 @@ import contextlib
 import logging
 import os
 import shutil
-import signal
-import sys
-import tempfile
-import threading
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 
-import psutil
 import torch
 from accelerate import Accelerator
 from torch import nn
 
 from ecar_lab.data import ImageDataset, open_dataset
-from ecar_lab.data.feeds import Share, generator
-from ecar_lab.device import keep_freed_memory, pick_device
-from ecar_lab.errors import EcarError
-from ecar_lab.files import write_error
+from ecar_lab.data.feeds import generator
+from ecar_lab.device import told_when_memory_is_full
 from ecar_lab.layers import Block
 from ecar_lab.training.config import TrainConfig
+from ecar_lab.training.processes import make_accelerator, told_when_a_process_is_lost
+from ecar_lab.training.run_folder import RunFolder
+from ecar_lab.training.signals import StopSignal
 
 logger = logging.getLogger(__name__)
-# Any of these says that a launcher has given this process its place among others.
-PLACED = ("LOCAL_RANK", "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+clock = time.monotonic
 
 
-def make_accelerator(cfg: TrainConfig) -> Accelerator:
-    """The Accelerator of a run, on the device that the configuration names.
+@dataclass
+class Launch:
+    """What a run stands on.
+
+    Attributes:
+        started: what ``clock()`` said when the time box opened, in seconds.
+    """
+
+    accelerator: Accelerator
+    folder: RunFolder
+    stop: StopSignal
+    started: float
+    clock: Callable[[], float]
+
+
+class Window:
+    """A stretch of steps and the time it takes."""
+
+    def __init__(self, first: int, clock: Callable[[], float]):
+        self.first = first
+        self.waited = 0.0
+        self._clock = clock
+        self._start = clock()
+
+    @property
+    def seconds(self) -> float:
+        """Time since the stretch began."""
+        return max(self._clock() - self._start, 1e-9)
+
+
+@contextlib.contextmanager
+def launched(cfg: TrainConfig) -> Generator[Launch]:
+    """A run from its first moment to its last: within the block the run folder is this run's alone,
+    and what ends the run from outside is one sentence.
 
     Raises:
-        EcarError: the device is unknown or not there.
+        EcarError: another process trains in the folder, it cannot be written, the surroundings ask
+            for something else than the configuration, memory ran out, a process is lost.
+        KeyboardInterrupt: SIGINT ended it. SystemExit: SIGTERM or SIGHUP did; 143 or 129.
     """
-    device = pick_device(cfg.device)
-    start_missing_processes()
-    accelerator = Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="no",  # device.autocast does it, in training and sampling alike
-        gradient_accumulation_steps=cfg.grad_accum,
-    )
-    if "OMP_NUM_THREADS" not in os.environ and accelerator.num_processes == 1:
-        torch.set_num_threads(psutil.cpu_count(logical=False) or 1)
-    keep_freed_memory(device)
-    return accelerator
-
-
-def share_of(cfg: TrainConfig, accelerator: Accelerator) -> Share:
-    """Which part of every global batch this process trains on."""
-    return Share(
-        cfg.batch_size, cfg.grad_accum, accelerator.num_processes, accelerator.process_index
-    )
-
-
-def start_missing_processes() -> None:
-    """Makes ``accelerate launch --cpu --num_processes N`` mean N processes.
-
-    Without MPI, Accelerate starts one process and says nothing (huggingface/accelerate#2741): the
-    run would train on a part of its batch. Such a process is replaced by PyTorch's own launcher,
-    which starts all N.
-
-    Raises:
-        EcarError: the number of processes cannot be read off the launcher.
-    """
-    alone = not any(name in os.environ for name in PLACED)
-    # Accelerate sets the port only where it was asked for more than one process.
-    asked = (
-        os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_PORT" in os.environ
-    )
-    if not (alone and asked):
-        return
-    count = processes_asked(psutil.Process(os.getppid()).cmdline())
-    if count is None:
-        raise EcarError(
-            "accelerate launch --cpu has started one process only: give it --num_processes, or use "
-            "`torchrun --standalone --nproc-per-node N` in its place"
-        )
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    logger.info("accelerate launch --cpu has started one process: starting %d with torchrun", count)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *launcher, *sys.orig_argv[1:]])
-
-
-def processes_asked(command: list[str]) -> int | None:
-    """The N of ``--num_processes N`` in the command line of a launcher, if it stands there."""
-    for index, word in enumerate(command):
-        name, _, value = word.partition("=")
-        if name.replace("-", "_").endswith("num_processes"):
-            value = value or (command[index + 1] if index + 1 < len(command) else "")
-            return int(value) if value.isdigit() else None
-    return None
-
-
-def prepare_run_folder(cfg: TrainConfig, accelerator: Accelerator) -> None:
-    """Makes the run folder, before any work is done for it; ``resume="none"`` moves an old one.
-
-    Raises:
-        EcarError: it cannot be written.
-    """
-    folder = cfg.run_folder
-    if accelerator.is_main_process:
-        try:
-            if cfg.resume == "none" and folder.is_dir() and any(folder.iterdir()):
-                set_aside(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise write_error(folder, error) from error
-    accelerator.wait_for_everyone()
-
-
-def set_aside(folder: Path) -> Path:
-    """Moves an old run to the first free ``<folder>.1``, ``.2``, ... and returns that path."""
-    number = 1
-    while (target := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
-    folder.rename(target)
-    logger.warning("the old run was moved to %s", target)
-    return target
+    cfg.check()
+    started = clock()
+    memory = f"use a --batch-size below {cfg.batch_size} (and as much more --grad-accum)"
+    with (
+        StopSignal() as stop,
+        told_when_memory_is_full(f"{memory}, a smaller preset, or --limit"),
+        told_when_a_process_is_lost(),
+        RunFolder(cfg.run_folder) as folder,
+    ):
+        accelerator = make_accelerator(cfg)
+        if accelerator.is_main_process:
+            folder.open(anew=cfg.resume == "none")
+        accelerator.wait_for_everyone()
+        yield Launch(accelerator, folder, stop, started, clock)
 
 
 def training_images(cfg: TrainConfig, image_size: int) -> ImageDataset:
@@ -166,27 +123,3 @@ def compile_objective(objective: nn.Module, device: torch.device) -> None:
 def without_compiling() -> contextlib.AbstractContextManager:
     """Within the block compiled parts run as written: for a few calls of other shapes."""
     return torch.compiler.set_stance("force_eager")
-
-
-class StopSignal(contextlib.AbstractContextManager):
-    """Notes SIGTERM and SIGINT instead of dying; a second SIGINT interrupts as usual."""
-
-    def __init__(self) -> None:
-        self.received = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = True
-        logger.warning("stopping after this step: the run is saved and can be resumed")
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)

@@ -1,8 +1,10 @@
-"""The numbers of a run: means between logs, JSON lines, TensorBoard, the divergence guard."""
+"""The numbers of a run: means between logs, JSON lines, the divergence guard."""
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import math
 import os
 import statistics
@@ -15,7 +17,9 @@ from torch import Tensor
 
 from ecar_lab.errors import EcarError
 from ecar_lab.files import write_error
+from ecar_lab.training.board import Board
 
+logger = logging.getLogger(__name__)
 GUARD_WINDOW = 20  # logged losses that the running median looks back on
 GUARD_PATIENCE = 3  # logged losses in a row that have to be too high
 REMEDY = "the last good checkpoint is kept: train again with a lower lr"
@@ -130,58 +134,122 @@ class DivergenceGuard:
 
 
 class RunLog:
-    """``metrics.jsonl`` and TensorBoard events of one run folder; rows after ``step`` are dropped.
+    """``metrics.jsonl`` and TensorBoard events of one run folder.
 
-    Dropping them keeps the curve free of the steps that a killed run did after its last checkpoint.
+    The file of metrics is appended to. Where rows of steps after ``step`` stand in it, which a
+    killed run made after its last checkpoint, a row ``{"step": ..., "resumed": true}`` says so, and
+    ``read_metrics`` leaves them out. Lines that are no rows go to ``metrics.damaged``.
+
+    A disk too full for a row costs a warning: the row is written with the next one for which there
+    is room.
     """
 
     def __init__(self, folder: Path, step: int):
-        from torch.utils.tensorboard import SummaryWriter
-
         self.file = folder / "metrics.jsonl"
+        self.waiting: list[dict[str, Any]] = []
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            rows = [row for row in read_metrics(folder) if row["step"] <= step]
-            fresh = self.file.with_name(f".{self.file.name}.partial")
-            fresh.write_text("".join(_line(row) for row in rows), encoding="utf-8")
-            os.replace(fresh, self.file)
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+            set_damaged_aside(self.file)
         except OSError as error:
             raise write_error(folder, error) from error
+        if any(row["step"] > step for row in read_metrics(folder)):
+            self._append({"step": step, "resumed": True})
+        self.board = Board(folder / "tensorboard", step)
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends one row; lists become one TensorBoard curve per entry."""
-        try:
-            with open(self.file, "a", encoding="utf-8") as handle:
-                handle.write(_line(row))
-        except OSError as error:
-            raise write_error(self.file, error) from error
+        self._append(row)
         for name, value in row.items():
             for tag, number in _flatten(name, value):
                 if math.isfinite(number):
-                    self.board.add_scalar(tag, number, row["step"])
+                    self.board.scalar(tag, number, row["step"])
 
-    def picture(self, name: str, image: Any, step: int) -> None:
-        """Shows a PIL image in TensorBoard."""
-        import numpy as np
-
-        self.board.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+    def _append(self, row: dict[str, Any]) -> None:
+        self.waiting.append(row)
+        try:
+            with open(self.file, "ab", buffering=0) as handle:
+                end = handle.tell()
+                text = "".join(map(_line, self.waiting)).encode()
+                try:
+                    complete = handle.write(text) == len(text)
+                except OSError:
+                    handle.truncate(end)
+                    raise
+                if not complete:  # a disk takes what fits, and says no more
+                    handle.truncate(end)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            if len(self.waiting) == 1:
+                logger.warning(
+                    "%s cannot be written (%s): training goes on, the rows wait for room",
+                    self.file,
+                    error.strerror,
+                )
+            return
+        self.waiting.clear()
 
     def close(self) -> None:
-        """Flushes and closes TensorBoard's file."""
+        """Closes TensorBoard's file; says how many rows found no room."""
+        if self.waiting:
+            logger.warning("%d rows of %s are lost", len(self.waiting), self.file)
         self.board.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl; a last line that a kill cut short is left out."""
-    file = folder / "metrics.jsonl"
-    rows = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    """The rows of a run's metrics.jsonl, less what is damaged and what a resume did anew."""
+    rows: list[dict[str, Any]] = []
+    for row in map(_row, _lines(folder / "metrics.jsonl")):
+        if row is None:
+            continue
+        if row.get("resumed") is True:
+            rows = [earlier for earlier in rows if earlier["step"] <= row["step"]]
+        else:
+            rows.append(row)
     return rows
+
+
+def set_damaged_aside(file: Path) -> None:
+    """Moves the lines of metrics.jsonl that are no rows to metrics.damaged; no other is touched.
+
+    Raises:
+        OSError: the disk is full or the place cannot be written.
+    """
+    lines = _lines(file)
+    damaged = [line for line in lines if _row(line) is None]
+    if not damaged:
+        if lines and not lines[-1].endswith(b"\n"):  # a kill between a row and its end
+            with open(file, "ab") as handle:
+                handle.write(b"\n")
+        return
+    aside = file.with_suffix(".damaged")
+    with open(aside, "ab") as handle:
+        handle.writelines(line.rstrip(b"\n") + b"\n" for line in damaged)
+    fresh = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with open(fresh, "wb") as handle:
+            whole = (line for line in lines if _row(line) is not None)
+            handle.writelines(line.rstrip(b"\n") + b"\n" for line in whole)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(fresh, file)
+    finally:
+        fresh.unlink(missing_ok=True)
+    logger.warning("%s: %d damaged lines were moved to %s", file, len(damaged), aside.name)
+
+
+def _lines(file: Path) -> list[bytes]:
+    content = file.read_bytes() if file.is_file() else b""
+    return [line for line in content.splitlines(keepends=True) if line.strip()]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The row that a line holds: an object with a step; None if it is damaged."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    sound = isinstance(row, dict) and type(row.get("step")) is int
+    return row if sound else None
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 A `Task` says what one step computes and what comes out at the end; the `Trainer` does the rest:
 precision, accumulation, clipping, averaged weights, the learning-rate plan, logs, checkpoints,
-resuming, the time box and a safe stop on SIGTERM or SIGINT.
+resuming, the time box and a safe stop on SIGTERM, SIGINT or SIGHUP.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ import contextlib
 import copy
 import logging
 import sys
-import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ecar_lab.data.feeds import Batch, Prefetcher
+from ecar_lab.data.progress import Bar
 from ecar_lab.device import autocast, pick_dtype
-from ecar_lab.files import atomic_directory, write_error, write_json
+from ecar_lab.errors import EcarError
+from ecar_lab.files import atomic_directory, output_file, write_json
 from ecar_lab.machine import count_flops, matmul_rate
 from ecar_lab.training import state
 from ecar_lab.training.config import TrainConfig
-from ecar_lab.training.launch import StopSignal, compile_objective, share_of, without_compiling
+from ecar_lab.training.launch import Launch, Window, compile_objective, without_compiling
 from ecar_lab.training.log import DivergenceGuard, Meter, RunLog
 from ecar_lab.training.optim import Plan, build_optimizers, lr_factor
+from ecar_lab.training.processes import share_of
 from ecar_lab.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -42,14 +42,12 @@ REPLAN = 0.05  # a plan is revised when the rest of the run has become longer or
 
 
 class Trainer:
-    """Runs a task to its end, to the end of its time box, or to a signal.
+    """Runs a task to its end, to the end of its time box, or to a signal."""
 
-    Args:
-        started: `time.monotonic()` at which the time box opened.
-    """
-
-    def __init__(self, cfg: TrainConfig, task: Task, accelerator: Accelerator, started: float):
-        self.cfg, self.task, self.accelerator = cfg, task, accelerator
+    def __init__(self, cfg: TrainConfig, task: Task, launch: Launch):
+        self.cfg, self.task = cfg, task
+        accelerator = self.accelerator = launch.accelerator
+        self.folder, self.stop, self.clock = launch.folder, launch.stop, launch.clock
         self.run_folder = cfg.run_folder
         self.device = accelerator.device
         self.dtype = pick_dtype(self.device, cfg.dtype)
@@ -60,6 +58,7 @@ class Trainer:
         self.flops_per_image, unused = self._probe()
         if cfg.compile:
             compile_objective(task.objective, self.device)
+        self.all_weights_used = not unused
         accelerator.ddp_handler = DistributedDataParallelKwargs(
             gradient_as_bucket_view=True, find_unused_parameters=unused
         )
@@ -77,7 +76,7 @@ class Trainer:
         self.meter = Meter(self.device)
         self.guard = DivergenceGuard(cfg.divergence_factor)
         self.step = 0  # done so far
-        self.started, self.seconds_before = started, 0.0  # the latter by earlier parts of the run
+        self.started, self.seconds_before = launch.started, 0.0  # the latter by earlier parts
         self.plan = Plan(total=cfg.steps, settled=cfg.max_minutes is None)
         self.last_row: dict[str, Any] = {}
 
@@ -87,15 +86,17 @@ class Trainer:
         """Trains and exports; returns the run folder.
 
         Raises:
-            EcarError: divergence, a full disk, a checkpoint that does not fit. The last good
-                checkpoint is intact in every case.
+            EcarError: divergence, a full disk, no checkpoint that fits. The last good checkpoint
+                is intact in every case.
+            KeyboardInterrupt: SIGINT ended the run. SystemExit: SIGTERM or SIGHUP did. It is saved
+                if it had made a step, and has left no result.
         """
         resumed = state.resume(self)
         self._save_config()
         log = RunLog(self.run_folder, self.step) if self.main else None
         peak = self._matmul_rate() if self.main else 0.0
         load = Prefetcher(self.task.load) if self.task.prefetch else self.task.load
-        bar = tqdm(
+        bar = Bar(
             total=self.plan.total,
             initial=self.step,
             desc=self.cfg.kind,
@@ -105,12 +106,15 @@ class Trainer:
         if self.main:
             logger.info("training from step %d in %s", self.step, self.run_folder)
         try:
-            with StopSignal() as stop:
-                saved = self.step if resumed else -1
-                saved = self._loop(load, log, bar, stop, peak, saved)
+            with self.stop.patient():
+                saved = self.step if resumed else 0
+                saved, interrupted = self._loop(load, log, bar, peak, saved)
                 if saved != self.step:
                     state.save(self)
             bar.close()
+            if interrupted or self.stop.number:  # the latter came with the last step
+                self._end_interrupted()
+            self.stop.state = "stopped before the result was written: train again to write it"
             self._export(log)
         finally:
             bar.close()
@@ -126,22 +130,25 @@ class Trainer:
         self,
         load: Callable[[int], list[Batch]],
         log: RunLog | None,
-        bar: tqdm,
-        stop: StopSignal,
+        bar: Bar,
         peak: float,
         saved: int,
-    ) -> int:
-        """Steps until the plan, the time box or a signal ends it; returns the last saved step."""
+    ) -> tuple[int, bool]:
+        """Steps until the plan, the time box or a signal ends it.
+
+        Returns:
+            The last saved step, and whether it was a signal.
+        """
         cfg = self.cfg
-        window = Window(self.step)
-        pace = Window(self.step)  # measures the rate for the time box, slow first steps left out
+        window = self._window()
+        pace = self._window()  # measures the rate for the time box, slow first steps left out
         first_step = self.step
-        while not self._finished(stop):
+        while not any(ended := self._ended()):
             if self.step == first_step + 3:
-                pace = Window(self.step)
-            loading = time.monotonic()
+                pace = self._window()
+            loading = self.clock()
             batches = load(self.step)
-            window.waited += time.monotonic() - loading
+            window.waited += self.clock() - loading
             rate = cfg.lr * lr_factor(self.step, self.plan, cfg.warmup_steps, cfg.lr_floor)
             self.task.at(self.plan.at(self.step))
             self._optimizer_step(batches, rate)
@@ -152,14 +159,30 @@ class Trainer:
             last = self.step == self.plan.total
             if self.step % cfg.log_every == 0 or last:
                 self._log(log, bar, window, rate, peak)
-                window = Window(self.step)
+                window = self._window()
             if cfg.sample_every and (self.step % cfg.sample_every == 0 or last):
                 self._sample(log)
             if self.step % cfg.save_every == 0 or last:
                 self._replan(pace, bar)
                 state.save(self)
-                saved, pace = self.step, Window(self.step)
-        return saved
+                saved, pace = self.step, self._window()
+        return saved, ended[1]
+
+    def _end_interrupted(self) -> NoReturn:
+        """Leaves a run that a signal ended, saved but without a result."""
+        if self.main and self.step == 0:
+            logger.warning("%s", self.stop.state)
+        elif self.main:
+            logger.warning(
+                "stopped after step %d of %s, before the result was written: the same command "
+                "goes on from there",
+                self.step,
+                self.plan.total or "a time box",
+            )
+        self.stop.end()
+
+    def _window(self) -> Window:
+        return Window(self.step, self.clock)
 
     def _optimizer_step(self, batches: list[Batch], rate: float) -> None:
         for optimizer in self.optimizers:
@@ -192,19 +215,23 @@ class Trainer:
     @property
     def seconds(self) -> float:
         """Time spent so far, all parts of the run together."""
-        return self.seconds_before + time.monotonic() - self.started
+        return self.seconds_before + self.clock() - self.started
 
     @property
     def seconds_left(self) -> float:
         """What is left of the time box."""
         return 60.0 * (self.cfg.max_minutes or float("inf")) - self.seconds
 
-    def _finished(self, stop: StopSignal) -> bool:
+    def _ended(self) -> tuple[bool, bool]:
+        """Whether the run is at the end of its steps or its time, and whether it was told to stop;
+        the same in all processes."""
         done = self.plan.total is not None and self.step >= self.plan.total
-        wanted = stop.received or (self.main and self.seconds_left <= 0)
-        return done or self._sum(float(wanted)) > 0
+        over = self.main and self.seconds_left <= 0
+        signals = 1000.0 * bool(self.stop.number)  # one sum for both; never 1000 processes
+        wanted = self._sum(signals + over)
+        return done or wanted % 1000 > 0, wanted >= 1000
 
-    def _settle(self, pace: Window, bar: tqdm) -> None:
+    def _settle(self, pace: Window, bar: Bar) -> None:
         """Fixes the number of steps once the rate is known."""
         box = 60.0 * cast(float, self.cfg.max_minutes)
         enough = pace.seconds >= min(SETTLE_SECONDS, 0.05 * box)
@@ -218,7 +245,7 @@ class Trainer:
             if self.main:
                 logger.info("the time box holds %d steps", total)
 
-    def _replan(self, pace: Window, bar: tqdm) -> None:
+    def _replan(self, pace: Window, bar: Bar) -> None:
         """Before a checkpoint: fits the rest of the curve to the time that is really left."""
         total = self.plan.total
         boxed = self.cfg.max_minutes is not None and self.plan.settled and total is not None
@@ -242,7 +269,7 @@ class Trainer:
 
     # -- logs and pictures -----------------------------------------------------------------------
 
-    def _log(self, log: RunLog | None, bar: tqdm, window: Window, rate: float, peak: float) -> None:
+    def _log(self, log: RunLog | None, bar: Bar, window: Window, rate: float, peak: float) -> None:
         self.meter.share(self.accelerator)
         means, first_bad = self.meter.means(), float(self.meter.first_bad)
         self.meter.reset()
@@ -263,6 +290,7 @@ class Trainer:
             "seconds_left": left,
         }
         if log is not None:
+            self.folder.check()
             log.write(row)
         self.last_row = row
         bar.set_postfix_str(f"loss {means['loss']:.4f}, {per_second:.0f} images/s")
@@ -283,12 +311,13 @@ class Trainer:
         if picture is None:
             return
         file = self.run_folder / "samples" / f"step-{self.step:08d}.png"
+        self.folder.check()
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(file)
-        except OSError as error:
-            raise write_error(file, error) from error
-        log.picture("samples", picture, self.step)
+            with output_file(file) as fresh:
+                picture.save(fresh)
+        except EcarError as error:
+            logger.warning("%s", error)
+        log.board.picture("samples", picture, self.step)
 
     @contextlib.contextmanager
     def averaged(self, name: str = "ema") -> Generator[None]:
@@ -320,6 +349,7 @@ class Trainer:
                 "last": self.last_row,
                 "ema_decay": self.averages[best].decay,
             }
+            self.folder.check()
             with self.averaged(best), atomic_directory(self.run_folder / "final") as folder:
                 results = self.task.export(folder, report)
             if results and log is not None:
@@ -364,17 +394,3 @@ class Trainer:
         if self.main:
             write_json(self.run_folder / "config.json", self.cfg.to_dict())
         self.accelerator.wait_for_everyone()
-
-
-class Window:
-    """A stretch of steps and the time it takes."""
-
-    def __init__(self, first: int):
-        self.first = first
-        self.waited = 0.0
-        self._start = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Time since the stretch began."""
-        return max(time.monotonic() - self._start, 1e-9)

@@ -10,7 +10,6 @@ import copy
 import functools
 import hashlib
 import json
-import time
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -22,6 +21,7 @@ from ecar_lab.baselines import build, make_pipeline
 from ecar_lab.bounds import check_batch, least_activations
 from ecar_lab.data import DatasetInfo, ImageDataset, open_dataset
 from ecar_lab.data.feeds import Batch, IndexedFeed, StreamFeed, cache_latents, generator
+from ecar_lab.data.identity import identity_of
 from ecar_lab.device import autocast, pick_dtype
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.evaluate import held_out_loss
@@ -37,14 +37,9 @@ from ecar_lab.training.config import (
     LatentTrainConfig,
     ModelTrainConfig,
 )
-from ecar_lab.training.launch import (
-    initial_seed,
-    make_accelerator,
-    prepare_run_folder,
-    share_of,
-    training_images,
-)
+from ecar_lab.training.launch import Launch, initial_seed, launched, training_images
 from ecar_lab.training.loop import Trainer
+from ecar_lab.training.processes import share_of
 from ecar_lab.training.task import Task
 from ecar_lab.training.terms import ExtraTerms, terms_for, tilt_finest
 from ecar_lab.training.warm_start import tokenizer_of, warm_start
@@ -59,22 +54,22 @@ def train_model(cfg: ModelTrainConfig) -> Path:
 
     Raises:
         EcarError: a bad value, no tokenizer yet, missing data, a full disk, divergence.
+        KeyboardInterrupt: SIGINT ended it. SystemExit: SIGTERM or SIGHUP did.
     """
-    return model_trainer(cfg).run()
+    cfg.check()
+    find_tokenizer(cfg)  # first of all: without one there is no run folder either
+    with launched(cfg) as launch:
+        return model_trainer(cfg, launch).run()
 
 
-def model_trainer(cfg: ModelTrainConfig) -> Trainer:
+def model_trainer(cfg: ModelTrainConfig, launch: Launch) -> Trainer:
     """All of a run up to its first step.
 
     Raises:
         EcarError: as :func:`train_model`.
     """
-    started = time.monotonic()
-    cfg.check()
-    preset = get_preset(cfg.preset)
-    accelerator = make_accelerator(cfg)
+    preset, accelerator = get_preset(cfg.preset), launch.accelerator
     source = find_tokenizer(cfg)
-    prepare_run_folder(cfg, accelerator)
     tokenizer = load_tokenizer(source).to(accelerator.device).requires_grad_(False)
     data = training_images(cfg, preset.image_size)
     initial_seed(cfg)
@@ -83,7 +78,7 @@ def model_trainer(cfg: ModelTrainConfig) -> Trainer:
     if cfg.init_from:
         warm_start(model, cfg.init_from)
     task = ModelTask(cfg, model, tokenizer, data, accelerator)
-    return Trainer(cfg, task, accelerator, started)
+    return Trainer(cfg, task, launch)
 
 
 def new_model(cfg: ModelTrainConfig, tokenizer: Tokenizer, info: DatasetInfo) -> LatentGenerator:
@@ -195,6 +190,7 @@ class LatentTask(Task, Generic[Config]):
         self.cfg, self.generator, self.tokenizer, self.data = cfg, model, tokenizer, data
         self.accelerator = accelerator
         self.device = accelerator.device
+        self.identity = identity_of(data, tokenizer=tokenizer_hash(tokenizer))
         self.model = model
         self.second_ema_decay = cfg.second_ema_decay
         self.share = share_of(cfg, accelerator)
@@ -206,14 +202,14 @@ class LatentTask(Task, Generic[Config]):
 
     def _cached_feed(self) -> IndexedFeed:
         info, accelerator = self.data.info, self.accelerator
-        key = [tokenizer_hash(self.tokenizer), info.name, info.image_size, info.num_images,
+        key = [self.identity["tokenizer"], info.name, info.image_size, info.num_images,
                self.cfg.flip, str(self.dtype)]  # fmt: skip
         digest = hashlib.blake2b(json.dumps(key).encode(), digest_size=8).hexdigest()
         folder = Path(self.cfg.latents or self.cfg.run_folder)
         file = folder / f"latents-{digest}.safetensors"
         with accelerator.main_process_first():
             store = cache_latents(
-                self.tokenizer, self.data, self.cfg.flip, file, self.autocast,
+                self.tokenizer, self.data, self.cfg.flip, file, self.autocast, self.identity,
                 quiet=not accelerator.is_main_process,
             )  # fmt: skip
         if self.wants_images:

@@ -1,4 +1,4 @@
-"""Optimizers and the learning-rate curve of a run."""
+"""Optimizers, their state as named tensors, and the learning-rate curve of a run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ecar_lab.files import Tensors
 from ecar_lab.training.config import TrainConfig
 
 # A weight whose smaller side is below this touches pixels or latents rather than hidden features
@@ -66,6 +67,74 @@ def build_optimizers(model: nn.Module, cfg: TrainConfig) -> list[torch.optim.Opt
         )
     )
     return optimizers
+
+
+def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> Tensors:
+    """The state of all optimizers as named tensors: ``<optimizer>.<parameter>.<entry>``."""
+    named: Tensors = {}
+    for number, optimizer in enumerate(optimizers):
+        for index, entries in optimizer.state_dict()["state"].items():
+            for key, value in entries.items():
+                named[f"{number}.{index}.{key}"] = torch.as_tensor(value)
+    return named
+
+
+def load_optimizer_tensors(
+    optimizers: list[torch.optim.Optimizer], named: Tensors, complete: bool = False
+) -> None:
+    """Puts back what ``optimizer_tensors`` took; settings such as the learning rate stay as built.
+
+    Args:
+        complete: every parameter must have its entries, as after a step that used them all.
+
+    Raises:
+        ValueError: the tensors are not the state of optimizers of this shape; none was touched.
+    """
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+    for name, tensor in named.items():
+        number, index, key = name.split(".", 2)
+        if not 0 <= int(number) < len(states):
+            raise ValueError(f"it holds the state of an optimizer {number}, this run has none")
+        states[int(number)].setdefault(int(index), {})[key] = tensor
+    for number, (optimizer, state) in enumerate(zip(optimizers, states, strict=True)):
+        _check_entries(number, optimizer, state, complete)
+    for optimizer, state in zip(optimizers, states, strict=True):
+        groups = optimizer.state_dict()["param_groups"]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for index, entries in state.items():
+            for key, tensor in entries.items():
+                if tensor.ndim:  # fused optimizers walk weights and state in the same memory order
+                    entries[key] = torch.empty_like(parameters[index]).copy_(tensor)
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _check_entries(
+    number: int,
+    optimizer: torch.optim.Optimizer,
+    state: dict[int, dict[str, Tensor]],
+    complete: bool,
+) -> None:
+    """Every parameter with a state has the same entries, of its own shape; `ValueError` if not."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if complete and len(state) < len(parameters):
+        missing = min(set(range(len(parameters))) - set(state))
+        raise ValueError(f"it lacks the state of parameter {missing} of optimizer {number}")
+    usual = {key for entries in state.values() for key in entries}
+    for index, entries in state.items():
+        if not 0 <= index < len(parameters):
+            raise ValueError(f"it has a parameter {index} of optimizer {number}, this run has none")
+        if set(entries) != usual:
+            raise ValueError(
+                f"it lacks {min(usual - set(entries))} of parameter {index} of optimizer {number}"
+            )
+        for key, tensor in entries.items():
+            if tensor.ndim and tensor.shape != parameters[index].shape:
+                raise ValueError(
+                    f"{key} of parameter {index} of optimizer {number} has shape "
+                    f"{tuple(tensor.shape)}, the parameter {tuple(parameters[index].shape)}"
+                )
+            if not tensor.isfinite().all():
+                raise ValueError(f"{key} of parameter {index} of optimizer {number} is not finite")
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -12,18 +13,20 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from ecar_lab.data.identity import difference
 from ecar_lab.errors import EcarError
 from ecar_lab.training.checkpoints import (
+    UnsoundCheckpoint,
     list_checkpoints,
     load_checkpoint,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    remove_leftovers,
     save_checkpoint,
+    set_unsound_aside,
+    unsound,
 )
 from ecar_lab.training.config import FREE_ON_RESUME, TrainConfig
 from ecar_lab.training.log import DivergenceGuard, Meter
-from ecar_lab.training.optim import Plan
+from ecar_lab.training.optim import Plan, load_optimizer_tensors, optimizer_tensors
+from ecar_lab.training.run_folder import RunFolder
 from ecar_lab.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -36,10 +39,12 @@ class Training(Protocol):
     cfg: TrainConfig
     task: Task
     accelerator: Accelerator
+    folder: RunFolder
     run_folder: Path
     device: torch.device
     main: bool
     global_batch: int
+    all_weights_used: bool
     parameter_names: list[str]
     parameters: list[nn.Parameter]
     optimizers: list[torch.optim.Optimizer]
@@ -63,10 +68,12 @@ def save(trainer: Training) -> None:
     A run whose loss has just left its range writes none: the last good one must stay.
 
     Raises:
-        EcarError: the disk is full, or loss or weights are not finite any more.
+        EcarError: the disk is full, the run folder is gone, or loss or weights are not finite any
+            more.
     """
     trainer.meter.share(trainer.accelerator)
     if trainer.main:
+        trainer.folder.check()
         if healthy(trainer):
             save_checkpoint(
                 trainer.run_folder, trainer.step, tensors_of(trainer), state_of(trainer),
@@ -120,66 +127,111 @@ def state_of(trainer: Training) -> dict[str, Any]:
         "meter": trainer.meter.state(),
         "guard": trainer.guard.state(),
         "last_row": trainer.last_row,
+        "identity": trainer.task.identity,
     }
 
 
 def resume(trainer: Training) -> bool:
     """Goes on from a checkpoint if there is one; returns whether it did.
 
+    Where a run goes on by itself, the newest sound checkpoint counts, and damaged ones after it are
+    set aside. Where none is sound all stay, so that no run begins anew in silence.
+
     Raises:
-        EcarError: the checkpoint is damaged or belongs to another run.
+        EcarError: no checkpoint is sound, the one that was named is damaged, or it belongs to
+            another run.
     """
-    folder = find_checkpoint(trainer.cfg)
-    if trainer.main:
-        remove_leftovers(trainer.run_folder)
-    if folder is None:
-        return False
+    named, folders = find_checkpoints(trainer.cfg)
+    reasons: dict[Path, str] = {}
+    for folder in reversed(folders):
+        try:
+            state = restore(trainer, folder)
+        except UnsoundCheckpoint as error:
+            if named:
+                raise
+            reasons[folder] = str(error).partition(": delete")[0]
+            continue
+        trainer.accelerator.wait_for_everyone()  # all have looked at all of them
+        if trainer.main:
+            for damaged, reason in reasons.items():
+                logger.warning("%s; %s", reason, set_unsound_aside(trainer.run_folder, damaged))
+            logger.info("resumed from %s", folder)
+            if state["identity"] is None:
+                logger.warning(
+                    "this checkpoint does not say which images it was trained on: they are taken "
+                    "to be the same as now"
+                )
+        return True
+    if reasons:
+        raise EcarError(
+            f"none of the {len(reasons)} checkpoints is sound (the newest: "
+            f"{next(iter(reasons.values()))}): train anew with --resume none, or bring one back "
+            "from a copy"
+        )
+    return False
+
+
+def restore(trainer: Training, folder: Path) -> dict[str, Any]:
+    """Sets a trainer back to a checkpoint, whose state is returned.
+
+    Raises:
+        UnsoundCheckpoint: it is damaged, or does not fit although it says that it does.
+        EcarError: it belongs to another run.
+    """
     tensors, state = load_checkpoint(folder)
     check_same_run(trainer, folder, state)
-    load_weights(trainer.task.trained, tensors["model"], folder)
-    load_optimizer_tensors(trainer.optimizers, tensors["optimizer"])
-    for stem, average in trainer.averages.items():
+    check_fit(folder, "model", tensors["model"], trainer.task.trained.state_dict())
+    average_shapes = dict(zip(trainer.parameter_names, trainer.parameters, strict=True))
+    for stem in trainer.averages:
         if stem not in tensors:
             raise EcarError(
                 f"the checkpoint {str(folder)!r} holds no second set of averaged weights: leave "
                 "out second_ema_decay to continue, or give another --output for a new run"
             )
+        check_fit(folder, stem, tensors[stem], average_shapes)
+    try:
+        trainer.task.restore(state["position"])
+        complete = trainer.all_weights_used and state["step"] > 0
+        load_optimizer_tensors(trainer.optimizers, tensors["optimizer"], complete)
+        trainer.meter.restore(state["meter"])
+    except (ValueError, TypeError, RuntimeError) as error:
+        unsound(folder, str(error))
+    if not trainer.main:
+        trainer.meter.reset()  # the sums of all processes live on in the main one
+    trainer.task.trained.load_state_dict(tensors["model"])
+    for stem, average in trainer.averages.items():
         averaged = [tensors[stem][name].to(trainer.device) for name in trainer.parameter_names]
         torch._foreach_copy_(average.shadow_params, averaged)
         average.optimization_step = state["ema_steps"]
     trainer.step, trainer.seconds_before = state["step"], state["seconds"]
     trainer.plan = resumed_plan(trainer.cfg, state)
     trainer.guard.restore(state["guard"])
-    if trainer.main:
-        trainer.meter.restore(state["meter"])
     trainer.last_row = state["last_row"]
-    trainer.task.restore(state["position"])
-    if trainer.main:
-        logger.info("resumed from %s", folder)
-    return True
+    return state
 
 
-def find_checkpoint(cfg: TrainConfig) -> Path | None:
-    """The checkpoint that ``cfg.resume`` asks for; None to start anew.
+def find_checkpoints(cfg: TrainConfig) -> tuple[bool, list[Path]]:
+    """Whether ``cfg.resume`` names a place, and the checkpoints there, oldest first.
+
+    Of a run folder that is named, only the newest counts.
 
     Raises:
         EcarError: a path that holds none.
     """
     if cfg.resume == "none":
-        return None
+        return False, []
     if cfg.resume == "auto":
-        found = list_checkpoints(cfg.run_folder)
-        return found[-1] if found else None
+        return False, list_checkpoints(cfg.run_folder)
     folder = Path(cfg.resume)
     inside = list_checkpoints(folder)
     if inside:  # a run folder was named
-        return inside[-1]
+        return True, inside[-1:]
     if not (folder / "state.json").is_file():
         raise EcarError(
             f"there is no checkpoint to resume from at {cfg.resume!r}: give auto, none, a run "
             "folder, or one of its checkpoints/step-... folders"
         )
-    return folder
+    return True, [folder]
 
 
 def check_same_run(trainer: Training, folder: Path, state: dict[str, Any]) -> None:
@@ -196,27 +248,44 @@ def check_same_run(trainer: Training, folder: Path, state: dict[str, Any]) -> No
                 f"the checkpoint {str(folder)!r} was trained with {name} {old!r}, this run "
                 f"has {value!r}: {NEW_RUN}"
             )
+    changed = difference(state["identity"] or {}, trainer.task.identity)
+    if changed and not trainer.cfg.new_data:
+        raise EcarError(
+            f"{changed}, unlike when the checkpoint {str(folder)!r} was trained: bring the old "
+            "data back to continue, give another --output for a new run, or go on with what is "
+            "there now by --new-data"
+        )
+    if changed and trainer.main:
+        logger.warning("%s: the run goes on with that", changed)
 
 
 def resumed_plan(cfg: TrainConfig, state: dict[str, Any]) -> Plan:
     """The stored plan; if steps or time box were changed on purpose, it is bent from here on."""
     plan, old, step = Plan(**state["plan"]), state["config"], state["step"]
-    if old["steps"] == cfg.steps and old["max_minutes"] == cfg.max_minutes:
+    ends = {"steps": cfg.steps, "max_minutes": cfg.max_minutes}
+    if all(old.get(name, now) == now for name, now in ends.items()):
         return plan
     if cfg.max_minutes is None:
         return plan.revised(step, cast(int, cfg.steps))
     return Plan(cfg.steps, start=step, progress=plan.at(step))
 
 
-def load_weights(model: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Fills the model; `EcarError` names the first tensor that does not fit."""
-    own = model.state_dict()
+def check_fit(
+    folder: Path, stem: str, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> None:
+    """Compares names, shapes, types and finiteness with what a trainer has.
+
+    Raises:
+        UnsoundCheckpoint: naming the first tensor that does not fit.
+    """
     for name in sorted(set(own) | set(tensors)):
-        there, here = (t[name].shape if name in t else None for t in (tensors, own))
+        there, here = (
+            f"{str(t[name].dtype).removeprefix('torch.')} {tuple(t[name].shape)}"
+            if name in t
+            else "not at all"
+            for t in (tensors, own)
+        )
         if there != here:
-            raise EcarError(
-                f"the checkpoint {str(folder)!r} has {name} of shape "
-                f"{None if there is None else tuple(there)}, this model "
-                f"{None if here is None else tuple(here)}: resume with the model of the old run"
-            )
-    model.load_state_dict(tensors)
+            unsound(folder, f"{stem} has {name} of shape {there}, this model {here}")
+        if not tensors[name].isfinite().all():
+            unsound(folder, f"{stem} has {name} with values that are not finite")

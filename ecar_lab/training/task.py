@@ -8,16 +8,20 @@ from typing import Any
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from ecar_lab.data.identity import Identity
+
 
 class Task:
     """What is trained. Subclasses fill in the attributes and methods; the trainer calls them.
 
     Attributes:
+        identity: what is trained on; a checkpoint of other data is refused.
         model: what is saved. objective: wraps it; ``objective(*batch)`` gives the loss and a
             dictionary of further numbers to log (tensors; NaN means "none this time").
         second_ema_decay: decay of a second set of averaged weights; None: there is one set.
     """
 
+    identity: Identity
     model: ModelMixin
     objective: nn.Module
     prefetch: bool = False

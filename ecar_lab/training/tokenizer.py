@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from ecar_lab.bounds import check_arguments, check_batch
 from ecar_lab.data import ImageDataset, open_dataset
 from ecar_lab.data.feeds import ImageStore, IndexedFeed, StreamFeed, generator, to_float
+from ecar_lab.data.identity import identity_of
 from ecar_lab.device import autocast, pick_dtype
 from ecar_lab.errors import EcarError
 from ecar_lab.files import write_json
@@ -22,14 +22,9 @@ from ecar_lab.tokenizers.base import psnr
 from ecar_lab.tokenizers.makers import ConvTokenizer
 from ecar_lab.training.cards import write_card
 from ecar_lab.training.config import TokenizerTrainConfig
-from ecar_lab.training.launch import (
-    initial_seed,
-    make_accelerator,
-    prepare_run_folder,
-    share_of,
-    training_images,
-)
+from ecar_lab.training.launch import initial_seed, launched, training_images
 from ecar_lab.training.loop import Trainer
+from ecar_lab.training.processes import share_of
 from ecar_lab.training.task import Task
 from ecar_lab.viz.pictures import image_grid
 
@@ -43,8 +38,8 @@ def train_tokenizer(cfg: TokenizerTrainConfig) -> Path:
 
     Raises:
         EcarError: a bad value, missing data, a full disk, divergence.
+        KeyboardInterrupt: SIGINT ended it. SystemExit: SIGTERM or SIGHUP did.
     """
-    started = time.monotonic()
     cfg.check()
     preset = get_preset(cfg.preset)
     shape = {**preset.tokenizer, **cfg.tokenizer}
@@ -54,14 +49,13 @@ def train_tokenizer(cfg: TokenizerTrainConfig) -> Path:
             f"training: go on with `ecar train model --preset {cfg.preset}`"
         )
     check_arguments(ConvTokenizer, shape)
-    accelerator = make_accelerator(cfg)
-    prepare_run_folder(cfg, accelerator)
-    data = training_images(cfg, preset.image_size)
-    check_batch(cfg.batch_size, 3 * data.info.image_size**2, accelerator.device.type)
-    initial_seed(cfg)
-    model = ConvTokenizer(**shape)
-    task = TokenizerTask(cfg, model, data, accelerator)
-    return Trainer(cfg, task, accelerator, started).run()
+    with launched(cfg) as launch:
+        data = training_images(cfg, preset.image_size)
+        check_batch(cfg.batch_size, 3 * data.info.image_size**2, launch.accelerator.device.type)
+        initial_seed(cfg)
+        model = ConvTokenizer(**shape)
+        task = TokenizerTask(cfg, model, data, launch.accelerator)
+        return Trainer(cfg, task, launch).run()
 
 
 class TokenizerObjective(nn.Module):
@@ -88,6 +82,7 @@ class TokenizerTask(Task):
         accelerator: Accelerator,
     ):
         self.cfg, self.data, self.accelerator = cfg, data, accelerator
+        self.identity = identity_of(data)
         self.tokenizer = model.to(memory_format=torch.channels_last)  # convolutions are faster so
         self.model = self.tokenizer
         self.objective = TokenizerObjective(self.tokenizer)

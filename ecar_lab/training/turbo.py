@@ -12,7 +12,6 @@ Ideas: shortcut models (arXiv 2410.12557), model guidance (2502.12154), MeanFlow
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,12 @@ from torch import Tensor, nn
 from ecar_lab.baselines import load_pipeline
 from ecar_lab.bounds import check_batch, least_activations
 from ecar_lab.errors import EcarError
-from ecar_lab.files import resolve_checkpoint
+from ecar_lab.files import hash_tensors, resolve_checkpoint
 from ecar_lab.flow import FEW_STEPS, GUIDANCE_RANGE, ab2_step, endpoints
 from ecar_lab.generator import TrainingDraw
 from ecar_lab.model import ECAR
 from ecar_lab.training.config import TurboTrainConfig
-from ecar_lab.training.launch import (
-    initial_seed,
-    make_accelerator,
-    prepare_run_folder,
-    training_images,
-)
+from ecar_lab.training.launch import initial_seed, launched, training_images
 from ecar_lab.training.loop import Trainer
 from ecar_lab.training.model import LatentTask
 from ecar_lab.training.warm_start import warm_start
@@ -56,33 +50,34 @@ def train_turbo(cfg: TurboTrainConfig) -> Path:
 
     Raises:
         EcarError: a bad value, a teacher that is no E-CAR, missing data, a full disk, divergence.
+        KeyboardInterrupt: SIGINT ended it. SystemExit: SIGTERM or SIGHUP did.
     """
-    started = time.monotonic()
     cfg.check()
     teacher_folder = resolve_checkpoint(cfg.teacher)
-    accelerator = make_accelerator(cfg)
-    prepare_run_folder(cfg, accelerator)
-    pipeline = load_pipeline(teacher_folder, dtype=torch.float32)
-    teacher, tokenizer = pipeline.model, pipeline.tokenizer
-    if not isinstance(teacher, ECAR):
-        raise EcarError(
-            f"the teacher {cfg.teacher!r} is a {type(teacher).__name__}: a few-step head belongs "
-            "to an E-CAR, so name the checkpoint of one with --teacher"
-        )
-    tokenizer.to(accelerator.device).requires_grad_(False)
-    data = training_images(cfg, pipeline.image_size)
-    if list(data.info.class_names) != teacher.class_names:
-        raise EcarError(
-            f"the teacher {cfg.teacher!r} knows the classes {', '.join(teacher.class_names[:8])}, "
-            f"the data set {cfg.dataset_name!r} has {', '.join(data.info.class_names[:8])}: "
-            "train on the set that the teacher was trained on, --dataset"
-        )
-    initial_seed(cfg)
-    student = few_step_student(teacher, teacher_folder)
-    check_batch(cfg.batch_size, least_activations(student.config), accelerator.device.type)
-    student.transformer.requires_grad_(cfg.train_transformer)
-    task = TurboTask(cfg, student, tokenizer, data, accelerator, teacher=teacher)
-    return Trainer(cfg, task, accelerator, started).run()
+    with launched(cfg) as launch:
+        device = launch.accelerator.device
+        pipeline = load_pipeline(teacher_folder, dtype=torch.float32)
+        teacher, tokenizer = pipeline.model, pipeline.tokenizer
+        if not isinstance(teacher, ECAR):
+            raise EcarError(
+                f"the teacher {cfg.teacher!r} is a {type(teacher).__name__}: a few-step head "
+                "belongs to an E-CAR, so name the checkpoint of one with --teacher"
+            )
+        tokenizer.to(device).requires_grad_(False)
+        data = training_images(cfg, pipeline.image_size)
+        if list(data.info.class_names) != teacher.class_names:
+            raise EcarError(
+                f"the teacher {cfg.teacher!r} knows the classes "
+                f"{', '.join(teacher.class_names[:8])}, the data set {cfg.dataset_name!r} has "
+                f"{', '.join(data.info.class_names[:8])}: train on the set that the teacher was "
+                "trained on, --dataset"
+            )
+        initial_seed(cfg)
+        student = few_step_student(teacher, teacher_folder)
+        check_batch(cfg.batch_size, least_activations(student.config), device.type)
+        student.transformer.requires_grad_(cfg.train_transformer)
+        task = TurboTask(cfg, student, tokenizer, data, launch.accelerator, teacher=teacher)
+        return Trainer(cfg, task, launch).run()
 
 
 def few_step_student(teacher: ECAR, folder: Path) -> ECAR:
@@ -275,6 +270,7 @@ class TurboTask(LatentTask[TurboTrainConfig]):
     def __init__(self, cfg: TurboTrainConfig, model: ECAR, *others: Any, teacher: ECAR):
         self.objective = TurboObjective(model, teacher, cfg.class_dropout, cfg.teacher_steps)
         super().__init__(cfg, model, *others)
+        self.identity["teacher"] = hash_tensors(teacher.state_dict())
         teacher.to(self.device)
 
     def draw(self, random: torch.Generator) -> TurboDraw:

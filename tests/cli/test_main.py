@@ -50,6 +50,19 @@ def test_a_fault_of_the_kit_keeps_its_traceback(monkeypatch):
         cli.main(["break"])
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")],
+)
+def test_memory_that_runs_out_is_one_line(monkeypatch, capsys, error):
+    def full(arguments):
+        raise error
+
+    monkeypatch.setattr("ecar_lab.cli.data.run", full)
+    assert cli.main(["data"]) == 2
+    assert capsys.readouterr().err.startswith("error: the memory is full: make fewer or smaller")
+
+
 def test_a_mistake_ends_the_process_with_status_2_and_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "ecar_lab.cli", "data", "--data", "nowhere"],

@@ -4,10 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from ecar_lab.errors import EcarError
-from ecar_lab.training.checkpoints import load_optimizer_tensors, optimizer_tensors
 from ecar_lab.training.config import ModelTrainConfig, TokenizerTrainConfig
-from ecar_lab.training.optim import Plan, build_optimizers, lr_factor
+from ecar_lab.training.optim import (
+    Plan,
+    build_optimizers,
+    load_optimizer_tensors,
+    lr_factor,
+    optimizer_tensors,
+)
 
 
 def test_learning_rate_warms_up_and_falls_to_its_floor():
@@ -101,5 +105,21 @@ def test_optimizer_state_of_another_model_is_refused():
     model(torch.ones(1, 8)).sum().backward()
     optimizers[0].step()
     other = build_optimizers(nn.Linear(8, 9), cfg)
-    with pytest.raises(EcarError, match="fits no parameter of this model"):
+    with pytest.raises(ValueError, match=r"exp_avg.* has shape \(8, 8\), the parameter \(9, 8\)"):
         load_optimizer_tensors(other, optimizer_tensors(optimizers))
+
+
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [("0.0.exp_avg", "lacks exp_avg of parameter 0"), ("0.0.", "lacks the state")],
+)
+def test_optimizer_state_that_lacks_entries_is_refused(lost: str, words: str):
+    model = nn.Linear(8, 8)
+    optimizers = build_optimizers(model, ModelTrainConfig(optimizer="adamw"))
+    model(torch.ones(1, 8)).sum().backward()
+    optimizers[0].step()
+    named = {n: t for n, t in optimizer_tensors(optimizers).items() if not n.startswith(lost)}
+    if lost == "0.0.exp_avg":
+        named["0.0.exp_avg_sq"] = optimizer_tensors(optimizers)["0.0.exp_avg_sq"]
+    with pytest.raises(ValueError, match=words):
+        load_optimizer_tensors(optimizers, named, complete=True)

@@ -24,6 +24,7 @@ def test_accumulation_equals_the_big_batch(tmp_path: Path, optimizer: str, toler
     assert_same(weights(parts), weights(whole), rtol=0, atol=tolerance)
 
 
+@pytest.mark.timeout(1800)  # several processes, each with all its imports, on a busy machine
 def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path):
     settings = dict(steps=4, save_every=4, lr=1e-3, optimizer="adamw")
     one = train_model(config(tmp_path / "one", batch_size=8, **settings))

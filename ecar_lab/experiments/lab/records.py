@@ -58,11 +58,10 @@ def key_of(config: Any) -> str:
 
 def is_finished(run_folder: Path, steps: int | None) -> bool:
     """Whether a run went through all its steps and left its result; a signal ends it earlier."""
-    try:
-        last = (run_folder / "metrics.jsonl").read_text("utf-8").splitlines()[-1]
-    except (OSError, IndexError):
-        return False
-    return (run_folder / "final").is_dir() and json.loads(last)["step"] == steps
+    from ecar_lab.training.log import read_metrics
+
+    rows = read_metrics(run_folder)
+    return (run_folder / "final").is_dir() and bool(rows) and rows[-1]["step"] == steps
 
 
 def read_run(run_folder: Path) -> Trained:
@@ -72,12 +71,11 @@ def read_run(run_folder: Path) -> Trained:
         EcarError: it holds no finished run.
     """
     from ecar_lab.baselines import load_pipeline
+    from ecar_lab.training.log import read_metrics
 
     try:
-        lines = (run_folder / "metrics.jsonl").read_text("utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-        last = [row for row in rows if "loss" in row][-1]
-    except (OSError, ValueError, IndexError) as error:
+        last = [row for row in read_metrics(run_folder) if "loss" in row][-1]
+    except (OSError, IndexError) as error:
         raise EcarError(
             f"{run_folder.name!r} holds no finished training: delete the folder and run again"
         ) from error
