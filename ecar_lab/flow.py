@@ -224,7 +224,7 @@ def check_solver(name: str) -> str:
     Raises:
         EcarError: there is none.
     """
-    if name not in SOLVERS:
+    if not isinstance(name, str) or name not in SOLVERS:
         raise EcarError(f"solver {name!r} is unknown: use one of {', '.join(SOLVERS)}")
     return name
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -69,6 +69,11 @@ class ECAR(LatentGenerator):
     Raises:
         EcarError: sizes that do not divide, unknown options.
     """
+
+    always_saved: ClassVar[Sequence[str]] = (
+        *LatentGenerator.always_saved,
+        *("num_stages", "window_ends", "coupling", "history", "num_heads"),
+    )
 
     @register_to_config
     def __init__(
