@@ -75,6 +75,18 @@ def given(value: Any, kind: type, make: Callable, name: str, wanted: str) -> Any
     return make(value)
 
 
+def flags(values: list, name: str) -> list[bool]:
+    """The values themselves.
+
+    Raises:
+        EcarError: one is neither True nor False: a text, say, is no answer.
+    """
+    for value in values:
+        if not isinstance(value, bool):
+            raise EcarError(f"{name} is {brief(value)}: use True or False")
+    return values
+
+
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """A floating-point type, by itself or by name (``bfloat16``, ``bf16``); None stays None.
 

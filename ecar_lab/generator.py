@@ -218,6 +218,8 @@ class LatentGenerator(StoredNetwork):
             EcarError: a name that is not known, an id out of range, something that is neither (a
                 number with a fraction, a bool, a one-hot row), no label at all.
         """
+        if self.device.type == "meta":
+            raise EcarError("the device meta holds no weights: load the model with from_pretrained")
         listed = plain(labels)
         listed = listed if isinstance(listed, list) else [listed]
         if len(listed) == 0:

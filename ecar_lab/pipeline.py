@@ -55,9 +55,12 @@ class ECARPipeline(StoredPipeline):
         super().__init__()
         # torch.compile wraps a module.
         if not isinstance(getattr(model, "_orig_mod", model), self.makes):
+            kind, network = type(model).__name__, isinstance(model, LatentGenerator)
             raise EcarError(
-                f"the model is {type(model).__name__}, which {type(self).__name__} does not run: "
-                "give model and tokenizer in this order, or use ecar_lab.baselines.load_pipeline"
+                f"this checkpoint holds a {kind}, which {type(self).__name__} does not run: "
+                "use ecar_lab.baselines.load_pipeline"
+                if network
+                else f"the model is {kind}: give {type(self).__name__}(model=..., tokenizer=...)"
             )
         if not isinstance(getattr(tokenizer, "_orig_mod", tokenizer), Tokenizer):
             raise EcarError(

@@ -73,8 +73,12 @@ def check_config(folder: Path, always_saved: Sequence[str]) -> None:
     """Refuses a config.json that leaves open what the network is.
 
     Raises:
-        EcarError: naming the first entry that is missing.
+        EcarError: naming the first entry that is missing; there is no such file.
     """
+    if not (folder / CONFIG).is_file():
+        remedy = "subfolder='model' or subfolder='tokenizer' in it, or ECARPipeline"
+        whole = f"is a whole checkpoint: use {remedy}" if (folder / INDEX).is_file() else "has none"
+        raise EcarError(f"a network has a {CONFIG}, {str(folder)!r} {whole}")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -119,9 +123,9 @@ def check_weights(network: nn.Module, info: dict[str, Any], folder: Path) -> Non
         EcarError: naming the first such weight.
     """
     kinds = [
-        ("missing_keys", "is missing"),
-        ("unexpected_keys", "is none of this config's"),
-        ("mismatched_keys", "has another shape than the config says"),
+        ("missing_keys", "is missing, so the weights have another shape than config.json says"),
+        ("unexpected_keys", "is too much, so the weights have another shape than config.json says"),
+        ("mismatched_keys", "has another shape than config.json says"),
     ]
     for kind, words in kinds:
         for name in info.get(kind, ()):

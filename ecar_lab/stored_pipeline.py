@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import diffusers
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import SUPPORTED_DEVICE_MAP, DiffusionPipeline
 from safetensors import SafetensorError
 
-from ecar_lab.arguments import DTYPES, as_dtype
+from ecar_lab.arguments import DTYPES, as_dtype, brief
 from ecar_lab.errors import EcarError
 from ecar_lab.files import resolve_checkpoint, write_checksums, write_error
-from ecar_lab.stored import AGAIN, find_pipeline
+from ecar_lab.stored import AGAIN, WEIGHTS, find_pipeline
 
 # A checkpoint names the module of each class. Where one has moved: the old name -> today's.
 MOVED = {"ecar_lab.tokenizer": "ecar_lab.tokenizers.makers"}
@@ -56,6 +56,7 @@ class StoredPipeline(DiffusionPipeline):
             )  # fmt: skip
         if options.get("device_map") == "auto":
             options["device_map"] = "balanced"
+        check_options(folder, options)
         try:
             return super().from_pretrained(str(folder), **options)
         except EcarError:
@@ -166,6 +167,25 @@ class StoredPipeline(DiffusionPipeline):
             EcarError: always.
         """
         raise EcarError("these models cannot be moved layer by layer: enable_model_cpu_offload")
+
+
+def check_options(folder: Path, options: dict[str, Any]) -> None:
+    """Refuses options of ``from_pretrained`` that no sound checkpoint could be loaded with.
+
+    Raises:
+        EcarError: a device map or a variant that is not there, code from elsewhere.
+    """
+    places, variant = options.get("device_map"), options.get("variant")
+    if places is not None and places not in SUPPORTED_DEVICE_MAP:
+        known = ", ".join(dict.fromkeys(SUPPORTED_DEVICE_MAP))
+        raise EcarError(f"device_map {brief(places)} is none for a pipeline here: use {known}")
+    if variant is not None and not any(folder.glob(f"*/{WEIGHTS}.{variant}*.safetensors")):
+        raise EcarError(f"there is no variant {variant!r} in {str(folder)!r}: leave variant out")
+    if options.get("custom_pipeline") is not None:
+        raise EcarError(
+            "custom_pipeline is not needed: the class is here, leave it out, or use "
+            "DiffusionPipeline.from_pretrained"
+        )
 
 
 def first_sentence(error: Exception) -> str:

@@ -17,7 +17,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ecar_lab.arguments import as_dtype, as_generators, given
+from ecar_lab.arguments import as_dtype, as_generators, flags, given
 from ecar_lab.cost import (
     guided_halves,
     guided_steps,
@@ -123,7 +123,7 @@ def trace(
         solver=model.solver(solver),
         noise=given(noise or {}, Mapping, dict, "noise", "a dict of stages and tensors"),
         edits=given(edits, Sequence, tuple, "edits", "a list of LatentEdit"),
-        renoise=per_stage(renoise, model.schedule.num_stages, "renoise"),
+        renoise=flags(per_stage(renoise, model.schedule.num_stages, "renoise"), "renoise"),
         attention_layer=attention_layer,
     )
     settings.check(model, start_from)
