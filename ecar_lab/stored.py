@@ -130,11 +130,11 @@ def check_weights(network: nn.Module, info: dict[str, Any], folder: Path) -> Non
     for kind, words in kinds:
         for name in info.get(kind, ()):
             raise refused(folder, name if isinstance(name, str) else name[0], words)
-    stored = stored_types(folder)
+    stored, trained = stored_types(folder), dict(network.named_parameters())
     for name, tensor in network.state_dict().items():
         if tensor.is_meta:
             raise refused(folder, name, "is missing")
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() and name not in trained:
             continue
         if stored.get(name, "F").startswith(("I", "U", "BOOL")):
             raise refused(folder, name, f"is stored in whole numbers ({stored[name]})")

@@ -166,7 +166,15 @@ class StoredPipeline(DiffusionPipeline):
         Raises:
             EcarError: always.
         """
-        raise EcarError("these models cannot be moved layer by layer: enable_model_cpu_offload")
+        raise EcarError("these models cannot be moved layer by layer: use enable_model_cpu_offload")
+
+    def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
+        """Not here, for the same reason.
+
+        Raises:
+            EcarError: always.
+        """
+        self.enable_sequential_cpu_offload()
 
 
 def check_options(folder: Path, options: dict[str, Any]) -> None:

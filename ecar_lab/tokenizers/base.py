@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ecar_lab.arguments import as_dtype
 from ecar_lab.errors import EcarError
-from ecar_lab.stored import StoredNetwork
+from ecar_lab.stored import StoredNetwork, refused
 
 
 class Tokenizer(StoredNetwork):
@@ -139,8 +140,13 @@ class Tokenizer(StoredNetwork):
         """As of every network of the kit; a `dtype` casts what was loaded in float32."""
         dtype = as_dtype(kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None))
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        tokenizer = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name in cls._exact:
+            if not getattr(tokenizer, name).is_floating_point():
+                place = Path(pretrained_model_name_or_path)
+                raise refused(place, name, "is stored in whole numbers")
         if dtype is not None:
-            (loaded[0] if isinstance(loaded, tuple) else loaded).to(dtype)
+            tokenizer.to(dtype)
         return loaded
 
     def content_hash(self) -> str:
@@ -155,7 +161,7 @@ class Tokenizer(StoredNetwork):
         for name, tensor in sorted(self.state_dict().items()):
             exact = tensor if not tensor.is_floating_point() else tensor.bfloat16()
             digest.update(f"{name} {tuple(tensor.shape)} ".encode())
-            digest.update(exact.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(exact.cpu().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
