@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ecar_lab.arguments import brief, whole_number
+from ecar_lab.arguments import brief, given, whole_number
 from ecar_lab.errors import EcarError
 from ecar_lab.model import ECAR
 from ecar_lab.schedule import per_stage
@@ -76,7 +76,7 @@ class RunSettings:
         """
         model.check_few_step(self.steps, self.guidance, self.powers, self.solver)
         layers, layer = len(model.transformer.blocks), self.attention_layer
-        if layer is not None and (whole_number(layer) is None or not 0 <= layer < layers):
+        if layer is not None and (type(layer) is not int or not 0 <= layer < layers):
             raise EcarError(f"there is no attention layer {brief(layer)}: use 0 to {layers - 1}")
         self._check_noise_and_edits(model)
         if start_from is not None:
@@ -91,18 +91,25 @@ class RunSettings:
             if not isinstance(edit, LatentEdit):
                 raise EcarError(f"an edit is {brief(edit)}: give instances of LatentEdit")
             check_stage(edit.stage, stages, "an edit")
-            if tuple(edit.mask.shape) != self.shape(model, edit.stage)[2:]:
+            mask, shape = edit.mask, self.shape(model, edit.stage)
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+                raise EcarError(f"the mask of an edit is {brief(mask)}: give a bool tensor")
+            if tuple(mask.shape) != shape[2:]:
                 raise EcarError(
-                    f"the mask of an edit at stage {edit.stage} is {tuple(edit.mask.shape)}: "
-                    f"it must be {self.shape(model, edit.stage)[2:]}"
+                    f"the mask of an edit at stage {edit.stage} is {tuple(mask.shape)}: "
+                    f"it must be {shape[2:]}"
                 )
             if edit.step is not None and not 0 <= edit.step <= self.steps[edit.stage]:
                 raise EcarError(
                     f"an edit at step {edit.step} of stage {edit.stage}: "
                     f"use 0 to {self.steps[edit.stage]}"
                 )
-            if isinstance(edit.replacement, str) and edit.replacement not in ("noise", "zero"):
-                raise EcarError(f"replacement {edit.replacement!r}: use noise, zero or a tensor")
+            if isinstance(edit.replacement, Tensor):
+                check_replacement(edit.replacement, shape)
+            elif edit.replacement not in ("noise", "zero"):
+                raise EcarError(
+                    f"replacement {brief(edit.replacement)}: use noise, zero or a tensor"
+                )
 
     def _check_start(self, model: ECAR, start_from: TraceEvent) -> None:
         if not hasattr(start_from, "is_final"):
@@ -142,13 +149,14 @@ def stage_noise(model: ECAR, seeds: int | Sequence[int]) -> list[Tensor]:
     return [drawn[seed][stage] for stage, seed in enumerate(seeds)]
 
 
-def labels_per_stage(model: ECAR, class_labels: Labels, changes: Mapping) -> list[Tensor]:
+def labels_per_stage(model: ECAR, class_labels: Labels, changes: Mapping | None) -> list[Tensor]:
     """(B,) ids for every stage; ``changes`` gives labels that hold from a stage on."""
-    if not isinstance(changes, Mapping):
-        raise EcarError(f"class_labels_from is {brief(changes)}: give a dict of stages and labels")
+    changes = {} if changes is None else changes
+    given(changes, Mapping, dict, "class_labels_from", "a dict of stages and labels")
     labels = [model.class_ids(class_labels)] * model.schedule.num_stages
-    for stage in sorted(changes):
+    for stage in changes:
         check_stage(stage, len(labels), "class_labels_from")
+    for stage in sorted(changes):
         changed = model.class_ids(changes[stage])
         if len(changed) not in (1, len(labels[0])):
             raise EcarError(
@@ -157,6 +165,12 @@ def labels_per_stage(model: ECAR, class_labels: Labels, changes: Mapping) -> lis
             )
         labels[stage:] = [changed.expand(len(labels[0]))] * (len(labels) - stage)
     return labels
+
+
+def as_noise(noise: Any) -> dict[int, Tensor]:
+    """``{stage: noise}``, whose tensors are not looked at yet; None is none of it."""
+    wanted = "a dict of stages and tensors"
+    return given({} if noise is None else noise, Mapping, dict, "noise", wanted)
 
 
 def check_stage(stage: int, num_stages: int, name: str) -> None:
@@ -175,6 +189,19 @@ def check_tensor(tensor: Any, shape: Sequence[int], name: str) -> None:
         raise EcarError(f"{name} is {tuple(tensor.shape)}: it must be {shape}")
     if not tensor.isfinite().all():
         raise EcarError(f"{name} is not finite: look for a NaN or a division by zero")
+
+
+def check_replacement(tensor: Tensor, shape: Sequence[int]) -> None:
+    """Refuses what does not broadcast to a latent of that shape, or is not finite."""
+    fits = tensor.ndim <= len(shape) and all(
+        own in (1, wanted)
+        for own, wanted in zip(reversed(tensor.shape), reversed(shape), strict=False)
+    )
+    if not fits or not tensor.isfinite().all():
+        raise EcarError(
+            f"the replacement of an edit is {tuple(tensor.shape)}: it must broadcast to "
+            f"{tuple(shape)} and be finite"
+        )
 
 
 def taken(latent: Tensor, sent: Any) -> Tensor:

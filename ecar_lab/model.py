@@ -163,6 +163,8 @@ class ECAR(LatentGenerator):
 
     def solver(self, name: str | None = None) -> str:
         """As of every generator; a few-step head has ``flow-map``, and by default uses it."""
+        if not isinstance(name, str | None):
+            return super().solver(name)
         if self.few_step and name in (None, FLOW_MAP):
             return FLOW_MAP
         if name == FLOW_MAP:

@@ -19,7 +19,7 @@ from ecar_lab.calls import ELSEWHERE, Call, calls_of, interrupt, replied
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.generator import LatentGenerator
-from ecar_lab.interventions import Generators, Labels
+from ecar_lab.interventions import Generators, Labels, as_noise
 from ecar_lab.model import ECAR
 from ecar_lab.stored_pipeline import TOKENIZER_HASH, StoredPipeline
 from ecar_lab.tokenizers.base import Tokenizer
@@ -185,7 +185,7 @@ class ECARPipeline(StoredPipeline):
 
     @staticmethod
     def _output_type(output_type: str) -> str:
-        kind = output_type.lower() if isinstance(output_type, str) else output_type
+        kind = output_type.lower() if isinstance(output_type, str) else ""
         if kind not in OUTPUT_TYPES:
             raise EcarError(
                 f"output_type {brief(output_type)} is unknown: use {', '.join(OUTPUT_TYPES)}"
@@ -205,7 +205,7 @@ class ECARPipeline(StoredPipeline):
             else [names]
         )
         for name in wanted:
-            if name not in self._callback_tensor_inputs:
+            if not isinstance(name, str) or name not in self._callback_tensor_inputs:
                 raise EcarError(f"a callback cannot have {brief(name)}: only latents are offered")
         return wanted
 
@@ -223,9 +223,9 @@ class ECARPipeline(StoredPipeline):
         check_keywords(options, known, ELSEWHERE, type(self).__name__)
         if latents is None:
             return options
-        noise = options.get("noise") or {}
         if "noise" not in known:
             raise EcarError(f"{type(self.model).__name__} takes no latents: give a generator")
+        noise = as_noise(options.get("noise"))
         if 0 in noise:
             raise EcarError("latents and noise of stage 0 are the same: give one of them")
         return {**options, "noise": {0: latents, **noise}}

@@ -41,6 +41,7 @@ from ecar_lab.interventions import (
     Labels,
     LatentEdit,
     RunSettings,
+    as_noise,
     check_latent,
     labels_per_stage,
     taken,
@@ -112,7 +113,7 @@ def trace(
         >>> events[-1].is_final
         True
     """
-    labels = labels_per_stage(model, class_labels, class_labels_from or {})
+    labels = labels_per_stage(model, class_labels, class_labels_from)
     settings = RunSettings(
         labels=labels,
         steps=model.inference_steps(num_inference_steps),
@@ -121,7 +122,7 @@ def trace(
         powers=model.powers(time_power),
         generator=as_generators(generator, len(labels[0]), model.device),
         solver=model.solver(solver),
-        noise=given(noise or {}, Mapping, dict, "noise", "a dict of stages and tensors"),
+        noise=as_noise(noise),
         edits=given(edits, Sequence, tuple, "edits", "a list of LatentEdit"),
         renoise=flags(per_stage(renoise, model.schedule.num_stages, "renoise"), "renoise"),
         attention_layer=attention_layer,
