@@ -111,7 +111,7 @@ class StoredPipeline(DiffusionPipeline):
                 "this kit neither writes nor reads pickles: leave safe_serialization on"
             )
         folder = Path(save_directory)
-        self.model.register_to_config(**{TOKENIZER_HASH: self.tokenizer.content_hash()})
+        self.model.register_to_config(**{TOKENIZER_HASH: self.tokenizer.content_hash(anew=True)})
         try:
             super().save_pretrained(str(folder), variant=variant, max_shard_size=max_shard_size)
         except (OSError, SafetensorError) as error:

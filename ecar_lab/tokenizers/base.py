@@ -149,20 +149,22 @@ class Tokenizer(StoredNetwork):
             tokenizer.to(dtype)
         return loaded
 
-    def content_hash(self) -> str:
+    def content_hash(self, anew: bool = False) -> str:
         """64 hexadecimal digits that two trainings never share: SHA-256 of weights and statistics.
 
         They are read as bfloat16, so that a copy in another precision has the same hash. float16,
-        which has other roundings, keeps the one from before the cast.
+        which has other roundings, keeps the one from before the cast, unless it is asked `anew`,
+        which a saved file has to be.
         """
-        if self._hash_before is not None and self.dtype == torch.float16:
+        if self._hash_before is not None and self.dtype == torch.float16 and not anew:
             return self._hash_before
         digest = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
             exact = tensor if not tensor.is_floating_point() else tensor.bfloat16()
             digest.update(f"{name} {tuple(tensor.shape)} ".encode())
             digest.update(exact.cpu().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        self._hash_before = digest.hexdigest()
+        return self._hash_before
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         narrow = fn(torch.empty(0, dtype=self.dtype, device=self.device)).dtype == torch.float16
