@@ -21,6 +21,7 @@ from ecar_lab.events import TraceEvent
 from ecar_lab.generator import LatentGenerator
 from ecar_lab.interventions import Generators, Labels, as_noise
 from ecar_lab.model import ECAR
+from ecar_lab.stored import bring
 from ecar_lab.stored_pipeline import TOKENIZER_HASH, StoredPipeline
 from ecar_lab.tokenizers.base import Tokenizer
 from ecar_lab.trace import Stream, trace
@@ -101,9 +102,7 @@ class ECARPipeline(StoredPipeline):
         """
         known = signature(self.tracer).parameters
         check_keywords(kwargs, known, ELSEWHERE, type(self.model).__name__)
-        hook = getattr(self.model, "_hf_hook", None)
-        if hook is not None:  # of enable_model_cpu_offload, which waits for a forward of the whole
-            hook.pre_forward(self.model)
+        bring(self.model)
         return self.tracer(class_labels, *args, **kwargs)
 
     @torch.no_grad()

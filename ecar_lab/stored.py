@@ -65,8 +65,18 @@ class StoredNetwork(ModelMixin, ConfigMixin):
     ) -> None:
         """As of diffusers; what is not stored in ``storage_dtype`` computes alike, too."""
         if compute_dtype is not None:
-            self.to(compute_dtype)
+            nn.Module.to(self, compute_dtype)
         super().enable_layerwise_casting(storage_dtype, compute_dtype, *args, **kwargs)
+
+
+def bring(network: nn.Module) -> None:
+    """Fetches a network that ``enable_model_cpu_offload`` keeps off the GPU until it is called.
+
+    diffusers fetches it when its ``forward`` is called, which nothing here does.
+    """
+    hook = getattr(network, "_hf_hook", None)
+    if hook is not None and next(network.parameters(), None) is not None:
+        hook.pre_forward(network)
 
 
 def check_config(folder: Path, always_saved: Sequence[str]) -> None:

@@ -213,12 +213,19 @@ def test_the_options_of_diffusers_load_the_same_pipeline(folder, tiny_pipeline, 
         ({"dtype": "int8"}, "dtype 'int8' is unknown"),
         ({"custom_pipeline": "mine"}, "custom_pipeline is not needed"),
         ({"model": None}, r"the model is NoneType: give ECARPipeline\(model=..., tokenizer=...\)"),
-        ({"tokenizer": "sd"}, "the tokenizer is str: use ecar_lab.load_tokenizer"),
+        ({"tokenizer": "sd"}, "leave out tokenizer"),
     ],
 )
 def test_an_option_that_cannot_be_says_so(folder, options, words):
     with pytest.raises(EcarError, match=words):
         ECARPipeline.from_pretrained(folder, **options)
+
+
+def test_parts_that_are_none_are_named(tiny_pipeline):
+    with pytest.raises(EcarError, match=r"the tokenizer is str: use ecar_lab.load_tokenizer"):
+        ECARPipeline(tiny_pipeline.model, "sd")
+    with pytest.raises(EcarError, match=r"the model is IdentityTokenizer: give ECARPipeline\("):
+        ECARPipeline(tiny_pipeline.tokenizer, tiny_pipeline.model)
 
 
 def test_diffusers_own_loader_finds_the_class(folder, tiny_pipeline):

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from diffusers.utils.accelerate_utils import apply_forward_hook
-from torch import Tensor
+from torch import Tensor, nn
 
 from ecar_lab.arguments import as_dtype
 from ecar_lab.errors import EcarError
-from ecar_lab.stored import StoredNetwork, refused
+from ecar_lab.stored import StoredNetwork, bring, refused
 
 
 class Tokenizer(StoredNetwork):
@@ -48,7 +47,6 @@ class Tokenizer(StoredNetwork):
         """Images (B, 3, f*h, f*w) of raw latents (B, C, h, w)."""
         raise NotImplementedError(f"{type(self).__name__} must say how it decodes")
 
-    @apply_forward_hook
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the normalised latent, both (B, C, H/f, W/f) float32.
 
@@ -57,6 +55,7 @@ class Tokenizer(StoredNetwork):
         Raises `EcarError` if H or W is not divisible by the downsample factor f.
         """
         self._check_images(images)
+        bring(self)
         mean, std = self._moments(images.to(self.dtype))
         shift, scale = self._statistics()
         return (mean.float() - shift) * scale, std.float() * scale
@@ -65,7 +64,6 @@ class Tokenizer(StoredNetwork):
         """Images (B, 3, H, W) in [-1, 1] to the normalised latent's mode (B, C, H/f, W/f)."""
         return self.moments(images)[0]
 
-    @apply_forward_hook
     def decode(self, latent: Tensor) -> Tensor:
         """Normalised latents (B, C, h, w) of any size to images (B, 3, f*h, f*w) in [-1, 1]."""
         if latent.ndim != 4 or latent.shape[1] != self.latent_channels:
@@ -73,7 +71,8 @@ class Tokenizer(StoredNetwork):
                 f"a latent of shape {tuple(latent.shape)} does not fit this tokenizer: "
                 f"give it (batch, {self.latent_channels}, height, width)"
             )
-        shift, scale = self._statistics()
+        bring(self)
+        shift, scale = (each.to(latent.device) for each in self._statistics())
         z = latent.float() / scale + shift
         images = self._decode(z.to(self.dtype)).float()
         if not images.isfinite().all():  # a clamp would make black or white of it
@@ -146,7 +145,7 @@ class Tokenizer(StoredNetwork):
                 place = Path(pretrained_model_name_or_path)
                 raise refused(place, name, "is stored in whole numbers")
         if dtype is not None:
-            tokenizer.to(dtype)
+            nn.Module.to(tokenizer, dtype)  # diffusers' own would warn of what `_apply` sees to
         return loaded
 
     def content_hash(self, anew: bool = False) -> str:
