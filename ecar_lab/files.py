@@ -283,7 +283,9 @@ def verify_checksums(folder: str | Path, suffix: str = "") -> None:
         if not file.is_file():
             raise EcarError(f"{str(file)!r} is missing, {CHECKSUMS} lists it: {remedy}")
         if hash_file(file) != expected:
-            raise EcarError(f"{str(file)!r} is not the file that was saved: {remedy}")
+            raise EcarError(
+                f"{str(file)!r} cannot be loaded, it is not the file that was saved: {remedy}"
+            )
 
 
 def hash_file(path: Path) -> str:
