@@ -55,22 +55,31 @@ def checkpoints_root() -> Path:
 
 
 def resolve_checkpoint(name_or_path: str | Path) -> Path:
-    """A checkpoint folder, given as a path or as the name of one that ships.
+    """A checkpoint folder, given as a path, as a training's folder or as the name of one that
+    ships.
 
     Raises:
         EcarError: neither exists; the sentence lists the names that do.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise EcarError(f"a checkpoint {name_or_path!r}: give a folder, or the name of one")
     check_path(name_or_path)
-    for candidate in (Path(name_or_path).expanduser(), checkpoints_root() / str(name_or_path)):
-        if candidate.is_dir():
-            check_files(candidate)
-            return candidate
+    name = os.fspath(name_or_path)
+    for candidate in (Path(name).expanduser(), checkpoints_root() / name):
+        if name and candidate.is_dir():
+            final = candidate / "final"  # of a training, whose own config.json is no network's
+            whole = (candidate / "model_index.json").is_file()
+            found = final if not whole and any(final.glob("*.json")) else candidate
+            check_files(found)
+            return found
+        if name and candidate.is_file():
+            raise EcarError(f"{name!r} is a file: give the folder of the checkpoint that it is in")
     root = checkpoints_root()
     patterns = ("[!.]*/model_index.json", "[!.]*/tokenizer/config.json")
     found = [file for pattern in patterns for file in root.glob(pattern)]
     names = sorted({file.relative_to(root).parts[0] for file in found})
     raise EcarError(
-        f"there is no checkpoint {str(name_or_path)!r}: give a folder or one of "
+        f"there is no checkpoint {name!r}: give a folder or one of "
         f"{', '.join(names) or '(none is shipped here)'}"
     )
 
@@ -248,20 +257,23 @@ def hash_tensors(named: Tensors) -> str:
     return digest.hexdigest()
 
 
-def write_checksums(folder: str | Path) -> None:
+def write_checksums(folder: str | Path, parts: Sequence[str] = ("",)) -> None:
     """Writes ``SHA256SUMS``: a line ``<hash>  <path>`` for every file below the folder but itself.
 
     The format is that of sha256sum(1): ``sha256sum -c SHA256SUMS`` checks it, too.
+
+    Args:
+        parts: only these files and folders of the folder.
 
     Raises:
         EcarError: the disk is full or the place cannot be written.
     """
     folder = Path(folder)
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    places = [folder / part for part in parts]
+    found = {file for place in places for file in (place, *place.rglob("*")) if file.is_file()}
     lines = [
         f"{hash_file(file)}  {file.relative_to(folder).as_posix()}\n"
-        for file in files
-        if file != folder / CHECKSUMS
+        for file in sorted(found - {folder / CHECKSUMS})
     ]
     with output_file(folder / CHECKSUMS) as fresh:
         fresh.write_text("".join(lines), encoding="utf-8")
@@ -293,7 +305,9 @@ def verify_checksums(folder: str | Path, suffix: str = "") -> None:
         if not file.is_file():
             raise EcarError(f"{str(file)!r} is missing, {CHECKSUMS} lists it: {remedy}")
         if hash_file(file) != expected:
-            raise EcarError(f"{str(file)!r} is not the file that was saved: {remedy}")
+            raise EcarError(
+                f"{str(file)!r} cannot be loaded, it is not the file that was saved: {remedy}"
+            )
 
 
 def hash_file(path: Path) -> str:

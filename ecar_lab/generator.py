@@ -6,7 +6,6 @@ Trainer, pipeline and evaluation know a generator by this alone, so all are trea
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,15 +15,18 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from ecar_lab.bounds import BoundedConfig
+from ecar_lab.arguments import brief, plain, real_number, whole_number
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import DEFAULT_SOLVER, check_solver
 from ecar_lab.schedule import Intervals, check_interval, check_power, per_stage
+from ecar_lab.stored import StoredNetwork
 
 if TYPE_CHECKING:
     from ecar_lab.tokenizers.base import Tokenizer
 
 TIME_BINS = 8
+# More steps, or more guidance, than any image can use: a slip of the pen rather than a wish.
+MAX_STEPS, MAX_GUIDANCE = 10_000, 100
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class LossOutput:
     per_bin: Tensor
 
 
-class LatentGenerator(ModelMixin, BoundedConfig):
+class LatentGenerator(StoredNetwork):
     """A class-conditional generator of latents (B, C, R, R), trained by :meth:`loss`.
 
     Its configuration holds ``latent_size``, ``latent_channels``, ``num_classes``, ``class_names``,
@@ -116,6 +118,10 @@ class LatentGenerator(ModelMixin, BoundedConfig):
         config: Any
 
     default_solver: ClassVar[str] = DEFAULT_SOLVER
+    always_saved: ClassVar[Sequence[str]] = (
+        *("latent_size", "latent_channels", "patch_size", "num_classes"),
+        *("num_inference_steps", "guidance_scale"),
+    )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -205,64 +211,84 @@ class LatentGenerator(ModelMixin, BoundedConfig):
         """Names by id; the ids themselves where the data set has none."""
         return list(self.config.class_names or map(str, range(self.num_classes)))
 
-    def class_ids(self, labels: str | int | Sequence[str | int] | Tensor) -> Tensor:
-        """Names or ids (mixed as you like) -> (B,) ids.
+    def class_ids(self, labels: Any) -> Tensor:
+        """Names or ids (mixed as you like; a list, an array, a tensor, or just one) -> (B,) ids.
 
         Raises:
-            EcarError: a name that is not known, an id out of range, no label at all.
+            EcarError: a name that is not known, an id out of range, something that is neither (a
+                number with a fraction, a bool, a one-hot row), no label at all.
         """
-        if isinstance(labels, Tensor):
-            labels = labels.flatten().tolist()
-        elif isinstance(labels, str | int):
-            labels = [labels]
-        if len(labels) == 0:
+        if self.device.type == "meta":
+            raise EcarError("the device meta holds no weights: load the model with from_pretrained")
+        listed = plain(labels)
+        listed = listed if isinstance(listed, list) else [listed]
+        if len(listed) == 0:
             raise EcarError("no class was given: name at least one")
-        ids = [self._class_id(label) for label in labels]
-        return torch.tensor(ids, device=self.device)
+        return torch.tensor([self._class_id(label) for label in listed], device=self.device)
 
-    def _class_id(self, label: str | int) -> int:
-        if isinstance(label, str) and label in self.class_names:
-            return self.class_names.index(label)
-        known = ", ".join(self.class_names[:20]) + (", ..." if self.num_classes > 20 else "")
-        if isinstance(label, str) and not re.fullmatch("-?[0-9]{1,18}", label):
-            raise EcarError(f"class {label!r} is unknown: use one of {known}")
-        if isinstance(label, bool) or (not isinstance(label, str) and int(label) != label):
+    def _class_id(self, label: Any) -> int:
+        names = self.class_names
+        if isinstance(label, str) and label in names:
+            return names.index(label)
+        known = ", ".join(names[:20]) + (", ..." if self.num_classes > 20 else "")
+        if isinstance(label, list):
             raise EcarError(
-                f"class {label!r} is neither a name nor a whole number: use one of {known}"
+                f"class {brief(label)} is a list in a list: give one name or number per image, "
+                "and of one-hot rows their argmax(1)"
             )
-        if not 0 <= int(label) < self.num_classes:
+        if isinstance(label, str):
+            if not (label.isascii() and label.removeprefix("-").isdigit()):
+                raise EcarError(f"class {brief(label)} is unknown: use one of {known}")
+            number = int(label[:20])
+        else:
+            number = None if isinstance(label, float) else whole_number(label)
+        if number is None:
+            raise EcarError(
+                f"class {brief(label)} is neither a name nor a whole number: use one of {known}"
+            )
+        if not 0 <= number < self.num_classes:
             raise EcarError(f"class {label} is out of range: use 0 to {self.num_classes - 1}")
-        return int(label)
+        return number
 
     def inference_steps(self, steps: int | Sequence[int] | None = None) -> list[int]:
         """Flow steps of each stage; None means the model's default.
 
         Raises:
-            EcarError: a number below 1, or a list of another length.
+            EcarError: no whole number from 1 to ``MAX_STEPS``, or a list of another length.
         """
         steps = self.config.num_inference_steps if steps is None else steps
-        values = per_stage(steps, len(self.sides), "num_inference_steps")
-        for value in values:
-            if value != int(value) or value < 1:
+        counts = []
+        for value in per_stage(steps, len(self.sides), "num_inference_steps"):
+            count = whole_number(value)
+            if count is None or not 1 <= count <= MAX_STEPS:
                 raise EcarError(
-                    f"{value} flow steps: every stage needs a whole number of at least 1"
+                    f"{brief(value)} flow steps: every stage needs a whole number of at least 1 "
+                    f"and at most {MAX_STEPS}"
                 )
-        return [int(value) for value in values]
+            counts.append(count)
+        return counts
 
     def guidance(self, scale: float | Sequence[float] | None = None) -> list[float]:
         """Guidance of each stage; None means the model's default, 1.0 none.
 
         Raises:
-            EcarError: a value that is not finite or below 0, or a list of another length.
+            EcarError: no number from 0 to ``MAX_GUIDANCE``, or a list of another length.
         """
         scale = self.config.guidance_scale if scale is None else scale
-        values = per_stage(scale, len(self.sides), "guidance_scale")
-        for value in values:
-            if not 0 <= float(value) < float("inf"):
+        scales = []
+        for value in per_stage(scale, len(self.sides), "guidance_scale"):
+            number = real_number(value)
+            if number is None or not 0 <= number < float("inf"):
                 raise EcarError(
-                    f"guidance {value} is not a finite number >= 0: 1.0 means no guidance"
+                    f"guidance {brief(value)} is not a finite number >= 0: 1.0 means no guidance"
                 )
-        return [float(value) for value in values]
+            if number > MAX_GUIDANCE:
+                raise EcarError(
+                    f"guidance {number:g} leaves nothing of the image: use 1 (none) to about 10, "
+                    f"and {MAX_GUIDANCE} at most"
+                )
+            scales.append(number)
+        return scales
 
     def intervals(self, interval: Intervals = None) -> list[tuple[float, float]]:
         """The local times of each stage between which guidance acts, see ``cost.guided_steps``.
@@ -277,7 +303,8 @@ class LatentGenerator(ModelMixin, BoundedConfig):
                 another length.
         """
         interval = self.config.get("guidance_interval") if interval is None else interval
-        several = isinstance(interval, Sequence) and not isinstance(interval, str)
+        interval = plain(interval)
+        several = isinstance(interval, list)
         if not several or all(isinstance(end, int | float) for end in interval):
             return [check_interval(interval)] * len(self.sides)
         values = per_stage(interval, len(self.sides), "guidance_interval")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ecar_lab.arguments import brief, given, whole_number
 from ecar_lab.errors import EcarError
 from ecar_lab.model import ECAR
 from ecar_lab.schedule import per_stage
@@ -17,8 +18,11 @@ from ecar_lab.schedule import per_stage
 if TYPE_CHECKING:
     from ecar_lab.events import TraceEvent
 
+# Labels may be arrays, too; whatever they come as, LatentGenerator.class_ids reads them.
 Labels = str | int | Sequence[str | int] | Tensor
 Generators = torch.Generator | Sequence[torch.Generator] | None
+# Latents have standard deviation 1 over the data. What is so far out is no image any more.
+MAX_LATENT = 1e4
 
 
 @dataclass(frozen=True)
@@ -71,16 +75,9 @@ class RunSettings:
             EcarError: naming the value and what would fit.
         """
         model.check_few_step(self.steps, self.guidance, self.powers, self.solver)
-        layers = len(model.transformer.blocks)
-        if self.attention_layer is not None and not 0 <= self.attention_layer < layers:
-            raise EcarError(
-                f"there is no attention layer {self.attention_layer}: use 0 to {layers - 1}"
-            )
-        if isinstance(self.generator, list) and len(self.generator) != self.batch_size:
-            raise EcarError(
-                f"{len(self.generator)} generators for {self.batch_size} images: "
-                "give one, or one each"
-            )
+        layers, layer = len(model.transformer.blocks), self.attention_layer
+        if layer is not None and (type(layer) is not int or not 0 <= layer < layers):
+            raise EcarError(f"there is no attention layer {brief(layer)}: use 0 to {layers - 1}")
         self._check_noise_and_edits(model)
         if start_from is not None:
             self._check_start(model, start_from)
@@ -89,27 +86,34 @@ class RunSettings:
         stages = model.schedule.num_stages
         for stage, noise in self.noise.items():
             check_stage(stage, stages, "noise")
-            if tuple(noise.shape) != self.shape(model, stage):
-                raise EcarError(
-                    f"noise of stage {stage} is {tuple(noise.shape)}: "
-                    f"it must be {self.shape(model, stage)}"
-                )
+            check_tensor(noise, self.shape(model, stage), f"noise of stage {stage}")
         for edit in self.edits:
+            if not isinstance(edit, LatentEdit):
+                raise EcarError(f"an edit is {brief(edit)}: give instances of LatentEdit")
             check_stage(edit.stage, stages, "an edit")
-            if tuple(edit.mask.shape) != self.shape(model, edit.stage)[2:]:
+            mask, shape = edit.mask, self.shape(model, edit.stage)
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+                raise EcarError(f"the mask of an edit is {brief(mask)}: give a bool tensor")
+            if tuple(mask.shape) != shape[2:]:
                 raise EcarError(
-                    f"the mask of an edit at stage {edit.stage} is {tuple(edit.mask.shape)}: "
-                    f"it must be {self.shape(model, edit.stage)[2:]}"
+                    f"the mask of an edit at stage {edit.stage} is {tuple(mask.shape)}: "
+                    f"it must be {shape[2:]}"
                 )
             if edit.step is not None and not 0 <= edit.step <= self.steps[edit.stage]:
                 raise EcarError(
                     f"an edit at step {edit.step} of stage {edit.stage}: "
                     f"use 0 to {self.steps[edit.stage]}"
                 )
-            if isinstance(edit.replacement, str) and edit.replacement not in ("noise", "zero"):
-                raise EcarError(f"replacement {edit.replacement!r}: use noise, zero or a tensor")
+            if isinstance(edit.replacement, Tensor):
+                check_replacement(edit.replacement, shape)
+            elif edit.replacement not in ("noise", "zero"):
+                raise EcarError(
+                    f"replacement {brief(edit.replacement)}: use noise, zero or a tensor"
+                )
 
     def _check_start(self, model: ECAR, start_from: TraceEvent) -> None:
+        if not hasattr(start_from, "is_final"):
+            raise EcarError(f"start_from is {brief(start_from)}: give an event of an earlier run")
         if start_from.is_final:
             raise EcarError("start_from is the last event of its run: choose an earlier one")
         if tuple(start_from.latent.shape) != self.shape(model, start_from.stage):
@@ -145,11 +149,14 @@ def stage_noise(model: ECAR, seeds: int | Sequence[int]) -> list[Tensor]:
     return [drawn[seed][stage] for stage, seed in enumerate(seeds)]
 
 
-def labels_per_stage(model: ECAR, class_labels: Labels, changes: Mapping) -> list[Tensor]:
+def labels_per_stage(model: ECAR, class_labels: Labels, changes: Mapping | None) -> list[Tensor]:
     """(B,) ids for every stage; ``changes`` gives labels that hold from a stage on."""
+    changes = {} if changes is None else changes
+    given(changes, Mapping, dict, "class_labels_from", "a dict of stages and labels")
     labels = [model.class_ids(class_labels)] * model.schedule.num_stages
-    for stage in sorted(changes):
+    for stage in changes:
         check_stage(stage, len(labels), "class_labels_from")
+    for stage in sorted(changes):
         changed = model.class_ids(changes[stage])
         if len(changed) not in (1, len(labels[0])):
             raise EcarError(
@@ -160,10 +167,68 @@ def labels_per_stage(model: ECAR, class_labels: Labels, changes: Mapping) -> lis
     return labels
 
 
+def as_noise(noise: Any) -> dict[int, Tensor]:
+    """``{stage: noise}``, whose tensors are not looked at yet; None is none of it."""
+    wanted = "a dict of stages and tensors"
+    return given({} if noise is None else noise, Mapping, dict, "noise", wanted)
+
+
 def check_stage(stage: int, num_stages: int, name: str) -> None:
     """Refuses a stage that the model does not have."""
-    if not 0 <= stage < num_stages:
-        raise EcarError(f"{name} names stage {stage}: use 0 to {num_stages - 1}")
+    if whole_number(stage) is None or not 0 <= stage < num_stages:
+        raise EcarError(f"{name} names stage {brief(stage)}: use 0 to {num_stages - 1}")
+
+
+def check_tensor(tensor: Any, shape: Sequence[int], name: str) -> None:
+    """Refuses what is no tensor of finite floats of that shape."""
+    shape = tuple(shape)
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        what = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise EcarError(f"{name} is {what}: it must be a float tensor {shape}")
+    if tuple(tensor.shape) != shape:
+        raise EcarError(f"{name} is {tuple(tensor.shape)}: it must be {shape}")
+    if not tensor.isfinite().all():
+        raise EcarError(f"{name} is not finite: look for a NaN or a division by zero")
+
+
+def check_replacement(tensor: Tensor, shape: Sequence[int]) -> None:
+    """Refuses what does not broadcast to a latent of that shape, or is not finite."""
+    fits = tensor.ndim <= len(shape) and all(
+        own in (1, wanted)
+        for own, wanted in zip(reversed(tensor.shape), reversed(shape), strict=False)
+    )
+    if not fits or not tensor.isfinite().all():
+        raise EcarError(
+            f"the replacement of an edit is {tuple(tensor.shape)}: it must broadcast to "
+            f"{tuple(shape)} and be finite"
+        )
+
+
+def taken(latent: Tensor, sent: Any) -> Tensor:
+    """The latent that a run goes on with: what its consumer sent back, or else its own.
+
+    Raises:
+        EcarError: what was sent has another shape, or is not finite.
+    """
+    if sent is None:
+        return latent
+    check_tensor(sent, latent.shape, "the latent that was sent back")
+    return sent.to(latent)
+
+
+def check_latent(latent: Tensor, stage: int, guidance: float) -> None:
+    """Refuses the latent of a stage's end if no image can come of it.
+
+    Raises:
+        EcarError: it is not finite, or far beyond all data.
+    """
+    peak = latent.abs().amax().item()
+    if peak <= MAX_LATENT:
+        return
+    raise EcarError(
+        f"the latent at the end of stage {stage} reaches {peak:g} where data have a standard "
+        f"deviation of 1: guide less than {guidance:g}, or load the checkpoint anew, in float32"
+    )
 
 
 def fork_seeds(

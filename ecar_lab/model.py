@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -69,6 +69,11 @@ class ECAR(LatentGenerator):
     Raises:
         EcarError: sizes that do not divide, unknown options.
     """
+
+    always_saved: ClassVar[Sequence[str]] = (
+        *LatentGenerator.always_saved,
+        *("num_stages", "window_ends", "coupling", "history", "num_heads"),
+    )
 
     @register_to_config
     def __init__(
@@ -158,6 +163,8 @@ class ECAR(LatentGenerator):
 
     def solver(self, name: str | None = None) -> str:
         """As of every generator; a few-step head has ``flow-map``, and by default uses it."""
+        if not isinstance(name, str | None):
+            return super().solver(name)
         if self.few_step and name in (None, FLOW_MAP):
             return FLOW_MAP
         if name == FLOW_MAP:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from ecar_lab.arguments import brief, plain, real_number
 from ecar_lab.errors import EcarError
 
 Coupling = Literal["independent", "correlated", "restart"]
@@ -196,18 +197,19 @@ def even_window_ends(num_stages: int) -> tuple[float, ...]:
 
 
 def per_stage(value, num_stages: int, name: str) -> list:
-    """One value for all stages, or a sequence with one per stage, as a list of S values.
+    """One value for all stages, or a sequence, array or tensor with one per stage: S values.
 
     Raises:
         EcarError: a sequence of another length.
     """
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    value = plain(value)
+    if isinstance(value, list):
         if len(value) != num_stages:
             raise EcarError(
                 f"{name} has {len(value)} values for {num_stages} stages: "
                 "give one, or one per stage"
             )
-        return list(value)
+        return value
     return [value] * num_stages
 
 
@@ -227,10 +229,14 @@ def check_interval(interval: Any) -> tuple[float, float]:
     """
     if interval is None:
         return 0.0, 1.0
-    ends = list(interval) if isinstance(interval, Sequence) else [interval]
-    if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends):
-        raise EcarError(f"guidance_interval {interval!r} is no pair: give low and high, e.g. 0 0.5")
-    low, high = map(float, ends)
+    ends = plain(interval)
+    found = [real_number(end) for end in (ends if isinstance(ends, list) else [ends])]
+    numbers = [number for number in found if number is not None]
+    if len(found) != 2 or len(numbers) != 2:
+        raise EcarError(
+            f"guidance_interval {brief(interval)} is no pair: give low and high, e.g. 0 0.5"
+        )
+    low, high = numbers
     if not low < high:
         raise EcarError(
             f"guidance_interval {low:g} to {high:g} ends before it begins: give the lower number "
@@ -249,9 +255,11 @@ def check_power(power: float) -> float:
     Raises:
         EcarError: it is not above 0, or so large that steps have no length.
     """
-    if not 0 < power <= MAX_POWER:
+    number = real_number(plain(power))
+    if number is None or not 0 < number <= MAX_POWER:
         raise EcarError(
-            f"time_power {power:g}: use 1 for even steps, more (up to {MAX_POWER}) for shorter "
-            "first steps, less (above 0) for longer ones"
+            f"time_power {brief(power) if number is None else f'{number:g}'}: use 1 for even "
+            f"steps, more (up to {MAX_POWER}) for shorter first steps, less (above 0) for longer "
+            "ones"
         )
-    return float(power)
+    return number

@@ -17,6 +17,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from ecar_lab.arguments import as_dtype, as_generators, flags, given
 from ecar_lab.cost import (
     guided_halves,
     guided_steps,
@@ -40,7 +41,10 @@ from ecar_lab.interventions import (
     Labels,
     LatentEdit,
     RunSettings,
+    as_noise,
+    check_latent,
     labels_per_stage,
+    taken,
 )
 from ecar_lab.model import ECAR
 from ecar_lab.schedule import Intervals, per_stage, time_grid
@@ -60,7 +64,7 @@ def trace(
     guidance_interval: Intervals = None,
     time_power: float | Sequence[float] | None = None,
     solver: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     start_from: TraceEvent | None = None,
     class_labels_from: Mapping[int, Labels] | None = None,
     noise: Mapping[int, Tensor] | None = None,
@@ -72,7 +76,7 @@ def trace(
 
     Args:
         model: an :class:`ECAR`.
-        class_labels: names or ids, one per image.
+        class_labels: names or ids, one per image: a list, an array, a tensor, or just one.
         num_inference_steps: flow steps, one number or one per stage; None = the model's default.
         guidance_scale: g in ``v = v_none + g (v_class - v_none)``, on every channel; one number or
             one per stage. 1.0 means no guidance and costs no second half.
@@ -86,7 +90,7 @@ def trace(
         solver: ``ab2`` (Adams-Bashforth 2), ``euler``, ``heun`` (two evaluations per step), or, for
             a few-step head, ``flow-map`` (1, 2 or 4 steps per stage, each one pass whatever the
             guidance); None = the model's default.
-        dtype: autocast to this dtype; None = the weights' own.
+        dtype: autocast to this dtype, e.g. ``bfloat16``; None = the weights' own.
         start_from: an event of an earlier run (same model and batch size): go on from there. From a
             stage's end this forks at the next stage: earlier stages are kept, later ones drawn
             anew. Within a stage the history of ``ab2`` begins anew, so its first step is Euler's.
@@ -100,7 +104,8 @@ def trace(
 
     Raises:
         EcarError: labels, steps, guidance, solver or interventions that do not fit the model; at
-            the call, before anything is computed.
+            the call, before anything is computed. On the way: a stage ends in a latent that is not
+            finite or far beyond all data; a latent sent back has another shape.
 
     Example:
         >>> model = ECAR.from_preset("digits")
@@ -108,23 +113,24 @@ def trace(
         >>> events[-1].is_final
         True
     """
+    labels = labels_per_stage(model, class_labels, class_labels_from)
     settings = RunSettings(
-        labels=labels_per_stage(model, class_labels, class_labels_from or {}),
+        labels=labels,
         steps=model.inference_steps(num_inference_steps),
         guidance=model.guidance(guidance_scale),
         intervals=model.intervals(guidance_interval),
         powers=model.powers(time_power),
-        generator=list(generator) if isinstance(generator, Sequence) else generator,
+        generator=as_generators(generator, len(labels[0]), model.device),
         solver=model.solver(solver),
-        noise=dict(noise or {}),
-        edits=tuple(edits),
-        renoise=per_stage(renoise, model.schedule.num_stages, "renoise"),
+        noise=as_noise(noise),
+        edits=given(edits, Sequence, tuple, "edits", "a list of LatentEdit"),
+        renoise=flags(per_stage(renoise, model.schedule.num_stages, "renoise"), "renoise"),
         attention_layer=attention_layer,
     )
     settings.check(model, start_from)
     # A baseline that is built like E-CAR may walk its stages in a way of its own.
     sampler = getattr(model, "sampler", Sampler)
-    return sampler(model, settings, dtype).run(start_from)
+    return sampler(model, settings, as_dtype(dtype)).run(start_from)
 
 
 @dataclass(frozen=True)
@@ -181,15 +187,17 @@ class Sampler:
                 latent, first_step = self._edit(self._start(at), at, 0), 0
                 estimate = self._carry_over(latent, estimate)
                 sent = yield self._event(at, 0, latent, estimate, None)
-                latent = latent if sent is None else sent
+                latent = taken(latent, sent)
             previous = None  # velocity: each stage has a history of its own
             for step in range(first_step, settings.steps[stage]):
                 self.clock.start()
                 stepped, estimate, slope = self._step(at, latent, step, previous)
                 latent = self._edit(stepped, at, step + 1)
                 self.clock.stop("head")
+                if step + 1 == settings.steps[stage]:
+                    check_latent(latent, stage, settings.guidance[stage])
                 sent = yield self._event(at, step + 1, latent, estimate, slope)
-                latent = latent if sent is None else sent
+                latent = taken(latent, sent)
                 # A latent that was changed is on another way, of which the velocity knows nothing.
                 previous = slope if latent is stepped else None
             history = (*history, latent)

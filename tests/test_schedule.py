@@ -4,8 +4,12 @@ import math
 from itertools import pairwise
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ecar_lab import EcarError, StageSchedule
+from ecar_lab.flow import transition
 from ecar_lab.schedule import even_window_ends, per_stage, time_grid
 
 COUPLINGS = ["independent", "correlated"]
@@ -121,3 +125,69 @@ def test_a_time_grid_goes_from_0_to_1_in_even_steps_or_in_steps_that_grow():
         lengths = [after - before for before, after in pairwise(times)]
         assert (times[0], times[-1]) == (0, 1)
         assert lengths == sorted(lengths, reverse=power < 1)
+
+
+@st.composite
+def schedules(draw):
+    """Any schedule that there can be, with windows that leave room between their ends."""
+    stages, ratio = draw(st.integers(1, 4)), draw(st.sampled_from([2, 3, 4]))
+    inner = draw(
+        st.lists(st.integers(1, 99), min_size=stages - 1, max_size=stages - 1, unique=True)
+    )
+    ends = (*(end / 100 for end in sorted(inner)), 1.0)
+    size = ratio ** (stages - 1) * draw(st.integers(1, 3))
+    return StageSchedule(size, stages, ends, draw(st.sampled_from(COUPLINGS)), ratio)
+
+
+@settings(deadline=None, derandomize=True)
+@given(schedules())
+def test_every_schedule_covers_the_way_and_keeps_its_stages_apart(schedule):
+    windows = [schedule.window(stage) for stage in range(schedule.num_stages)]
+    assert windows[0][0] == 0.0
+    assert windows[-1][1] == 1.0
+    for (_, end), (start, later_end) in pairwise(windows):
+        assert 0 < start < end < later_end, "a stage starts noisier than the last one ended"
+    slices = [schedule.time_slice(stage) for stage in range(schedule.num_stages)]
+    assert slices[0][0] == 0.0
+    assert all(low < high for low, high in slices)
+    assert all(high < low for (_, high), (low, _) in pairwise(slices))
+    assert slices[-1][1] < 1.0
+
+
+@settings(deadline=None, derandomize=True)
+@given(schedules())
+def test_every_transition_hands_on_the_signal_and_noise_of_the_right_size(schedule):
+    """x_start = a D + noise of standard deviation 1 - a, which ``correlated`` makes white."""
+    for stage in range(1, schedule.num_stages):
+        start, ratio = schedule.window(stage)[0], schedule.ratio
+        end, hand_over = schedule.ends[stage - 1], schedule.transition(stage)
+        assert math.isclose(hand_over.scale * end, start)
+        # Linear in the noise: one draw for each pixel of a block gives the matrix of the map.
+        pixels = ratio**2
+        basis = torch.eye(pixels, dtype=torch.float64).view(pixels, 1, ratio, ratio)
+        still = torch.zeros(pixels, 1, 1, 1, dtype=torch.float64)
+        added = transition(schedule, stage, still, basis).flatten(1)
+        kept = (hand_over.scale * (1 - end)) ** 2  # the last stage's noise, one per block
+        covariance = added.T @ added + kept
+        expected = (1 - start) ** 2 * torch.eye(pixels, dtype=torch.float64)
+        if schedule.coupling == "independent":
+            expected = expected + kept * (1 - torch.eye(pixels, dtype=torch.float64))
+        torch.testing.assert_close(covariance, expected, atol=1e-6, rtol=1e-5)
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    st.integers(-1, 40),
+    st.integers(-1, 7),
+    st.none() | st.lists(st.floats() | st.integers(-1, 2), max_size=4).map(tuple),
+    st.sampled_from([*COUPLINGS, "restart", "", "x"]),
+    st.integers(-1, 4),
+)
+def test_numbers_that_make_no_schedule_are_one_sentence(size, stages, ends, coupling, ratio):
+    try:
+        schedule = StageSchedule(size, stages, ends, coupling, ratio)
+    except EcarError:
+        return
+    assert schedule.ends[-1] == 1.0
+    assert len(schedule.ends) == schedule.num_stages == stages
+    assert all(0 <= start < end <= 1 for start, end in map(schedule.window, range(stages)))

@@ -10,13 +10,14 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from ecar_lab.arguments import as_dtype, as_generators
 from ecar_lab.baselines.objective import Walked
 from ecar_lab.cost import guided_steps
 from ecar_lab.device import autocast, synchronize
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.generator import LatentGenerator
-from ecar_lab.interventions import Generators, Labels
+from ecar_lab.interventions import Generators, Labels, check_latent
 from ecar_lab.schedule import Intervals
 from ecar_lab.trace import Stream
 
@@ -77,14 +78,15 @@ class Baseline(LatentGenerator):
         guidance_interval: Intervals = None,
         time_power: float | Sequence[float] | None = None,
         solver: str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> Stream:
         """Generates images and yields every step, as :func:`ecar_lab.trace` does for E-CAR.
 
         The events have one stage and an empty token map. A latent that is sent back is refused.
 
         Raises:
-            EcarError: labels, steps, guidance, interval, grid or solver that do not fit.
+            EcarError: labels, steps, guidance, interval, grid or solver that do not fit; an end
+                that is not finite.
         """
         return self._events(
             self.check_run(
@@ -100,7 +102,7 @@ class Baseline(LatentGenerator):
         guidance_scale: float | Sequence[float] | None,
         generator: Generators,
         solver: str | None,
-        dtype: torch.dtype | None,
+        dtype: torch.dtype | str | None,
         guidance_interval: Intervals,
         time_power: float | Sequence[float] | None,
     ) -> Run:
@@ -109,25 +111,20 @@ class Baseline(LatentGenerator):
         Raises:
             EcarError: one that does not fit.
         """
-        generators: Any = list(generator) if isinstance(generator, Sequence) else generator
         steps = self.inference_steps(num_inference_steps)[0]
         guidance = self.guidance(guidance_scale)[0]
         interval, power = self.intervals(guidance_interval)[0], self.powers(time_power)[0]
-        run = Run(
-            labels=self.class_ids(class_labels),
+        labels, dtype = self.class_ids(class_labels), as_dtype(dtype)
+        return Run(
+            labels=labels,
             steps=steps,
             guidance=guidance,
             power=power,
             guided=guided_steps(steps, guidance, interval, power),
-            generator=generators,
+            generator=as_generators(generator, len(labels), self.device),
             solver=self.solver(solver),
             dtype=torch.float32 if dtype in (None, self.dtype) else dtype,
         )
-        if isinstance(generators, list) and len(generators) != len(run.labels):
-            raise EcarError(
-                f"{len(generators)} generators for {len(run.labels)} images: give one, or one each"
-            )
-        return run
 
     def white(self, run: Run) -> Tensor:
         """The run's noise (B, C, R, R)."""
@@ -148,6 +145,8 @@ class Baseline(LatentGenerator):
                 walked = next(walk)
             synchronize(self.device)
             seconds = {"network": time.perf_counter() - started}
+            if step == steps:
+                check_latent(walked.state, 0, run.guidance)
             sent = yield one_stage_event(
                 run, step, steps, walked.state, walked.clean_estimate, walked.t, walked.output,
                 seconds, flops[step - 1],

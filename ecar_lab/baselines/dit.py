@@ -6,7 +6,7 @@ The network is diffusers' ``DiTTransformer2DModel``, with the flow objective or 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -49,6 +49,11 @@ class DiT(Baseline):
     Raises:
         EcarError: an unknown objective, sizes that do not divide.
     """
+
+    always_saved: ClassVar[Sequence[str]] = (
+        *Baseline.always_saved,
+        *("objective", "num_heads", "head_dim"),
+    )
 
     @register_to_config
     def __init__(

@@ -4,13 +4,13 @@ holds."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ecar_lab.baselines.base import Baseline
 from ecar_lab.files import resolve_checkpoint
 from ecar_lab.generator import LatentGenerator
-from ecar_lab.interventions import Labels
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.tokenizers.base import Tokenizer
@@ -22,12 +22,13 @@ class BaselinePipeline(ECARPipeline):
 
     makes: ClassVar[type[LatentGenerator]] = Baseline
 
-    def __init__(self, model: Baseline, tokenizer: Tokenizer):
-        super().__init__(model, tokenizer)  # ty: ignore[invalid-argument-type]
+    def __init__(self, model: Baseline, tokenizer: Tokenizer, check_tokenizer: bool = True):
+        super().__init__(model, tokenizer, check_tokenizer)  # ty: ignore[invalid-argument-type]
 
-    def trace(self, class_labels: Labels, *args: Any, **kwargs: Any) -> Stream:
-        """The stream of the baseline's own ``trace``."""
-        return self.model.trace(class_labels, *args, **kwargs)
+    @property
+    def tracer(self) -> Callable[..., Stream]:
+        """The baseline's own ``trace``."""
+        return self.model.trace
 
 
 def load_pipeline(name_or_path: str | Path, **options: Any) -> ECARPipeline:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -23,7 +23,7 @@ from ecar_lab.baselines.token_parts import FlowTokenHead, PatchEmbedding, TokenT
 from ecar_lab.device import autocast, synchronize
 from ecar_lab.errors import EcarError
 from ecar_lab.generator import LossOutput, TrainingDraw, mean_per_bin
-from ecar_lab.interventions import Generators, Labels
+from ecar_lab.interventions import Generators, Labels, check_latent
 from ecar_lab.layers import patchify, unpatchify
 from ecar_lab.schedule import Intervals
 from ecar_lab.trace import Stream
@@ -70,6 +70,11 @@ class TokenAR(Baseline):
     Raises:
         EcarError: an unknown order, sizes that do not divide or are below 1.
     """
+
+    always_saved: ClassVar[Sequence[str]] = (
+        *Baseline.always_saved,
+        *("order", "num_heads", "num_iterations"),
+    )
 
     @register_to_config
     def __init__(
@@ -237,7 +242,7 @@ class TokenAR(Baseline):
         guidance_interval: Intervals = None,
         time_power: float | Sequence[float] | None = None,
         solver: str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         kv_cache: bool = True,
     ) -> Stream:
         """Generates images and yields one event per token (causal) or iteration (masked).
@@ -313,6 +318,8 @@ class TokenAR(Baseline):
             known = known.scatter(1, chosen, True)
             made += count
             seconds = {"transformer": between - started, "head": self._now() - between}
+            if step + 1 == len(counts):
+                check_latent(tokens, 0, run.guidance)
             sent = yield event(step + 1, output, seconds)
             refuse_change(sent)
 

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from ecar_lab.baselines import load_pipeline
 from ecar_lab.cli.switches import parse
-from ecar_lab.device import pick_device, pick_dtype
+from ecar_lab.device import pick_device, pick_dtype, told_when_memory_is_full
+from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.files import IMAGE_FORMATS, check_output, output_file
 from ecar_lab.pipeline import ECARPipeline
@@ -24,6 +25,7 @@ from ecar_lab.viz.colours import decode
 
 # A small image is enlarged to about this many pixels, so that it can be looked at.
 TILE_PIXELS = 128
+MAX_SEED = 2**63
 
 
 @dataclass
@@ -75,6 +77,8 @@ class SampleSwitches:
 
 def run(arguments: list[str]) -> None:
     switches = parse(SampleSwitches, "sample", arguments)
+    if not 0 <= switches.seed <= MAX_SEED - switches.per_class:
+        raise EcarError(f"--seed is {switches.seed}: use 0 to {MAX_SEED - switches.per_class}")
     for path, formats in [
         (switches.out, IMAGE_FORMATS),
         (switches.strip, IMAGE_FORMATS),
@@ -91,7 +95,8 @@ def run(arguments: list[str]) -> None:
     ids = pipe.model.class_ids(asked).repeat_interleave(switches.per_class).tolist()
 
     started = time.perf_counter()
-    images, watched = generate(pipe, ids, switches, dtype)
+    with told_when_memory_is_full():
+        images, watched = generate(pipe, ids, switches, dtype)
     seconds = time.perf_counter() - started
     side = images.shape[-1]
     with output_file(switches.out) as fresh:

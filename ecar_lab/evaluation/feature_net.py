@@ -13,13 +13,12 @@ from typing import NamedTuple
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from ecar_lab.bounds import BoundedConfig
 from ecar_lab.documents import read_json
 from ecar_lab.errors import EcarError
 from ecar_lab.files import checkpoints_root
+from ecar_lab.stored import StoredNetwork
 
 
 class FeatureOutput(NamedTuple):
@@ -51,7 +50,7 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
-class FeatureNet(ModelMixin, BoundedConfig):
+class FeatureNet(StoredNetwork):
     """A ResNet of nine to eleven layers for RGB images in [-1, 1] of 8 px and more.
 
     Strided convolutions do the down-sampling: on a CPU they cost half of what pooling costs.

@@ -1,19 +1,21 @@
 """What every tokenizer is: encode, decode, and the statistics that normalise its latent."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 
-from ecar_lab.bounds import BoundedConfig
+from ecar_lab.arguments import as_dtype
 from ecar_lab.errors import EcarError
+from ecar_lab.stored import StoredNetwork, bring, refused
 
 
-class Tokenizer(ModelMixin, BoundedConfig):
+class Tokenizer(StoredNetwork):
     """Base of all tokenizers: `encode`, `decode`, and the latent's shift and scale.
 
     A maker implements `_moments` and `_decode` on its own raw latent z; this class normalises it,
@@ -23,8 +25,7 @@ class Tokenizer(ModelMixin, BoundedConfig):
     bfloat16, and latents and images leave as float32.
     """
 
-    # Read by diffusers' loader; `_apply` below does the same for a cast of a model in memory.
-    _keep_in_fp32_modules = ["latent_shift", "latent_scale"]  # noqa: RUF012 (not ours to type)
+    _exact = ("latent_shift", "latent_scale")  # `_apply` below keeps them float32 in any cast
 
     latent_shift: Tensor
     latent_scale: Tensor
@@ -34,6 +35,7 @@ class Tokenizer(ModelMixin, BoundedConfig):
         self.downsample_factor = downsample_factor
         self.latent_channels = latent_channels
         self.image_channels = image_channels
+        self._hash_before: str | None = None
         self.register_buffer("latent_shift", torch.zeros(latent_channels, dtype=torch.float32))
         self.register_buffer("latent_scale", torch.ones(latent_channels, dtype=torch.float32))
 
@@ -53,6 +55,7 @@ class Tokenizer(ModelMixin, BoundedConfig):
         Raises `EcarError` if H or W is not divisible by the downsample factor f.
         """
         self._check_images(images)
+        bring(self)
         mean, std = self._moments(images.to(self.dtype))
         shift, scale = self._statistics()
         return (mean.float() - shift) * scale, std.float() * scale
@@ -68,9 +71,16 @@ class Tokenizer(ModelMixin, BoundedConfig):
                 f"a latent of shape {tuple(latent.shape)} does not fit this tokenizer: "
                 f"give it (batch, {self.latent_channels}, height, width)"
             )
-        shift, scale = self._statistics()
+        bring(self)
+        shift, scale = (each.to(latent.device) for each in self._statistics())
         z = latent.float() / scale + shift
-        return self._decode(z.to(self.dtype)).float().clamp(-1, 1)
+        images = self._decode(z.to(self.dtype)).float()
+        if not images.isfinite().all():  # a clamp would make black or white of it
+            raise EcarError(
+                f"the images are not finite: the latent or the weights of this "
+                f"{type(self).__name__} ({self.dtype}) are not, load them anew in float32"
+            )
+        return images.clamp(-1, 1)
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:
@@ -124,8 +134,42 @@ class Tokenizer(ModelMixin, BoundedConfig):
         content.pop("_name_or_path", None)
         return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """As of every network of the kit; a `dtype` casts what was loaded in float32."""
+        dtype = as_dtype(kwargs.pop("torch_dtype", None) or kwargs.pop("dtype", None))
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        tokenizer = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name in cls._exact:
+            if not getattr(tokenizer, name).is_floating_point():
+                place = Path(pretrained_model_name_or_path)
+                raise refused(place, name, "is stored in whole numbers")
+        if dtype is not None:
+            nn.Module.to(tokenizer, dtype)  # diffusers' own would warn of what `_apply` sees to
+        return loaded
+
+    def content_hash(self, anew: bool = False) -> str:
+        """64 hexadecimal digits that two trainings never share: SHA-256 of weights and statistics.
+
+        They are read as bfloat16, so that a copy in another precision has the same hash. float16,
+        which has other roundings, keeps the one from before the cast, unless it is asked `anew`,
+        which a saved file has to be.
+        """
+        if self._hash_before is not None and self.dtype == torch.float16 and not anew:
+            return self._hash_before
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            exact = tensor if not tensor.is_floating_point() else tensor.bfloat16()
+            digest.update(f"{name} {tuple(tensor.shape)} ".encode())
+            digest.update(exact.cpu().flatten().view(torch.uint8).numpy().tobytes())
+        self._hash_before = digest.hexdigest()
+        return self._hash_before
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        exact = {name: getattr(self, name) for name in self._keep_in_fp32_modules}
+        narrow = fn(torch.empty(0, dtype=self.dtype, device=self.device)).dtype == torch.float16
+        if narrow and self.dtype != torch.float16:
+            self._hash_before = self.content_hash()
+        exact = {name: getattr(self, name) for name in self._exact}
         super()._apply(fn, recurse)
         for name, value in exact.items():
             moved = getattr(self, name)

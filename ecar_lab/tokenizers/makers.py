@@ -26,9 +26,11 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ecar_lab.arguments import as_dtype
 from ecar_lab.bounds import check_size
 from ecar_lab.errors import EcarError
-from ecar_lab.files import resolve_checkpoint
+from ecar_lab.files import resolve_checkpoint, verify_checksums
+from ecar_lab.stored import check_weights
 from ecar_lab.tokenizers.base import Tokenizer, psnr_per_image
 from ecar_lab.tokenizers.networks import (
     VectorQuantiser,
@@ -262,7 +264,7 @@ class AutoencoderTokenizer(Tokenizer):
         return self.autoencoder.decode(z).sample
 
 
-def load_tokenizer(name_or_path: str | Path, dtype: torch.dtype | None = None) -> Tokenizer:
+def load_tokenizer(name_or_path: str | Path, dtype: torch.dtype | str | None = None) -> Tokenizer:
     """The tokenizer behind a name, in evaluation mode.
 
     `name_or_path` is `"identity"`; a folder written by `save_pretrained` (one of ours, or a
@@ -289,7 +291,7 @@ def load_tokenizer(name_or_path: str | Path, dtype: torch.dtype | None = None) -
             loaded: Any = makers[class_name].from_pretrained(
                 source,
                 subfolder=subfolder,
-                dtype=dtype or torch.float32,
+                dtype=as_dtype(dtype) or torch.float32,
                 use_safetensors=True,
                 output_loading_info=True,
             )
@@ -305,7 +307,12 @@ def load_tokenizer(name_or_path: str | Path, dtype: torch.dtype | None = None) -
         raise _other_shape(name_or_path) from error
     if any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
         raise _other_shape(name_or_path)
-    return model if isinstance(model, Tokenizer) else AutoencoderTokenizer.from_autoencoder(model)
+    if isinstance(model, Tokenizer):
+        return model
+    place = Path(source) / (subfolder or "")
+    verify_checksums(place, ".safetensors")
+    check_weights(model, info, place)
+    return AutoencoderTokenizer.from_autoencoder(model)
 
 
 @contextlib.contextmanager

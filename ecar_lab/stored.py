@@ -1,0 +1,203 @@
+"""What every network of the kit has in common on its way to the disk and back.
+
+A network that was loaded holds what was saved: every weight that its config asks for, floating and
+finite, in files whose bytes are those that were written. Anything else is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from ecar_lab.arguments import as_dtype
+from ecar_lab.bounds import BoundedConfig
+from ecar_lab.errors import EcarError
+from ecar_lab.files import verify_checksums
+
+CONFIG, INDEX, WEIGHTS = "config.json", "model_index.json", "diffusion_pytorch_model"
+AGAIN = "fetch or train it again"
+
+
+class StoredNetwork(ModelMixin, BoundedConfig):
+    """A diffusers model whose ``from_pretrained`` refuses what it cannot vouch for."""
+
+    # Arguments that no saved config lacks, and whose default would be another network's: neither
+    # the name nor the shape of a weight would show it.
+    always_saved: ClassVar[Sequence[str]] = ()
+    # Read outside their layer's forward, where no hook can cast them.
+    _skip_layerwise_casting_patterns = ("embedding", "table", "codes")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """As of diffusers, from safetensors only; ``dtype`` may be a name, e.g. ``bfloat16``.
+
+        Raises:
+            EcarError: files that are not the saved ones; weights that are missing, not known, not
+                floating or not finite; a config without an entry that decides on the output.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        kwargs = {**kwargs, "use_safetensors": True, "output_loading_info": True}
+        for name in kwargs.keys() & {"dtype", "torch_dtype"}:
+            kwargs[name] = as_dtype(kwargs[name])
+        folder = Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or "")
+        if folder.is_dir():
+            verify_checksums(folder, ".safetensors")
+            check_config(folder, cls.always_saved)
+            kwargs["variant"] = find_variant(folder, kwargs.get("variant"))
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        network, info = loaded
+        check_weights(network, info, folder)
+        return (network, info) if wants_info else network
+
+    def enable_layerwise_casting(
+        self,
+        storage_dtype: torch.dtype = torch.float8_e4m3fn,
+        compute_dtype: torch.dtype | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """As of diffusers; what is not stored in ``storage_dtype`` computes alike, too."""
+        if compute_dtype is not None:
+            nn.Module.to(self, compute_dtype)
+        super().enable_layerwise_casting(storage_dtype, compute_dtype, *args, **kwargs)
+
+
+def bring(network: nn.Module) -> None:
+    """Fetches a network that ``enable_model_cpu_offload`` keeps off the GPU until it is called.
+
+    diffusers fetches it when its ``forward`` is called, which nothing here does.
+    """
+    hook = getattr(network, "_hf_hook", None)
+    if hook is not None and next(network.parameters(), None) is not None:
+        hook.pre_forward(network)
+
+
+def check_config(folder: Path, always_saved: Sequence[str]) -> None:
+    """Refuses a config.json that leaves open what the network is.
+
+    Raises:
+        EcarError: naming the first entry that is missing; there is no such file.
+    """
+    if not (folder / CONFIG).is_file():
+        remedy = "subfolder='model' or subfolder='tokenizer' in it, or ECARPipeline"
+        whole = f"is a whole checkpoint: use {remedy}" if (folder / INDEX).is_file() else "has none"
+        raise EcarError(f"a network has a {CONFIG}, {str(folder)!r} {whole}")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # which the loader has a sentence for
+    missing = [name for name in always_saved if isinstance(config, dict) and name not in config]
+    if missing:
+        raise EcarError(
+            f"{str(folder / CONFIG)!r} does not say {missing[0]}, which the images depend on: "
+            "copy the file again, or add what the model was trained with"
+        )
+
+
+def find_variant(folder: Path, named: str | None) -> str | None:
+    """The variant whose weights a folder holds, if it holds no others; else the one named.
+
+    Raises:
+        EcarError: several, of which none was named; not the one that was.
+    """
+    stems = {file.name.split("-00")[0] for file in folder.glob(f"{WEIGHTS}*.safetensors")}
+    variants = {stem.removesuffix(".safetensors").removeprefix(WEIGHTS)[1:] for stem in stems}
+    if (named or "") in variants or not variants:
+        return named
+    others = sorted(variants - {""})
+    if named is None and len(others) == 1:
+        return others[0]
+    if named is None:
+        raise EcarError(
+            f"{str(folder)!r} holds the variants {', '.join(others)}: "
+            f"name one, variant={others[0]!r}"
+        )
+    remedy = f"use {' or '.join(others)}" if others else "leave variant out"
+    raise EcarError(f"there is no variant {named!r} in {str(folder)!r}: {remedy}")
+
+
+def check_weights(network: nn.Module, info: dict[str, Any], folder: Path) -> None:
+    """Refuses a loaded network whose weights are not all there, floating and finite.
+
+    Args:
+        info: diffusers' ``loading_info``. folder: where the weights lie.
+
+    Raises:
+        EcarError: naming the first such weight.
+    """
+    kinds = [
+        ("missing_keys", "is missing, so the weights have another shape than config.json says"),
+        ("unexpected_keys", "is too much, so the weights have another shape than config.json says"),
+        ("mismatched_keys", "has another shape than config.json says"),
+    ]
+    for kind, words in kinds:
+        for name in info.get(kind, ()):
+            raise refused(folder, name if isinstance(name, str) else name[0], words)
+    stored, trained = stored_types(folder), dict(network.named_parameters())
+    for name, tensor in network.state_dict().items():
+        if tensor.is_meta:
+            raise refused(folder, name, "is missing")
+        if not tensor.is_floating_point() and name not in trained:
+            continue
+        if stored.get(name, "F").startswith(("I", "U", "BOOL")):
+            raise refused(folder, name, f"is stored in whole numbers ({stored[name]})")
+        if not tensor.float().isfinite().all():
+            raise refused(folder, name, "holds numbers that are not finite")
+
+
+def refused(folder: Path, name: str, words: str) -> EcarError:
+    """The sentence for weights that no image may be made with."""
+    return EcarError(f"the checkpoint {str(folder)!r} cannot be loaded ({name} {words}): {AGAIN}")
+
+
+def stored_types(folder: Path) -> dict[str, str]:
+    """What the safetensors of a folder say of their types, e.g. ``BF16``, by the weight's name."""
+    types: dict[str, str] = {}
+    for path in folder.glob("*.safetensors"):
+        try:
+            with safe_open(path, framework="pt") as file:
+                types |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        except SafetensorError:  # which the loader has a sentence for, if it reads this file
+            continue
+    return types
+
+
+def find_pipeline(folder: Path) -> Path:
+    """The folder itself, if a pipeline lies in it.
+
+    Raises:
+        EcarError: something else does; the sentence says what, and where a pipeline is.
+    """
+    if (folder / INDEX).is_file():
+        return folder
+    place = str(folder)
+    if (folder / "checkpoints").is_dir() or (folder / "metrics.jsonl").is_file():
+        raise EcarError(
+            f"the training in {place!r} has not finished: run it again, it goes on until there is "
+            "a final/"
+        )
+    if (folder / "state.json").is_file():
+        raise EcarError(
+            f"{place!r} is a step of a training, to go on from: use the final/ of its run"
+        )
+    if (folder / CONFIG).is_file() and (folder.parent / INDEX).is_file():
+        raise EcarError(f"{place!r} is one part of a checkpoint: use {str(folder.parent)!r}")
+    if (folder / CONFIG).is_file():
+        raise EcarError(
+            f"{place!r} holds one network: load it with its class's from_pretrained, and give "
+            "model and tokenizer to ECARPipeline(model=..., tokenizer=...)"
+        )
+    below = sorted(file.parent.relative_to(folder).as_posix() for file in folder.glob(f"*/{INDEX}"))
+    if below:
+        raise EcarError(f"{place!r} holds several checkpoints: use one, e.g. {below[0]!r} in it")
+    raise EcarError(
+        f"there is no checkpoint in {place!r}, for it has no {INDEX}: give the folder that "
+        "save_pretrained or a training has written"
+    )

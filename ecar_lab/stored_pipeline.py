@@ -1,0 +1,202 @@
+"""A pipeline on its way to the disk, to a device and back: :class:`StoredPipeline`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import diffusers
+from diffusers.pipelines.pipeline_utils import SUPPORTED_DEVICE_MAP, DiffusionPipeline
+from safetensors import SafetensorError
+
+from ecar_lab.arguments import DTYPES, as_dtype, brief
+from ecar_lab.errors import EcarError
+from ecar_lab.files import resolve_checkpoint, write_checksums, write_error
+from ecar_lab.stored import AGAIN, WEIGHTS, find_pipeline
+
+# A checkpoint names the module of each class. Where one has moved: the old name -> today's.
+MOVED = {"ecar_lab.tokenizer": "ecar_lab.tokenizers.makers"}
+TOKENIZER_HASH = "_tokenizer_hash"  # in the model's config
+
+
+class StoredPipeline(DiffusionPipeline):
+    """A pipeline of ``model`` and ``tokenizer`` that are loaded whole or not at all."""
+
+    model: Any
+    tokenizer: Any
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Where DiffusionPipeline.from_pretrained looks for the class that a folder names.
+        setattr(diffusers, cls.__name__, cls)
+
+    @classmethod
+    def from_pretrained(  # ty: ignore[incompatible-method-override]
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> Self:
+        """Loads a folder (or a shipped checkpoint's name); safetensors only, nothing is unpickled.
+
+        Args:
+            kwargs: as of diffusers. ``dtype`` may be a name, ``bfloat16``; ``device_map`` is
+                ``balanced`` (or ``auto``, which is the same), ``cpu`` or ``cuda``; a variant that
+                is the only one there need not be named.
+
+        Raises:
+            EcarError: no such checkpoint, something else in its place, a damaged file, weights of
+                another shape, not finite or not floating, the tokenizer of another training.
+        """
+        folder = find_pipeline(resolve_checkpoint(pretrained_model_name_or_path))
+        options = {**kwargs, "use_safetensors": True}
+        for name in options.keys() & {"dtype", "torch_dtype"}:
+            wanted = options[name]
+            several = isinstance(wanted, dict)
+            options[name] = (
+                {part: as_dtype(one) for part, one in wanted.items()} if several
+                else as_dtype(wanted)
+            )  # fmt: skip
+        if options.get("device_map") == "auto":
+            options["device_map"] = "balanced"
+        check_options(folder, options)
+        try:
+            return super().from_pretrained(str(folder), **options)
+        except EcarError:
+            raise
+        except Exception as error:  # diffusers and safetensors raise a dozen kinds
+            asked = sorted(set(kwargs) - {"dtype", "torch_dtype"})
+            remedy = f"leave out {', '.join(asked)}, or {AGAIN}" if asked else AGAIN
+            raise EcarError(
+                f"the checkpoint {str(folder)!r} cannot be loaded ({first_sentence(error)}): "
+                f"{remedy}"
+            ) from error
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+        """A pipeline on the same model and tokenizer, which are shared and not cast.
+
+        Raises:
+            EcarError: the other pipeline has no model that this one runs.
+        """
+        parts = {name: getattr(pipeline, name, None) for name in ("model", "tokenizer")}
+        kwargs.setdefault("dtype", kwargs.pop("torch_dtype", None) or pipeline.dtype)
+        return super().from_pipe(pipeline, **{**parts, **kwargs})
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """``model_index.json``, as diffusers reads it; classes that have moved since are found."""
+        loaded = super().load_config(*args, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        for part, place in config.items():
+            if isinstance(place, list) and place[0] in MOVED:
+                config[part] = [MOVED[place[0]], *place[1:]]
+        return loaded
+
+    def save_pretrained(  # ty: ignore[incompatible-method-override]
+        self,
+        save_directory: str | Path,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Writes ``model/``, ``tokenizer/``, ``model_index.json`` and their ``SHA256SUMS``.
+
+        The tokenizer's hash goes into the model's config: no other one will decode its latents.
+
+        Raises:
+            EcarError: pickles are asked for, the folder cannot be written, the Hub not reached.
+        """
+        if not safe_serialization:
+            raise EcarError(
+                "this kit neither writes nor reads pickles: leave safe_serialization on"
+            )
+        folder = Path(save_directory)
+        self.model.register_to_config(**{TOKENIZER_HASH: self.tokenizer.content_hash(anew=True)})
+        try:
+            super().save_pretrained(str(folder), variant=variant, max_shard_size=max_shard_size)
+        except (OSError, SafetensorError) as error:
+            raise write_error(folder, error) from error
+        write_checksums(folder, ("model", "tokenizer", "model_index.json"))
+        if push_to_hub:
+            try:
+                self.push_to_hub(kwargs.pop("repo_id", folder.name), variant=variant, **kwargs)
+            except OSError as error:
+                raise EcarError(
+                    f"{str(folder)!r} is saved but not on the Hub ({first_sentence(error)}): "
+                    "go online and log in, or leave push_to_hub out"
+                ) from error
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As of diffusers: a device, a dtype (``bfloat16`` will do), or both.
+
+        Raises:
+            EcarError: this machine has no such device, the dtype is none for weights.
+        """
+
+        def named(value: Any) -> Any:
+            return as_dtype(value) if isinstance(value, str) and value in DTYPES else value
+
+        try:
+            return super().to(
+                *map(named, args), **{name: named(value) for name, value in kwargs.items()}
+            )
+        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+            place = ", ".join(map(str, [*args, *kwargs.values()]))
+            raise EcarError(
+                f"the pipeline cannot go to {place} ({first_sentence(error)}): use cpu, a GPU that "
+                "torch sees, and float32, bfloat16 or float16"
+            ) from error
+
+    def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        """As of diffusers: model and tokenizer are on the GPU only while they work.
+
+        Raises:
+            EcarError: there is no GPU.
+        """
+        try:
+            super().enable_model_cpu_offload(*args, **kwargs)
+        except (RuntimeError, ValueError) as error:
+            raise EcarError(
+                f"{first_sentence(error)}: without a GPU leave this call out"
+            ) from error
+
+    def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        """Not here: the model is not called as a whole, which is what moves its weights.
+
+        Raises:
+            EcarError: always.
+        """
+        raise EcarError("these models cannot be moved layer by layer: use enable_model_cpu_offload")
+
+    def enable_group_offload(self, *args: Any, **kwargs: Any) -> None:
+        """Not here, for the same reason.
+
+        Raises:
+            EcarError: always.
+        """
+        self.enable_sequential_cpu_offload()
+
+
+def check_options(folder: Path, options: dict[str, Any]) -> None:
+    """Refuses options of ``from_pretrained`` that no sound checkpoint could be loaded with.
+
+    Raises:
+        EcarError: a device map or a variant that is not there, code from elsewhere.
+    """
+    places, variant = options.get("device_map"), options.get("variant")
+    if places is not None and places not in SUPPORTED_DEVICE_MAP:
+        known = ", ".join(dict.fromkeys(SUPPORTED_DEVICE_MAP))
+        raise EcarError(f"device_map {brief(places)} is none for a pipeline here: use {known}")
+    if variant is not None and not any(folder.glob(f"*/{WEIGHTS}.{variant}*.safetensors")):
+        raise EcarError(f"there is no variant {variant!r} in {str(folder)!r}: leave variant out")
+    if options.get("custom_pipeline") is not None:
+        raise EcarError(
+            "custom_pipeline is not needed: the class is here, leave it out, or use "
+            "DiffusionPipeline.from_pretrained"
+        )
+
+
+def first_sentence(error: Exception) -> str:
+    """The first line of an error's message, without its full stop."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".:")[:200]
