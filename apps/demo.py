@@ -16,6 +16,7 @@ from apps.compare.tab import Compare
 from apps.generate.tab import Generate
 from apps.inspection.tab import Inspect
 from apps.intervene.tab import Intervene
+from apps.paint.tab import Paint
 from apps.runs.tab import Runs
 from apps.shared import programs
 from apps.shared.parts import script, show_banner, styles, visitor
@@ -34,6 +35,7 @@ NO_CHECKPOINT = (
 TITLE = "E-CAR, stage by stage"
 TABS = (
     ("Generate", Generate),
+    ("Paint", Paint),
     ("Compare", Compare),
     ("Inspect", Inspect),
     ("Intervene", Intervene),
