@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -16,6 +17,7 @@ from apps.compare.tab import Compare
 from apps.generate.tab import Generate
 from apps.inspection.tab import Inspect
 from apps.intervene.tab import Intervene
+from apps.overview.tab import Overview
 from apps.paint.tab import Paint
 from apps.runs.tab import Runs
 from apps.shared import programs
@@ -35,6 +37,7 @@ NO_CHECKPOINT = (
 TITLE = "E-CAR, stage by stage"
 TABS = (
     ("Generate", Generate),
+    ("All classes", Overview),
     ("Paint", Paint),
     ("Compare", Compare),
     ("Inspect", Inspect),
@@ -63,10 +66,13 @@ def build(
             programs.register(studio)  # first: a tab's own event of that name would take it
             add_tour()
             add_pipeline(studio)
-            with gr.Tabs(elem_id="tabs"):
+            with gr.Tabs(elem_id="tabs") as tabs:
+                parts: dict[str, Any] = {}
                 for name, kind in TABS:
                     with gr.Tab(name, id=name.lower()):
-                        kind(studio).wire(page)
+                        parts[name] = kind(studio)
+                        parts[name].wire(page)
+            parts["All classes"].open_into(tabs, parts["Generate"])
             page.unload(leaver(studio))
             studio.open_in_background()
         else:

@@ -5,8 +5,6 @@ Nothing is written to the disk: a message holds one picture per moment, all imag
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from apps.shared.inline import data_url, side_by_side
 from apps.shared.settings import MAX_SEED
 from apps.shared.studio import Studio
 from ecar_lab.data.sources import picture_of
@@ -179,18 +178,6 @@ def handed_over(
         {"label": label, "note": note, "picture": data_url(to_pil(picture)[0])}
         for label, note, picture in steps
     ]
-
-
-def side_by_side(pictures: Tensor) -> Image.Image:
-    """(B, 3, H, W) -> one picture, B W wide."""
-    return to_pil(torch.cat(list(pictures), dim=-1))[0]
-
-
-def data_url(picture: Image.Image) -> str:
-    """The picture as a PNG inside a message."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 # -- beginnings ------------------------------------------------------------------------------------
