@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -16,6 +17,8 @@ from apps.compare.tab import Compare
 from apps.generate.tab import Generate
 from apps.inspection.tab import Inspect
 from apps.intervene.tab import Intervene
+from apps.overview.tab import Overview
+from apps.paint.tab import Paint
 from apps.runs.tab import Runs
 from apps.shared import programs
 from apps.shared.parts import script, show_banner, styles, visitor
@@ -35,6 +38,8 @@ NO_CHECKPOINT = (
 TITLE = "E-CAR, stage by stage"
 TABS = (
     ("Generate", Generate),
+    ("All classes", Overview),
+    ("Paint", Paint),
     ("Compare", Compare),
     ("Inspect", Inspect),
     ("Intervene", Intervene),
@@ -66,10 +71,13 @@ def page_of(studio: Studio) -> gr.Blocks:
             programs.register(studio)  # first: a tab's own event of that name would take it
             add_tour()
             add_pipeline(studio)
-            with gr.Tabs(elem_id="tabs"):
+            with gr.Tabs(elem_id="tabs") as tabs:
+                parts: dict[str, Any] = {}
                 for name, kind in TABS:
                     with gr.Tab(name, id=name.lower()):
-                        kind(studio).wire(page)
+                        parts[name] = kind(studio)
+                        parts[name].wire(page)
+            parts["All classes"].open_into(tabs, parts["Generate"])
             page.unload(leaver(studio))
             studio.open_in_background()
         else:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ecar_lab.arguments import brief, given, whole_number
 from ecar_lab.errors import EcarError
+from ecar_lab.events import TraceEvent
+from ecar_lab.flow import endpoints
 from ecar_lab.model import ECAR
 from ecar_lab.schedule import per_stage
-
-if TYPE_CHECKING:
-    from ecar_lab.events import TraceEvent
 
 # Labels may be arrays, too; whatever they come as, LatentGenerator.class_ids reads them.
 Labels = str | int | Sequence[str | int] | Tensor
@@ -255,3 +254,59 @@ def fork_seeds(
         raise EcarError(f"a fork at stage {stage}: use 1 to {stages - 1}")
     others = (seed for seed in candidates if seed not in own[stage:])
     return [(*own[:stage], *(seed,) * (stages - stage)) for seed in islice(others, count)]
+
+
+def stage_end_of(
+    model: ECAR, latent: Tensor, stage: int, class_labels: Labels, noise: Sequence[Tensor]
+) -> TraceEvent:
+    """The event that a run would have at a stage's end if ``latent`` were what it is to become.
+
+    ``trace(..., start_from=event)`` lets the later stages complete it: a picture that was painted,
+    or one from elsewhere, takes the place of what the stages up to ``stage`` decide. Their end
+    states are those of training, ``e_s = b_s D_s(x) + (1 - b_s) eps_s``; nothing finer than
+    ``D_stage(x)`` is handed on.
+
+    Args:
+        latent: x, the clean latent (B, C, R, R). stage: the last one that it decides.
+        class_labels: names or ids, one per image or one for all.
+        noise: white, one (B, C, r_s, r_s) per stage, coarsest first, as :func:`stage_noise` gives
+            it for one image.
+
+    Raises:
+        EcarError: the last stage, which has none after it; a latent or noise of another shape.
+    """
+    check_stage(stage, model.schedule.num_stages - 1, "stage")
+    labels = model.class_ids(class_labels)
+    shapes = [(len(latent), *latent.shape[1:2], side, side) for side in model.schedule.resolutions]
+    for name, tensor, shape in [("latent", latent, shapes[-1])] + [
+        ("noise", eps, shape) for eps, shape in zip(noise, shapes, strict=True)
+    ]:
+        if tuple(tensor.shape) != shape or shape[1] != model.config.latent_channels:
+            raise EcarError(f"the {name} is {tuple(tensor.shape)}: it must be {shape}")
+    if len(labels) not in (1, len(latent)):
+        raise EcarError(
+            f"{len(labels)} labels for {len(latent)} images: give one, or one per image"
+        )
+    _, ends = endpoints(model.schedule, latent, noise)
+    side, (_, time) = model.schedule.resolutions[stage], model.schedule.window(stage)
+    tokens = (side // model.config.patch_size) ** 2
+    return TraceEvent(
+        stage=stage,
+        step=1,
+        num_steps=1,
+        local_time=1.0,
+        t=time,
+        latent=ends[stage],
+        clean_estimate=model.pyramid(latent)[stage],
+        velocity_norm=None,
+        token_map=latent.new_zeros(len(latent), tokens, model.config.width),
+        attention=None,
+        history=tuple(ends[:stage]),
+        class_labels=labels.expand(len(latent)),
+        guidance=1.0,
+        seconds=0.0,
+        seconds_split={"transformer": 0.0, "head": 0.0},
+        flops=0,
+        cache_bytes=0,
+        num_stages=model.schedule.num_stages,
+    )

@@ -1,0 +1,100 @@
+"""One image of every class from one seed, in one batch, and the messages that a page shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from apps.shared.inline import data_url, side_by_side
+from apps.shared.settings import Settings
+from apps.shared.studio import Studio
+from ecar_lab.events import TraceEvent
+from ecar_lab.interventions import stage_noise
+from ecar_lab.viz.colours import STAGE_HUES, decode
+
+MOST = 20  # classes that are shown, of a model that has more
+# Seconds between two pictures on the way: decoding them is for the eye alone.
+INTERVAL = 0.15
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Operations of one image, counted from the shapes."""
+
+    gflop: float
+    calls: int
+    steps: int
+
+
+def grow(studio: Studio, seed: int) -> Iterator[dict[str, Any]]:
+    """Yields what the page shows, each message with one picture more. Every image is the one that
+    the Generate tab makes of its class and seed.
+
+    Raises:
+        EcarError: a seed out of range.
+    """
+    settings = Settings.of(studio.pipeline.model, studio.class_names[0], seed)
+    model, tokenizer = studio.pipeline.model, studio.pipeline.tokenizer
+    names = studio.class_names[:MOST]
+    noise = {
+        stage: eps.expand(len(names), -1, -1, -1).to(studio.pipeline.device)
+        for stage, eps in enumerate(stage_noise(model, seed))
+    }
+    arguments = settings.trace_arguments(model, studio.dtype)
+    arguments |= {"class_labels": names, "class_labels_from": {}, "noise": noise}
+    schedule = model.schedule
+    view: dict[str, Any] = {
+        "classes": names,
+        "seed": seed,
+        "stages": [
+            {"side": side, "hue": STAGE_HUES[stage % len(STAGE_HUES)]}
+            for stage, side in enumerate(schedule.resolutions)
+        ],
+        "frames": [],
+        "done": False,
+        "seconds": None,
+    }
+    begin, shown = time.perf_counter(), -float("inf")
+    for event in studio.pipeline.trace(**arguments):
+        due = event.step and time.perf_counter() - shown >= INTERVAL
+        if not (due or event.is_stage_end):
+            continue
+        frames = [*view["frames"], frame(event, decode(tokenizer, picture_of(event)))]
+        view = {**view, "frames": frames, "done": event.is_final}
+        if event.is_final:
+            view["seconds"] = round(time.perf_counter() - begin, 3)
+        shown = time.perf_counter()
+        yield view
+
+
+def picture_of(event: TraceEvent) -> torch.Tensor:
+    """What is decoded of a moment: where the latents point to; of the last, what they are."""
+    return event.latent if event.is_final else event.clean_estimate
+
+
+def frame(event: TraceEvent, pictures: torch.Tensor) -> dict[str, Any]:
+    """All classes at one moment."""
+    return {
+        "stage": event.stage,
+        "step": event.step,
+        "steps": event.num_steps,
+        "t": round(float(event.t), 3),
+        "sprite": data_url(side_by_side(pictures)),
+    }
+
+
+def counted(studio: Studio, settings: Settings) -> Counted:
+    """What one image costs with these settings."""
+    flops = studio.pipeline.model.flops(
+        settings.steps,
+        settings.guidance,
+        settings.solver,
+        guidance_interval=settings.all_intervals,
+        time_power=settings.all_powers,
+    )
+    total = sum(sum(flops[part]) for part in ("transformer", "head"))
+    return Counted(total / 1e9, len(settings.steps), sum(settings.steps))

@@ -1,0 +1,99 @@
+"""The All classes tab: every class from one seed, stage by stage; then a look inside one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from apps.generate.tab import Generate
+from apps.overview.runs import counted, grow
+from apps.shared.parts import LATEST, PRIVATE, QUEUE, banner, script, show_banner, tell
+from apps.shared.settings import MAX_SEED
+from apps.shared.studio import OPENING_SEED, Studio
+from ecar_lab.device import told_when_memory_is_full
+from ecar_lab.errors import EcarError
+
+IMAGES = "overview-images"
+EXPLAINED = (
+    "E-CAR paints an image coarse to fine: in each stage a transformer says once what belongs "
+    "where, and a small flow model removes part of the noise; then the picture is doubled in size "
+    "and goes on. Most of the work is done while it is still tiny, so an image costs little: "
+    "{gflop:.1f} GFLOP here, counted, for {calls} calls of the transformer and {steps} flow steps."
+)
+
+
+class Overview:
+    """The sentence, a seed, and the images."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self._opening: dict[str, Any] | None = None
+        self._lock = threading.Lock()
+        cost = counted(studio, studio.defaults())
+        gr.HTML(f"<p>{EXPLAINED.format(**vars(cost))}</p>", elem_classes="introduction explained")
+        self.banner = show_banner(None, "overview-banner")
+        with gr.Row(elem_classes="seed-row", equal_height=True):
+            self.seed = gr.Number(
+                OPENING_SEED, precision=0, minimum=0, maximum=MAX_SEED, label="Seed",
+                info="The noise that all of them start from.", min_width=110, scale=1,
+                elem_id="overview-seed",
+            )  # fmt: skip
+            self.dice = gr.Button(
+                "\N{DIE FACE-5} New seed", variant="primary", min_width=130, scale=0,
+                elem_classes="dice", elem_id="overview-dice",
+            )  # fmt: skip
+        self.images = gr.HTML(
+            None,
+            html_template='<div class="overview" role="group" aria-label="All classes"></div>',
+            js_on_load=script("overview/overview.js"),
+            apply_default_css=False,
+            elem_id=IMAGES,
+        )
+
+    def wire(self, page: gr.Blocks) -> None:
+        """Connects clicks to what they do."""
+        shown = [self.images, self.banner]
+        page.load(self.open, None, shown, **PRIVATE, **QUEUE)
+        go: dict[str, Any] = {"js": tell("wait", IMAGES), **LATEST, **PRIVATE, **QUEUE}
+        ended = tell("stop", IMAGES)
+        self.seed.submit(self.run, self.seed, shown, **go).then(None, js=ended, **PRIVATE)
+        rolled = self.dice.click(
+            None, outputs=[self.seed], js=f"() => Math.floor(Math.random() * {MAX_SEED})"
+        )
+        rolled.then(self.run, self.seed, shown, **go).then(None, js=ended, **PRIVATE)
+
+    def open_into(self, tabs: gr.Tabs, generate: Generate) -> None:
+        """An image that is pressed is opened in the Generate tab, and made there step by step."""
+        chosen = [generate.controls.class_name, generate.controls.seed]
+        self.images.select(
+            self.look_inside, self.images, [tabs, *chosen], queue=False, **PRIVATE
+        ).success(None, js="() => document.querySelector('#generate').click()", **PRIVATE)
+
+    def open(self) -> Iterator[dict[Any, Any]]:
+        """What a visitor sees first; made once for all visitors, each sees it grow."""
+        with self._lock:
+            if self._opening is None:
+                for update in self.run(OPENING_SEED):
+                    yield update
+                    self._opening = update.get(self.images)
+                return
+        yield {self.images: self._opening, self.banner: ""}
+
+    def run(self, seed: Any) -> Iterator[dict[Any, Any]]:
+        """All classes from a seed."""
+        try:
+            with told_when_memory_is_full():
+                for view in grow(self.studio, int(seed or 0)):
+                    yield {self.images: view, self.banner: ""}
+        except EcarError as error:
+            yield {self.banner: banner(str(error))}
+
+    def look_inside(self, view: Any, chosen: gr.EventData) -> tuple[Any, ...]:
+        """The Generate tab, with class and seed of the image that was pressed."""
+        name, seed = chosen.name, int(view["seed"])
+        if name not in self.studio.class_names:
+            raise gr.Error(f"there is no class {name!r}", print_exception=False)
+        return gr.Tabs(selected="generate"), name, seed

@@ -1,0 +1,203 @@
+"""The Paint tab: you are a stage. What you paint, the later stages complete."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from apps.paint import runs
+from apps.paint.runs import BEGINNINGS, MOST_CLASSES, MOST_SEEDS, Painting, Wish
+from apps.shared.parts import LATEST, PRIVATE, QUEUE, banner, script, show_banner, tell, visitor
+from apps.shared.settings import MAX_SEED
+from apps.shared.studio import Studio
+from apps.tokenizer.tab import EXTENSIONS
+from apps.tokenizer.uploads import open_upload
+from ecar_lab.device import told_when_memory_is_full
+from ecar_lab.errors import EcarError
+
+CANVAS, RESULTS = "paint-canvas", "paint-results"
+INTRODUCTION = (
+    "Be the coarse stage yourself. Colour a few cells: they become the state in which a stage "
+    "ends, and the later stages complete it, each class and each seed in its own way."
+)
+NO_RUN = "you have no run yet: press Generate on the first tab"
+NO_LATER = (
+    "This model has one stage, so none is left to complete a painting. Start the demo on a "
+    "checkpoint with more, `ecar app --checkpoint cifar10`."
+)
+# What suits the beginnings, where the model knows it.
+FIRST_CLASSES = ("automobile", "ship")
+
+
+class Paint:
+    """Canvas, wishes, and the images."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self._opening: dict[str, Any] | None = None
+        self._lock = threading.Lock()
+        model, size = studio.pipeline.model, studio.pipeline.image_size
+        self.stages = model.schedule.num_stages
+        # Cells as the stages see them, and one per pixel, for strokes.
+        self.sides = sorted({side for side in (*model.schedule.resolutions, size) if side >= 2})
+        gr.HTML(f"<p>{INTRODUCTION}</p>", elem_classes="introduction")
+        self.banner = show_banner(NO_LATER if self.stages == 1 else None, "paint-banner")
+        known = [name for name in FIRST_CLASSES if name in studio.class_names]
+        with gr.Row(elem_classes="desk"):
+            with gr.Column(scale=4, min_width=300, elem_id="paint-controls"):
+                self.canvas = self._piece("canvas", CANVAS, "Canvas", self._first_canvas())
+                with gr.Row():
+                    self.upload = gr.UploadButton(
+                        "From a picture of yours",
+                        file_types=EXTENSIONS,
+                        file_count="single",
+                        type="filepath",
+                        min_width=120,
+                        elem_id="paint-upload",
+                    )
+                    self.latest = gr.Button(
+                        "From my latest run", min_width=120, elem_id="paint-latest"
+                    )
+            with gr.Column(scale=3, min_width=240):
+                later = [(f"{stage + 1}", stage) for stage in range(self.stages - 1)]
+                self.stage = gr.Radio(
+                    later,
+                    value=0 if later else None,
+                    label="It takes the place of stage",
+                    info="And of those before it. The later it is, the more of the painting stays.",
+                    elem_id="paint-stage",
+                )
+                self.classes = gr.Dropdown(
+                    studio.class_names,
+                    value=known or studio.class_names[:2],
+                    multiselect=True,
+                    max_choices=MOST_CLASSES,
+                    label="Classes",
+                    elem_id="paint-classes",
+                )
+                self.seed = gr.Number(
+                    0, precision=0, minimum=0, maximum=MAX_SEED, label="First seed",
+                    elem_id="paint-seed",
+                )  # fmt: skip
+                self.count = gr.Slider(
+                    1, MOST_SEEDS, 4, step=1, label="Seeds", elem_id="paint-count"
+                )
+                self.live = gr.Checkbox(
+                    True,
+                    label="Live: complete every stroke at once",
+                    elem_id="paint-live",
+                )
+                self.go = gr.Button("Complete it", variant="primary", elem_id="paint-go")
+            with gr.Column(scale=7, min_width=330):
+                self.results = self._piece("completed", RESULTS, "Completed", None)
+
+    @staticmethod
+    def _piece(kind: str, elem_id: str, label: str, value: Any) -> gr.HTML:
+        return gr.HTML(
+            value,
+            html_template=f'<div class="{kind}" role="group" aria-label="{label}"></div>',
+            js_on_load=script("paint/paint.js"),
+            apply_default_css=False,
+            elem_id=elem_id,
+        )
+
+    def _first_canvas(self) -> dict[str, Any]:
+        side = self.sides[0]
+        return {
+            "sides": self.sides,
+            "beginnings": {
+                name: {str(side): runs.beginning(name, side).colours for side in self.sides}
+                for name in BEGINNINGS
+            },
+            "colours": list(runs.beginning(next(iter(BEGINNINGS)), side).colours),
+        }
+
+    # -- events ------------------------------------------------------------------------------------
+
+    def wire(self, page: gr.Blocks) -> None:
+        """Connects strokes and clicks to what they do."""
+        wishes = [self.canvas, self.stage, self.classes, self.seed, self.count]
+        shown = [self.results, self.banner]
+        page.load(self.open, None, shown, **PRIVATE, **QUEUE)
+        waiting = tell("wait", RESULTS)
+        ended = tell("stop", RESULTS)
+        clicked = self.go.click(self.complete, wishes, shown, js=waiting, **PRIVATE, **QUEUE)
+        clicked.then(None, js=ended, **PRIVATE)
+        for moved in (
+            self.canvas.input, self.stage.input, self.classes.input,
+            self.seed.submit, self.count.release,
+        ):  # fmt: skip
+            made = moved(self.follow, [self.live, *wishes], shown, **LATEST, **PRIVATE, **QUEUE)
+            made.then(None, js=ended, **PRIVATE)
+        taken = [self.canvas, self.banner]
+        for event in (
+            self.upload.upload(self.take_file, [self.upload, self.canvas], taken, **PRIVATE),
+            self.latest.click(self.take_run, self.canvas, taken, **PRIVATE),
+        ):
+            event.success(
+                self.follow, [self.live, *wishes], shown, **LATEST, **PRIVATE, **QUEUE
+            ).then(None, js=ended, **PRIVATE)
+
+    def open(self) -> dict[Any, Any]:
+        """What a visitor sees before the first stroke: the first painting completed. It is made
+        once for all visitors."""
+        if self.stages == 1:
+            return {self.banner: banner(NO_LATER)}
+        with self._lock:
+            if self._opening is None:
+                first = (self.canvas.value, self.stage.value, self.classes.value)
+                *_, shown = self.complete(*first, self.seed.value, self.count.value)
+                self._opening = shown.get(self.results)
+                return shown
+        return {self.results: self._opening, self.banner: ""}
+
+    def follow(self, live: bool, *wishes: Any) -> Iterator[dict[Any, Any]]:
+        """A stroke or another wish: completed at once, if that is wanted."""
+        if live:
+            yield from self.complete(*wishes)
+
+    def complete(
+        self, canvas: Any, stage: Any, classes: Any, seed: Any, count: Any
+    ) -> Iterator[dict[Any, Any]]:
+        """The later stages complete what is painted."""
+        try:
+            painting = Painting.of_page(canvas, self.sides)
+            if stage is None:
+                raise EcarError("no stage is chosen: choose the one that the painting stands for")
+            first = int(seed or 0)
+            seeds = tuple(range(first, first + int(count)))
+            wish = Wish(painting, int(stage), tuple(classes or ()), seeds)
+            with told_when_memory_is_full():
+                for view in runs.complete(self.studio, wish):
+                    yield {self.results: view, self.banner: ""}
+        except EcarError as error:
+            yield {self.banner: banner(str(error))}
+
+    def take_file(self, file: str, canvas: Any) -> dict[Any, Any]:
+        """A visitor's picture as a painting."""
+        return self._take(lambda: open_upload(Path(file)), canvas)
+
+    def take_run(self, request: gr.Request, canvas: Any) -> dict[Any, Any]:
+        """The image of the visitor's latest run as a painting."""
+
+        def latest() -> Image.Image:
+            recent = self.studio.folders.runs(visitor(request))
+            if not recent:
+                raise EcarError(NO_RUN)
+            with Image.open(recent[-1].image) as image:
+                return image.convert("RGB")
+
+        return self._take(latest, canvas)
+
+    def _take(self, find: Any, canvas: Any) -> dict[Any, Any]:
+        try:
+            side = Painting.of_page(canvas, self.sides).side
+            painting = runs.painting_of_file(find(), side, self.studio.pipeline.image_size)
+        except EcarError as error:
+            return {self.banner: banner(str(error))}
+        return {self.canvas: {**canvas, "colours": list(painting.colours)}, self.banner: ""}
