@@ -13,9 +13,11 @@ from ecar_lab.arguments import DTYPES, as_dtype, brief
 from ecar_lab.errors import EcarError
 from ecar_lab.files import resolve_checkpoint, write_checksums, write_error
 from ecar_lab.stored import AGAIN, WEIGHTS, find_pipeline
+from ecar_lab.tokenizers import makers
 
-# A checkpoint names the module of each class. Where one has moved: the old name -> today's.
-MOVED = {"ecar_lab.tokenizer": "ecar_lab.tokenizers.makers"}
+# A checkpoint names the module of each class, which diffusers finds only where it was imported.
+# Where one has moved: the old name -> today's.
+MOVED = {"ecar_lab.tokenizer": makers.__name__}
 TOKENIZER_HASH = "_tokenizer_hash"  # in the model's config
 
 

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -265,3 +268,15 @@ def test_a_tokenizer_that_is_not_finite_makes_no_image(tiny_pipeline):
     tiny_pipeline.tokenizer.latent_shift.fill_(torch.nan)
     with pytest.raises(EcarError, match="the images are not finite"):
         tiny_pipeline([0], 1)
+
+
+def test_a_fresh_process_finds_every_class_that_a_checkpoint_names(tiny_checkpoint):
+    """diffusers knows a module only where it was imported, as these tests all have."""
+    code = (
+        "import sys; from ecar_lab import ECARPipeline; ECARPipeline.from_pretrained(sys.argv[1])"
+    )
+    command = [sys.executable, "-c", code, str(tiny_checkpoint)]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
