@@ -39,7 +39,7 @@ TITLE = "E-CAR, stage by stage"
 TABS = (
     ("Generate", Generate),
     ("All classes", Overview),
-    ("Paint", Paint),
+    ("Paint a stage", Paint),
     ("Compare", Compare),
     ("Inspect", Inspect),
     ("Intervene", Intervene),

@@ -166,7 +166,7 @@ def require_memory(what: str, needed: int, remedy: str, share: float = ROOM) -> 
     Raises:
         EcarError: ``needed`` bytes are more than ``share`` of it.
     """
-    if needed < 2**20:
+    if needed < 4096:
         return
     free = free_memory()
     if needed > share * free:

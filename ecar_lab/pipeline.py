@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
@@ -84,6 +84,12 @@ class ECARPipeline(StoredPipeline):
             )
         self.register_modules(model=model, tokenizer=tokenizer)
         self.image_size = side * tokenizer.downsample_factor
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and values of all weights and statistics."""
+        for part, module in (("model", self.model), ("tokenizer", self.tokenizer)):
+            for name, tensor in module.state_dict().items():
+                yield f"{part}.{name}", tensor
 
     @property
     def class_names(self) -> list[str]:

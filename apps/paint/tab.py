@@ -1,4 +1,4 @@
-"""The Paint tab: you are a stage. What you paint, the later stages complete."""
+"""The tab Paint a stage: you are a stage. What you paint, the later stages complete."""
 
 from __future__ import annotations
 

@@ -65,8 +65,9 @@ def open_image(value: Any, size: int | None = None) -> PIL.Image.Image:
 
 
 def shorten(path: str) -> str:
-    """A path, or what was taken for one, cut to what a message can hold."""
-    return path if len(path) <= LONGEST_NAME else f"{path[:LONGEST_NAME]}..."
+    """A path, or what was taken for one, of which a message holds both ends."""
+    half = LONGEST_NAME // 2
+    return path if len(path) <= LONGEST_NAME else f"{path[:half]}...{path[-half:]}"
 
 
 def square_pixels(image: PIL.Image.Image, size: int) -> np.ndarray:

@@ -46,8 +46,11 @@ class RunFolder(contextlib.ExitStack):
         Raises:
             EcarError: it cannot be written, or another process trains in it.
         """
+        fresh = not self.path.exists()
         try:
             self._lock()
+            if fresh:
+                self.callback(self._leave_nothing)
             if anew and any(entry.name not in (LOCK, OWNER) for entry in self.path.iterdir()):
                 set_aside(self.path)  # the lock moves along, and is held on
                 self._lock()
@@ -71,6 +74,12 @@ class RunFolder(contextlib.ExitStack):
             logger.warning("%s cannot be locked: train there with one process only", self.path)
         started = datetime.fromtimestamp(psutil.Process().create_time()).isoformat(" ", "seconds")
         write_json(self.path / OWNER, {"process": os.getpid(), "started": started})
+
+    def _leave_nothing(self) -> None:
+        """Of a run that ended before it wrote anything no folder stays."""
+        with contextlib.suppress(OSError):
+            if {entry.name for entry in self.path.iterdir()} <= {LOCK, OWNER}:
+                shutil.rmtree(self.path)
 
     def check(self) -> None:
         """Refuses to write where the folder is no longer the one that was opened.

@@ -138,7 +138,7 @@ def test_another_device_and_version_are_doubts(studio, origin, recipe):
         (_at("settings.seed", "4"), "seed is '4': use a whole number"),
         (_at("settings.seed", -1), "seed -1 is out of range"),
         (_at("settings.steps", [3, 2.5]), "steps is (3, 2.5): use a list, each 1 or more"),
-        (_at("settings.steps", [3, 10**9]), "use at most 256"),
+        (_at("settings.steps", [3, 300]), "use at most 256"),
         (_at("settings.steps", [3, 0]), "steps is (3, 0): use a list, each 1 or more"),
         (_at("settings.steps", [3]), "2 values for 1 stages"),
         (_at("settings.class_name", "zebra"), "class 'zebra' is unknown"),

@@ -79,7 +79,7 @@ def test_settings_survive_json_and_say_what_is_different():
     ]
     with pytest.raises(EcarError, match="the setting 'colour' is unknown"):
         Settings.from_json({**settings.to_json(), "colour": 1})
-    with pytest.raises(EcarError, match="cannot be read"):
+    with pytest.raises(EcarError, match="these settings have no seed"):
         Settings.from_json({"class_name": "cat"})
     with pytest.raises(EcarError, match="guidance has 1 values for 2 stages"):
         Settings("cat", 4, (3, 2), (1.0,))

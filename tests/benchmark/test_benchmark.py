@@ -115,4 +115,4 @@ def test_an_unknown_section_is_named():
 
 def test_bad_sizes_are_refused(capsys):
     assert main(["benchmark", "--batch-sizes", "0"]) == 2
-    assert "give whole numbers of 1 or more" in capsys.readouterr().err
+    assert "use a list, each 1 or more" in capsys.readouterr().err

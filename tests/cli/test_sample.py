@@ -85,7 +85,7 @@ def test_sample_draws_the_stages(checkpoint):
         (["--guidance", "nan"], "guidance is [nan]"),
         (["--guidance", "-1"], "guidance -1"),
         (["--guidance", "1e30"], "guidance 1e+30 leaves nothing of the image"),
-        (["--seed", str(2**64)], f"--seed is {2**64}: use 0 to"),
+        (["--seed", str(2**64)], f"--seed '{2**64}' is beyond all whole numbers"),
         (["--classes", "²"], "'²' is unknown"),
         (["--interval", "0.8", "0.2"], "0.8 to 0.2 ends before it begins: give the lower number"),
         (["--interval", "0", "1", "0", "1", "0", "1"], "has 3 values for 2 stages"),

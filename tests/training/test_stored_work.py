@@ -177,7 +177,7 @@ def test_a_flipped_bit_in_the_newest_checkpoint_falls_back_to_the_one_before(
     flip_bit(list_checkpoints(run)[-1] / f"{name}.safetensors")
     with caplog.at_level(logging.INFO):
         train_model(config(run))
-    assert f"{name}.safetensors' is not the file that was saved" in caplog.text
+    assert f"{name}.safetensors' cannot be loaded, it is not the file that was saved" in caplog.text
     assert "it is kept as checkpoints/step-00000006.unsound" in caplog.text
     assert "resumed from" in caplog.text
     assert_same(weights(run), weights(undisturbed))
