@@ -20,8 +20,9 @@ IMAGES = "overview-images"
 EXPLAINED = (
     "E-CAR paints an image coarse to fine: in each stage a transformer says once what belongs "
     "where, and a small flow model removes part of the noise; then the picture is doubled in size "
-    "and goes on. Most of the work is done while it is still tiny, so an image costs little: "
-    "{gflop:.1f} GFLOP here, counted, for {calls} calls of the transformer and {steps} flow steps."
+    "and goes on. The early steps are made while it is still tiny and cost next to nothing: "
+    "{gflop:.1f} GFLOP an image here, counted, for {calls} calls of the transformer and {steps} "
+    "flow steps."
 )
 
 
@@ -38,7 +39,7 @@ class Overview:
         with gr.Row(elem_classes="seed-row", equal_height=True):
             self.seed = gr.Number(
                 OPENING_SEED, precision=0, minimum=0, maximum=MAX_SEED, label="Seed",
-                info="The noise that all of them start from.", min_width=110, scale=1,
+                info="The noise that all of them start from.", min_width=240, scale=0,
                 elem_id="overview-seed",
             )  # fmt: skip
             self.dice = gr.Button(
