@@ -16,6 +16,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -220,6 +221,19 @@ def output_file(path: str | Path) -> Generator[Path]:
     finally:
         with contextlib.suppress(OSError):
             fresh.unlink(missing_ok=True)
+
+
+def clear_half_written(folder: Path, pattern: str) -> None:
+    """Removes what :func:`output_file` had begun in processes that are no more.
+
+    A process of another machine that shares the folder may be taken for one: it then fails to
+    write, as on a full disk.
+    """
+    for entry in folder.glob(pattern):
+        number = entry.stem.rpartition("-")[2]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            with contextlib.suppress(OSError):
+                entry.unlink()
 
 
 def save_tensors(path: Path, named: Tensors, metadata: dict[str, str] | None = None) -> None:
