@@ -76,6 +76,11 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
         if name and candidate.is_file():
             raise EcarError(f"{name!r} is a file: give the folder of the checkpoint that it is in")
     root = checkpoints_root()
+    if not root.is_dir() and "ECAR_CHECKPOINTS" in os.environ:
+        raise EcarError(
+            f"there is no checkpoint {name!r}, and {str(root)!r} (from ECAR_CHECKPOINTS) is no "
+            "folder: give a folder, or point the variable at the folder of the checkpoints"
+        )
     patterns = ("[!.]*/model_index.json", "[!.]*/tokenizer/config.json")
     found = [file for pattern in patterns for file in root.glob(pattern)]
     names = sorted({file.relative_to(root).parts[0] for file in found})

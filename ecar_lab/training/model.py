@@ -82,7 +82,7 @@ def model_trainer(cfg: ModelTrainConfig, launch: Launch) -> Trainer:
     model = new_model(cfg, tokenizer, data.info)
     check_batch(cfg.batch_size, least_activations(model.config), accelerator.device.type)
     if cfg.init_from:
-        warm_start(model, cfg.init_from)
+        warm_start(model, cfg.init_from, tokenizer=tokenizer)
     task = ModelTask(cfg, model, tokenizer, data, accelerator)
     return Trainer(cfg, task, launch)
 
