@@ -16,6 +16,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -75,6 +76,11 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
         if name and candidate.is_file():
             raise EcarError(f"{name!r} is a file: give the folder of the checkpoint that it is in")
     root = checkpoints_root()
+    if not root.is_dir() and "ECAR_CHECKPOINTS" in os.environ:
+        raise EcarError(
+            f"there is no checkpoint {name!r}, and {str(root)!r} (from ECAR_CHECKPOINTS) is no "
+            "folder: give a folder, or point the variable at the folder of the checkpoints"
+        )
     patterns = ("[!.]*/model_index.json", "[!.]*/tokenizer/config.json")
     found = [file for pattern in patterns for file in root.glob(pattern)]
     names = sorted({file.relative_to(root).parts[0] for file in found})
@@ -220,6 +226,19 @@ def output_file(path: str | Path) -> Generator[Path]:
     finally:
         with contextlib.suppress(OSError):
             fresh.unlink(missing_ok=True)
+
+
+def clear_half_written(folder: Path, pattern: str) -> None:
+    """Removes what :func:`output_file` had begun in processes that are no more.
+
+    A process of another machine that shares the folder may be taken for one: it then fails to
+    write, as on a full disk.
+    """
+    for entry in folder.glob(pattern):
+        number = entry.stem.rpartition("-")[2]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            with contextlib.suppress(OSError):
+                entry.unlink()
 
 
 def save_tensors(path: Path, named: Tensors, metadata: dict[str, str] | None = None) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ecar_lab.arguments import brief, check_keywords, plain, whole_number
 from ecar_lab.calls import ELSEWHERE, Call, calls_of, interrupt, replied
+from ecar_lab.device import told_when_memory_is_full
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.generator import LatentGenerator
@@ -27,6 +28,8 @@ from ecar_lab.tokenizers.base import Tokenizer
 from ecar_lab.trace import Stream, trace
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+FEWER = "ask for fewer images at a time, or move the pipeline to another device with to()"
 
 
 @dataclass
@@ -111,6 +114,7 @@ class ECARPipeline(StoredPipeline):
         bring(self.model)
         return self.tracer(class_labels, *args, **kwargs)
 
+    @told_when_memory_is_full(FEWER)
     @torch.no_grad()
     def decode(self, latent: Tensor) -> Tensor:
         """Latents of any stage -> images (B, 3, H, W) in [0, 1], float32."""
@@ -125,6 +129,7 @@ class ECARPipeline(StoredPipeline):
     def _interrupt(self, value: bool) -> None:
         interrupt(self, value)
 
+    @told_when_memory_is_full(FEWER)
     @torch.no_grad()
     def __call__(
         self,

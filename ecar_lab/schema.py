@@ -27,6 +27,7 @@ from typing import (
     get_type_hints,
 )
 
+import numpy as np
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -91,12 +92,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _whole(value: Any) -> Any:
+    """numpy's whole numbers as Python's; a truth value stays what it is."""
+    return int(value) if isinstance(value, np.integer) else value
+
+
+_Int = Annotated[int, BeforeValidator(_whole)]
 # The text after the range says what would be right: "... is 0: use 1 or more".
-Count = Annotated[int, Field(ge=1, le=MOST), f"1 or more, up to {MOST:,}"]
-Whole = Annotated[int, Field(ge=0, le=MOST), f"0 or more, up to {MOST:,}"]
-Images = Annotated[int, Field(ge=1, le=MOST_IMAGES), f"1 or more, up to {MOST_IMAGES:,}"]
-Steps = Annotated[int, Field(ge=1, le=MOST_STEPS), f"1 or more, up to {MOST_STEPS:,}"]
-Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED), f"a whole number from 0 to {LARGEST_SEED}"]
+Count = Annotated[_Int, Field(ge=1, le=MOST), f"1 or more, up to {MOST:,}"]
+Whole = Annotated[_Int, Field(ge=0, le=MOST), f"0 or more, up to {MOST:,}"]
+Images = Annotated[_Int, Field(ge=1, le=MOST_IMAGES), f"1 or more, up to {MOST_IMAGES:,}"]
+Steps = Annotated[_Int, Field(ge=1, le=MOST_STEPS), f"1 or more, up to {MOST_STEPS:,}"]
+Seed = Annotated[_Int, Field(ge=0, le=LARGEST_SEED), f"a whole number from 0 to {LARGEST_SEED}"]
 Port = Annotated[int, Field(ge=1, le=65535), "1 to 65535"]
 Positive = Annotated[float, Field(gt=0), "a finite number above 0"]
 NotNegative = Annotated[float, Field(ge=0), "a finite number from 0 on"]
@@ -176,9 +183,10 @@ def check_values(
             continue
         try:
             _adapter(hints[name]).validate_python(value)
-        except EcarError as error:
-            raise EcarError(f"{spelled(name)}: {error}") from None
-        except (ValidationError, OverflowError):
+        except (ValidationError, OverflowError) as error:
+            said = error.errors()[0].get("ctx", {}) if isinstance(error, ValidationError) else {}
+            if isinstance(said.get("error"), EcarError):
+                raise EcarError(f"{spelled(name)}: {said['error']}") from None
             raise wrong(spelled(name), value, hints[name]) from None
 
 

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from ecar_lab.errors import EcarError
-from ecar_lab.files import verify_checksums, write_checksums
+from ecar_lab.files import resolve_checkpoint, verify_checksums, write_checksums
 
 
 @pytest.fixture
@@ -68,3 +68,9 @@ def test_without_a_list_nothing_is_checked_and_a_damaged_one_is_named(folder):
         verify_checksums(folder)
     (folder / "SHA256SUMS").unlink()
     verify_checksums(folder)
+
+
+def test_a_variable_that_names_no_folder_of_checkpoints_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("ECAR_CHECKPOINTS", str(tmp_path / "nowhere"))
+    with pytest.raises(EcarError, match=r"nowhere' \(from ECAR_CHECKPOINTS\) is no folder"):
+        resolve_checkpoint("digits")

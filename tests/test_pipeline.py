@@ -336,3 +336,17 @@ def test_moving_works_by_name_or_says_what_there_is(tiny_pipeline):
     assert tiny_pipeline("cat", 1, output_type="pt").images.isfinite().all()
     with pytest.raises(EcarError, match="the device meta holds no weights"):
         tiny_pipeline.model.to("meta").class_ids("cat")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory"), None])
+def test_memory_that_runs_out_is_one_sentence(tiny_pipeline, monkeypatch, error):
+    def full(*_args, **_options):
+        raise error or RuntimeError("something else")
+
+    monkeypatch.setattr(type(tiny_pipeline.tokenizer), "decode", full)
+    if error is None:
+        with pytest.raises(RuntimeError, match="something else"):
+            tiny_pipeline([0], 1)
+    else:
+        with pytest.raises(EcarError, match="ran out of memory: ask for fewer images at a time"):
+            tiny_pipeline([0], 1)

@@ -80,6 +80,10 @@ def parse(kind: type[Switches], command: str, arguments: list[str], **options: A
     Raises:
         EcarError: a switch that is unknown, lacks its value or has a wrong one.
     """
+    for before, word in itertools.pairwise([command, *arguments]):
+        if not word or re.fullmatch("--[a-z-]+=", word):  # a variable of the shell that is not set
+            name = word.rstrip("=") or (before if before.startswith("--") else "an argument")
+            raise EcarError(f"{name} is empty: give it a value, or leave it out")
     hints = schema.hints_of(kind)
     said = io.StringIO()
     try:

@@ -28,7 +28,8 @@ def image_column(name: str, where: str, features: dict[str, Any], wanted: str | 
     )
     if column not in features:
         raise EcarError(
-            f"{name!r} has no image column {column!r} among {', '.join(features)}{where}: "
+            f"{name!r} has no image column {column or IMAGE_COLUMNS[0]!r} among "
+            f"{', '.join(features)}{where}: "
             "name it with image_column (--image-column)"
         )
     if fault := fault_of_images(features[column]):
@@ -52,7 +53,8 @@ def label_column(name: str, where: str, features: dict[str, Any], wanted: str | 
     column = wanted or next(iter([key for key in named if key in typed] + named + typed), "")
     if column != NO_LABELS and column not in features:
         raise EcarError(
-            f"{name!r} has no label column {column!r} among {', '.join(features)}{where}: name it "
+            f"{name!r} has no label column {column or LABEL_COLUMNS[0]!r} among "
+            f"{', '.join(features)}{where}: name it "
             f"with label_column (--label-column), or {NO_LABELS!r} to take the set as one class"
         )
     return column

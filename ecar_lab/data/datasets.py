@@ -11,6 +11,7 @@ import contextlib
 import copy
 import functools
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ from ecar_lab.data.sources import (
 from ecar_lab.data.splits import pick_split
 from ecar_lab.data.tables import Table, require_memory
 from ecar_lab.errors import EcarError
+from ecar_lab.schema import Count, Seed, Text, checked
 
 logger = logging.getLogger(__name__)
 SHAPES_SIZES = {"train": 50_000, "test": 10_000}
@@ -61,18 +63,19 @@ def dataset_names() -> list[str]:
     return [*BUILT_IN, *HUB_IDS]
 
 
+@checked
 def open_dataset(
-    name: str,
+    name: Text,
     *,
     split: str = "train",
-    image_size: int | None = None,
+    image_size: Count | None = None,
     data_root: str | Path | None = None,
     streaming: bool = False,
     flip: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
-    seed: int = 0,
-    limit: int | None = None,
+    seed: Seed = 0,
+    limit: Count | None = None,
 ) -> ImageDataset:
     """Opens a data set.
 
@@ -93,13 +96,12 @@ def open_dataset(
         limit: take that many images only: of a stream the first, else a fixed random choice.
 
     Raises:
-        EcarError: the set, split or column does not exist, what it is cannot be told for certain,
-            or no image of it can be read.
+        EcarError: an argument of another kind; the set, split or column does not exist, what it
+            is cannot be told for certain, or no image of it can be read.
     """
-    for what, value in (("image size", image_size), ("limit", limit)):
-        if value is not None and value < 1:
-            raise EcarError(f"{what} {value} is not positive: use 1 or more")
-    root = None
+    name, root = os.fspath(name), None
+    limit = None if limit is None else int(limit)
+    image_size = None if image_size is None else int(image_size)
     with contextlib.suppress(EcarError) if name in BUILT_IN else contextlib.nullcontext():
         root = files.data_root(data_root)  # which the built-in sets do not need
     refuse_built_in_name(name, root)

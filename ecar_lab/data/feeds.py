@@ -24,7 +24,14 @@ from ecar_lab.data.datasets import ImageDataset
 from ecar_lab.data.identity import Identity, difference
 from ecar_lab.data.progress import Bar
 from ecar_lab.errors import EcarError
-from ecar_lab.files import hash_tensors, load_metadata, load_tensors, output_file, save_tensors
+from ecar_lab.files import (
+    clear_half_written,
+    hash_tensors,
+    load_metadata,
+    load_tensors,
+    output_file,
+    save_tensors,
+)
 from ecar_lab.tokenizers.base import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -277,6 +284,7 @@ def cache_latents(
     it should be, that is said and the file is made anew. It is a convenience: a disk too full for
     it costs a warning, not the run.
     """
+    clear_half_written(file.parent, ".latents-*.safetensors")
     if file.is_file():
         try:
             return load_latents(file, identity)
@@ -304,7 +312,10 @@ def load_latents(file: Path, identity: Identity) -> LatentStore:
     metadata, named = load_metadata(file), load_tensors(file)
     if metadata.get("hash") != hash_tensors(named):
         raise ValueError("they are damaged, or were made before latents had a checksum")
-    changed = difference(json.loads(metadata["identity"]), identity)
+    made_from = json.loads(metadata["identity"])
+    if not isinstance(made_from, dict):
+        raise ValueError("they do not say which images they were made from")
+    changed = difference(made_from, identity)
     if changed:
         raise ValueError(changed)
     return LatentStore(named["mean"], named.get("std"), named["labels"])

@@ -49,7 +49,9 @@ def difference(then: Mapping[str, Any], now: Identity) -> str | None:
 
 
 def _class_difference(then: Any, now: list[str]) -> str:
-    if not isinstance(then, list) or len(then) != len(now):
+    if not isinstance(then, list):
+        return "the classes are not those that were noted"
+    if len(then) != len(now):
         return f"the data set has {len(now)} classes now, and had {len(then)}"
     if sorted(then) == sorted(now):
         return "the classes come in another order now"

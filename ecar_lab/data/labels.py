@@ -17,6 +17,7 @@ import pyarrow
 from ecar_lab.errors import EcarError
 
 NAMED, TEXT, NUMBER, FLAG = "class names", "text", "whole numbers", "true or false"
+LARGEST_NUMBER = 2**53  # up to which a float tells whole numbers apart
 REMEDY = "name another label column with label_column (--label-column), or 'none' for one class"
 
 
@@ -78,6 +79,7 @@ def unify(name: str, columns: list[LabelColumn]) -> Classes:
     rest = {text for part in named for text in part.values()} - set(declared)
     names = tuple(dict.fromkeys([*declared, *sort_names(rest)]))
     _refuse_strangers(name, columns, named)
+    _refuse_twins(name, columns, named)
     number = {text: code for code, text in enumerate(names)}
     return Classes(names, [{value: number[t] for value, t in part.items()} for part in named])
 
@@ -149,9 +151,10 @@ def _present(name: str, column: LabelColumn) -> list[Any]:
 def _name(name: str, column: LabelColumn, kind: str, value: Any) -> str:
     if kind != NUMBER:
         return normal(str(value))
-    if value != int(value) or value < 0:
-        negative = "negative, which often says that none is known"
-        what = "a fraction" if value != int(value) else negative
+    beyond = isinstance(value, float) and abs(value) > LARGEST_NUMBER
+    if value < 0 or beyond or value != int(value):
+        what = "negative, which often says that none is known" if value < 0 else "a fraction"
+        what = f"beyond {LARGEST_NUMBER}" if beyond else what
         raise EcarError(
             f"the label {value!r} of {name!r} in {column.where} is {what}: "
             "write whole numbers from 0 on, or names"
@@ -162,6 +165,25 @@ def _name(name: str, column: LabelColumn, kind: str, value: Any) -> str:
 def normal(text: str) -> str:
     """One spelling of an accented letter, whichever system wrote it."""
     return unicodedata.normalize("NFC", text)
+
+
+def _refuse_twins(name: str, columns: list[LabelColumn], named: list[dict[Any, str]]) -> None:
+    """``Cat`` in one split and ``cat`` in another are one class; in one and the same split, as of
+    letters, they may be two. A space around a name is never meant."""
+    held: dict[str, set[str]] = {}
+    for column, part in zip(columns, named, strict=True):
+        held.setdefault(column.split, set()).update(part.values())
+    known: dict[str, str] = {}
+    for text in sort_names(set().union(*held.values())):
+        plain = text.strip()
+        plain = str(int(plain)) if plain.isdecimal() else plain.casefold()
+        twin = known.setdefault(plain, text)
+        together = any({text, twin} <= classes for classes in held.values())
+        if twin != text and not (together and text.strip() == text and twin.strip() == twin):
+            raise EcarError(
+                f"{name!r} has the classes {twin!r} and {text!r}, which look like one: "
+                "name them alike in all files, or so that they differ by more than that"
+            )
 
 
 def _refuse_strangers(name: str, columns: list[LabelColumn], named: list[dict[Any, str]]) -> None:

@@ -193,6 +193,8 @@ def _load_shards(
             for s in labelled
         ],
     )
+    for shard in labelled:
+        shards.refuse_two_classes(name, shard, image, label)
     codes = {shard.where: part for shard, part in zip(labelled, classes.codes, strict=True)}
     counts = dict.fromkeys(found.files, 0)
     for shard in parts:

@@ -26,6 +26,9 @@ CLASS_FOLDERS, PICTURES, METADATA, TABLES = (
 )
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as `datasets` has them
 MOST_OTHER_FILES = 100_000  # files that are no images: more, and this is no data set
+OTHERS_FOLDERS = frozenset(  # hidden, and never part of a set
+    {"__MACOSX", "__pycache__", ".git", ".cache", ".huggingface", ".ipynb_checkpoints", ".Trashes"}
+)
 NO_PICTURES = frozenset({"BUFR", "GRIB", "HDF5", "WMF", "EPS", "MPEG"})  # Pillow: needs a helper
 OTHER_PICTURES = (".heic", ".heif", ".hif", ".avif", ".jxl", ".svg", ".dng", ".cr2", ".nef")
 SOME = ".jpg, .png, .webp, .gif, .tif, ..."
@@ -154,6 +157,8 @@ def scan(base: Path) -> Tree:
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
             if entry.name.startswith((".", "__")):
+                if _is_folder(entry) and entry.name not in OTHERS_FOLDERS:
+                    tree.skipped.add("hidden by its name", path)
                 continue
             if not _is_text(entry.name):
                 tree.skipped.add("whose name is no UTF-8", ascii(path))
@@ -206,6 +211,8 @@ def _is_text(name: str) -> bool:
 def _why_no_picture(ending: str) -> str:
     if ending in (".heic", ".heif", ".hif"):
         return f"{ending}, which pip install 'ecar-lab[heif]' makes readable"
+    if ending == ".arrow":
+        return ".arrow, which to_parquet of `datasets` makes readable"
     if ending in OTHER_PICTURES:
         return f"{ending}, which cannot be read here"
     return f"{ending} and no image" if ending else "without an ending"

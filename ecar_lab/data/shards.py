@@ -55,7 +55,7 @@ class Shard:
         return self.column(name).unique().to_pylist()
 
 
-def reading(path: Path, read: Callable[[], Any]) -> Any:
+def reading(path: Path, read: Callable[[], Any], remedy: str = "fetch it again") -> Any:
     """What ``read`` returns.
 
     Raises:
@@ -66,7 +66,7 @@ def reading(path: Path, read: Callable[[], Any]) -> Any:
     except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
         if isinstance(error, EcarError):
             raise
-        raise EcarError(f"cannot read {path} ({reason(error)}): fetch it again") from error
+        raise EcarError(f"cannot read {path} ({reason(error)}): {remedy}") from error
 
 
 def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
@@ -104,7 +104,11 @@ def metadata_shard(found: Found, split: str, file: str, skipped: Skipped) -> tup
     path = found.base / file
     readers = {".csv": pyarrow.csv.read_csv, ".jsonl": pyarrow.json.read_json}
     read = readers.get(path.suffix.lower(), lambda name: open_parquet(Path(name)).read())
-    table = reading(path, lambda: read(str(path)))
+    table = reading(path, lambda: read(str(path)), "mend it, or take it away to go by folders")
+    if not len(table):
+        raise EcarError(f"the metadata file {str(path)!r} has no rows: name the pictures in it")
+    if path.suffix.lower() == ".csv" and pyarrow.binary() in table.schema.types:
+        raise EcarError(f"the metadata file {str(path)!r} is no UTF-8: save it as UTF-8")
     kind = table.schema.field(FILE_NAME).type if FILE_NAME in table.column_names else None
     if kind not in (pyarrow.string(), pyarrow.large_string()):
         raise EcarError(
@@ -113,9 +117,16 @@ def metadata_shard(found: Found, split: str, file: str, skipped: Skipped) -> tup
         )
     there = set(found.pictures[split])
     names = [
-        str(PurePosixPath(file).parent / (name or "")) for name in table[FILE_NAME].to_pylist()
+        str(PurePosixPath(file).parent / (name or "").replace("\\", "/"))  # written on Windows
+        for name in table[FILE_NAME].to_pylist()
     ]
     lost = [name for name in names if name not in there]
+    if len(lost) == len(names):
+        raise EcarError(
+            f"none of the {len(names)} pictures that {str(path)!r} names is there "
+            f"({table[FILE_NAME][0].as_py()!r}, ...): {FILE_NAME} is a path that begins in the "
+            "folder of the metadata file"
+        )
     if lost:
         skipped.add(f"named in {path.name} and not there", *lost)
     images = pyarrow.array([str(found.base / name) for name in names], pyarrow.string())
@@ -125,6 +136,24 @@ def metadata_shard(found: Found, split: str, file: str, skipped: Skipped) -> tup
     )
     shard = Shard(path, split, file, len(table), features_of(path, table.schema), table)
     return shard, there & set(names)
+
+
+def refuse_two_classes(name: str, shard: Shard, image: str, label: str) -> None:
+    """One picture has one class, however often a metadata file names it.
+
+    Raises:
+        EcarError: it has two.
+    """
+    if shard.table is None:
+        return
+    classes: dict[str, Any] = {}
+    rows = zip(shard.table[image].to_pylist(), shard.table[label].to_pylist(), strict=True)
+    for path, value in rows:
+        if classes.setdefault(path, value) != value:
+            raise EcarError(
+                f"{shard.where} of {name!r} gives {Path(path).name} the classes "
+                f"{classes[path]!r} and {value!r}: keep one of them"
+            )
 
 
 def features_of(path: Path, schema: pyarrow.Schema) -> dict[str, Any]:

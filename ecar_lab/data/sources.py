@@ -21,7 +21,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from ecar_lab.data.pixels import Unreadable, open_image, shorten, square_pixels
+from ecar_lab.data.pixels import Unreadable, Unscaled, open_image, shorten, square_pixels
 from ecar_lab.data.shapes import SHAPES, draw_shapes
 from ecar_lab.data.tables import Content, Pair, Table, require_memory
 from ecar_lab.errors import EcarError
@@ -35,6 +35,7 @@ PREFETCH = 4  # batches made ready in the background
 SIZED_IMAGES = 16  # images whose sizes are looked at to find the set's own
 SMALLEST = 8  # px: a set of smaller images must be asked for by size
 WIDEST_SPREAD = 4  # between the shorter sides of the first images
+RANGES = {255.0: "0 ... 1", 1.0: "0 ... 255", 1 / 257: "16 bits"}  # by their scale
 DECODE_CHUNK = 32  # images per task of the decoding threads
 
 
@@ -208,17 +209,22 @@ class Decoder:
 
     def __init__(self, table: Table, size: int | None) -> None:
         self.name = table.name
+        if size:
+            require_memory(self.name, 8 * size**2)  # before the first image is scaled
         self.corrupt: set[Hashable] = set()
         self.animated = 0
+        self.scales: dict[float, str] = {}  # of numbers wider than 8 bits -> an image of it
         self.pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
         first: list[tuple[PIL.Image.Image, int]] = []
         why = ""
         for index, (value, label) in enumerate(table.pairs(table.rows)):
             try:
-                image = open_image(value, size)
+                image = self._open(value, size)
                 if not first:
                     square_pixels(image, size or 1)
                 first.append((image, label))
+            except EcarError:
+                raise
             except Exception as error:  # a broken file can raise anything
                 if not first:  # later ones are counted when they are read
                     why = why or explain(error)
@@ -278,13 +284,34 @@ class Decoder:
         results: list[np.ndarray | Exception] = []
         for value in values:
             try:
-                image = open_image(value, self.size)
+                image = self._open(value, self.size)
                 results.append(square_pixels(image, self.size))
+            except EcarError:
+                raise
             except Exception as error:  # a broken file can raise anything
                 results.append(error)
             else:
                 self._note_frames(value, image.info.get("frames", 1))
         return results
+
+    def _open(self, value: Any, size: int | None) -> PIL.Image.Image:
+        """Opens an image; one scale must serve all numbers of the set."""
+        try:
+            image = open_image(value, size)
+        except Unscaled as error:
+            raise EcarError(
+                f"{self.name!r}: {name_of(value, 'an image')} has {error}, in all images alike"
+            ) from error
+        if scale := image.info.get("scale"):
+            self.scales.setdefault(scale, name_of(value, "one image"))
+        if len(self.scales) > 1:
+            one, other = list(self.scales.values())[:2]
+            ranges = " and ".join(RANGES[scale] for scale in list(self.scales)[:2])
+            raise EcarError(
+                f"the images of {self.name!r} hold numbers of two ranges, {ranges} ({one}; "
+                f"{other}): write them alike, such as 0 ... 255 in 8 bits"
+            )
+        return image
 
     def _note_frames(self, value: Any, frames: int) -> None:
         if frames > 1 and not self.animated:

@@ -125,7 +125,7 @@ def _by_card(place: Path, files: list[str]) -> dict[str, list[str]]:
         )
     chosen: dict[str, list[str]] = {}
     for split, patterns in sanitize_patterns(with_files[name]["data_files"]).items():
-        words = [re.compile(glob_translate(pattern)) for pattern in patterns]
+        words = [re.compile(glob_translate(one.removeprefix("./"))) for one in patterns]
         chosen[split] = [file for file in files if any(word.match(file) for word in words)]
         if not chosen[split]:
             raise EcarError(
@@ -157,11 +157,24 @@ def _configuration(file: str) -> str:
 
 
 def _refuse_missing_shards(where: str, files: list[str]) -> None:
+    """Of NAME-00000-of-00002 there must be every number once, and no other count beside it."""
     shards = [match for file in files if (match := SHARD.match(file))]
-    counts = Counter((match["stem"], match["count"]) for match in shards)
-    for (stem, count), number in counts.items():
-        if number < int(count):
+    counts: dict[str, set[str]] = {}
+    for match in shards:
+        counts.setdefault(match["stem"], set()).add(match["count"])
+    for stem, several in counts.items():
+        if len(several) > 1:
+            both = " and ".join(f"{stem}-...-of-{count}" for count in sorted(several))
+            raise EcarError(f"{where} holds {both}, two writings of one split: keep one of them")
+        (count,) = several
+        numbers = Counter(int(match["number"]) for match in shards if match["stem"] == stem)
+        twice = [number for number, times in numbers.items() if times > 1]
+        if twice:
             raise EcarError(
-                f"{where} holds {number} of the {int(count)} files {stem}-...-of-{count}: "
+                f"{where} holds {stem}-{twice[0]:05}-of-{count} {numbers[twice[0]]} times: keep one"
+            )
+        if len(numbers) != int(count):
+            raise EcarError(
+                f"{where} holds {len(numbers)} of the {int(count)} files {stem}-...-of-{count}: "
                 "fetch the others"
             )

@@ -25,6 +25,7 @@ from ecar_lab.files import (
     verify_checksums,
     write_checksums,
 )
+from ecar_lab.schema import short
 
 FORMAT = 1
 NAME = re.compile(r"step-(\d{8,})")
@@ -147,6 +148,12 @@ def read_state(folder: Path) -> dict[str, Any]:
         state = State.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["loc"] == ("format",):
+            unsound(
+                folder,
+                f"state.json is of format {short(first['input'])}, this version of the kit reads "
+                f"{FORMAT}",
+            )
         place = ".".join(map(str, first["loc"])) or "the whole"
         unsound(folder, f"state.json: {place}: {first['msg']}")
     named = NAME.fullmatch(folder.name)

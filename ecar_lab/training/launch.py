@@ -16,7 +16,9 @@ from torch import nn
 
 from ecar_lab.data import ImageDataset, open_dataset
 from ecar_lab.data.feeds import generator
+from ecar_lab.data.splits import pick_split
 from ecar_lab.device import told_when_memory_is_full
+from ecar_lab.errors import EcarError
 from ecar_lab.layers import Block
 from ecar_lab.training.config import TrainConfig
 from ecar_lab.training.processes import make_accelerator, told_when_a_process_is_lost
@@ -97,6 +99,19 @@ def training_images(cfg: TrainConfig, image_size: int) -> ImageDataset:
         streaming=cfg.streaming,
         limit=cfg.limit,
     )
+
+
+def held_out_split(data: ImageDataset) -> str:
+    """``test``, or ``train`` where a set has no other split: known before the work, and said."""
+    try:
+        pick_split(data.info.name, "test", data.layout.splits)
+    except EcarError:
+        logger.warning(
+            "%r has no split test: what is measured at the end is measured on training images",
+            data.info.name,
+        )
+        return "train"
+    return "test"
 
 
 def initial_seed(cfg: TrainConfig) -> None:

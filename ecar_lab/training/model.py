@@ -37,7 +37,13 @@ from ecar_lab.training.config import (
     LatentTrainConfig,
     ModelTrainConfig,
 )
-from ecar_lab.training.launch import Launch, initial_seed, launched, training_images
+from ecar_lab.training.launch import (
+    Launch,
+    held_out_split,
+    initial_seed,
+    launched,
+    training_images,
+)
 from ecar_lab.training.loop import Trainer
 from ecar_lab.training.processes import share_of
 from ecar_lab.training.task import Task
@@ -76,7 +82,7 @@ def model_trainer(cfg: ModelTrainConfig, launch: Launch) -> Trainer:
     model = new_model(cfg, tokenizer, data.info)
     check_batch(cfg.batch_size, least_activations(model.config), accelerator.device.type)
     if cfg.init_from:
-        warm_start(model, cfg.init_from)
+        warm_start(model, cfg.init_from, tokenizer=tokenizer)
     task = ModelTask(cfg, model, tokenizer, data, accelerator)
     return Trainer(cfg, task, launch)
 
@@ -193,6 +199,7 @@ class LatentTask(Task, Generic[Config]):
         self.identity = identity_of(data, tokenizer=tokenizer_hash(tokenizer))
         self.model = model
         self.second_ema_decay = cfg.second_ema_decay
+        self.held_out = held_out_split(data) if cfg.second_ema_decay else "test"
         self.share = share_of(cfg, accelerator)
         self.dtype = pick_dtype(self.device, cfg.dtype)
         self.autocast = functools.partial(autocast, self.device, self.dtype)
@@ -264,7 +271,7 @@ class LatentTask(Task, Generic[Config]):
     def held_out_error(self) -> float:
         size = self.data.info.image_size
         held_out = open_dataset(
-            self.cfg.dataset_name, split="test", image_size=size, data_root=self.cfg.data
+            self.cfg.dataset_name, split=self.held_out, image_size=size, data_root=self.cfg.data
         )
         pipeline = make_pipeline(self.generator, self.tokenizer)
         return held_out_loss(pipeline, held_out, self.cfg.seed, self.dtype)["mean"]

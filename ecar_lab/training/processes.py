@@ -60,7 +60,7 @@ def make_accelerator(cfg: TrainConfig) -> Accelerator:
     except (ValueError, ImportError, RuntimeError, NotImplementedError) as error:
         raise EcarError(
             f"Accelerate cannot start ({' '.join(str(error).split())}): unset the variables that "
-            "begin with ACCELERATE_, or begin in a fresh process"
+            "begin with ACCELERATE_ and WORLD_SIZE, RANK, LOCAL_RANK, or begin in a fresh process"
         ) from error
     check_effective(accelerator, cfg, device)
     if "OMP_NUM_THREADS" not in os.environ and accelerator.num_processes == 1:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ecar_lab.bounds import check_arguments, check_batch
 from ecar_lab.data import ImageDataset, open_dataset
+from ecar_lab.data.columns import NO_LABELS
 from ecar_lab.data.feeds import ImageStore, IndexedFeed, StreamFeed, generator, to_float
 from ecar_lab.data.identity import identity_of
 from ecar_lab.device import autocast, pick_dtype
@@ -22,7 +23,7 @@ from ecar_lab.tokenizers.base import psnr
 from ecar_lab.tokenizers.makers import ConvTokenizer
 from ecar_lab.training.cards import write_card
 from ecar_lab.training.config import TokenizerTrainConfig
-from ecar_lab.training.launch import initial_seed, launched, training_images
+from ecar_lab.training.launch import held_out_split, initial_seed, launched, training_images
 from ecar_lab.training.loop import Trainer
 from ecar_lab.training.processes import share_of
 from ecar_lab.training.task import Task
@@ -83,6 +84,7 @@ class TokenizerTask(Task):
     ):
         self.cfg, self.data, self.accelerator = cfg, data, accelerator
         self.identity = identity_of(data)
+        self.held_out = held_out_split(data)
         self.tokenizer = model.to(memory_format=torch.channels_last)  # convolutions are faster so
         self.model = self.tokenizer
         self.objective = TokenizerObjective(self.tokenizer)
@@ -112,7 +114,7 @@ class TokenizerTask(Task):
 
     @torch.no_grad()
     def sample(self, step: int) -> Any:
-        images = next(self._images("test", SAMPLES))
+        images = next(self._images(self.held_out, SAMPLES))
         return image_grid(torch.cat([images, self._reconstruct(images)]).cpu(), columns=SAMPLES)
 
     def _reconstruct(self, images: Tensor) -> Tensor:
@@ -131,6 +133,7 @@ class TokenizerTask(Task):
                 data_root=self.cfg.data,
                 streaming=False,
                 limit=limit,
+                label_column=NO_LABELS,  # of a test split they are often kept secret
             ).arrays()[0][:limit]
         for rows in images.split(EVALUATION_BATCH):
             yield to_float(rows).to(self.accelerator.device)
@@ -142,10 +145,13 @@ class TokenizerTask(Task):
             tokenizer.fit_statistics(self._images("train", STATISTICS_IMAGES))
         # float32 throughout: this number describes the tokenizer, not the training's precision
         total = count = 0.0
-        for images in self._images("test", self.cfg.test_limit):
+        for images in self._images(self.held_out, self.cfg.test_limit):
             total += psnr(tokenizer.decode(tokenizer.encode(images)), images) * len(images)
             count += len(images)
-        results = {"test_psnr_db": total / count, "test_images": int(count)}
+        results = {
+            f"{self.held_out}_psnr_db": total / count,
+            f"{self.held_out}_images": int(count),
+        }
         tokenizer.save_pretrained(folder, safe_serialization=True)
         write_json(folder / "training.json", self.cfg.to_dict())
         config = tokenizer.config

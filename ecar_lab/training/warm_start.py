@@ -13,6 +13,7 @@ from ecar_lab.baselines import load_pipeline
 from ecar_lab.errors import EcarError
 from ecar_lab.files import resolve_checkpoint
 from ecar_lab.generator import LatentGenerator
+from ecar_lab.tokenizers.base import Tokenizer
 
 logger = logging.getLogger(__name__)
 # Arguments of a model that no weight's shape shows: weights trained under one value go on under
@@ -30,21 +31,32 @@ def tokenizer_of(checkpoint: str | Path) -> Path:
 
 @torch.no_grad()
 def warm_start(
-    model: LatentGenerator, checkpoint: str | Path, new_parts: tuple[str, ...] = ()
+    model: LatentGenerator,
+    checkpoint: str | Path,
+    new_parts: tuple[str, ...] = (),
+    tokenizer: Tokenizer | None = None,
 ) -> None:
     """Fills a new model with the weights of a checkpoint.
 
     Classes are known by name: a class that both have keeps its rows, a class that only the model
     has begins as no class at all (the checkpoint's null class). Parts that the model has and the
     checkpoint lacks stay as they are if they begin at zero, and so change nothing, or if their
-    names begin with one of ``new_parts``.
+    names begin with one of ``new_parts``. Another ``tokenizer`` than the checkpoint's is said.
 
     Raises:
         EcarError: another kind of model, other latent channels, a tensor that does not fit.
     """
     folder = resolve_checkpoint(checkpoint)
-    source = load_pipeline(folder, dtype=torch.float32).model
+    pipeline = load_pipeline(folder, dtype=torch.float32)
+    source = pipeline.model
     check_alike(model, source, folder)
+    if tokenizer and tokenizer.content_hash() != pipeline.tokenizer.content_hash():
+        logger.warning(
+            "the weights of %s know the latents of another tokenizer, and have to learn those of "
+            "this run: --tokenizer %s is their own",
+            folder.name,
+            folder / "tokenizer",
+        )
     tables = {id(table.weight) for table in model.class_embeddings}
     own, given = dict(model.named_parameters()), source.state_dict()
     for name in sorted(set(own) | set(given)):

@@ -157,6 +157,20 @@ def test_no_number_of_any_command_may_be_infinite_or_endless(command):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["sample", "--checkpoint", ""], "--checkpoint is empty: give it a value, or leave it out"),
+        (["train", "model", "--init-from="], "--init-from is empty"),
+        (["data", ""], "an argument is empty"),
+    ],
+)
+def test_a_variable_of_the_shell_that_is_not_set_is_no_value(no_work, arguments, words):
+    accepted, said = answer(arguments)
+    assert not accepted
+    assert words in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
         ("train model --betas 1.5 0.9", "--betas is (1.5, 0.9): use two numbers from 0 to below 1"),
         ("train model --weight-decay -1", "--weight-decay is -1.0: use a finite number from 0"),
         ("train model --sample-steps 0", "--sample-steps is 0: use 1 or more"),

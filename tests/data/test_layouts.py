@@ -1,6 +1,8 @@
 """Layouts: what a folder is taken for, what is left out and said, what is refused."""
 
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -172,9 +174,9 @@ def test_metadata_without_names_of_files_or_labels_is_refused(tmp_path):
     (tmp_path / "metadata.csv").write_text("id,label\n1,2\n")
     assert "has no text column 'file_name' among id, label" in refusal(tmp_path)
     (tmp_path / "metadata.csv").write_text("file_name,text\ncat/1.png,a cat\n")
-    assert "no label column '' among text, image" in refusal(tmp_path)
+    assert "no label column 'label' among text, image" in refusal(tmp_path)
     (tmp_path / "metadata.csv").write_text("file_name,text\n../../etc/x.png,a cat\n")
-    assert "is empty" in refusal(tmp_path, label_column="none")
+    assert "none of the 1 pictures" in refusal(tmp_path, label_column="none")
     (tmp_path / "metadata.csv").write_text('file_name,"\n1')
     refusal(tmp_path)
 
@@ -314,7 +316,73 @@ def test_names_that_are_no_text_are_said(tmp_path):
 
 
 def test_names_no_folder_can_have_are_refused():
-    assert "there is no data set" in refusal(Path("x" * 5000))
+    assert "is too long a name" in refusal(Path("x" * 5000))
+
+
+def test_hidden_folders_are_left_out_and_said(tmp_path):
+    put(tmp_path, "cat/1.png", "dog/1.png", "__background__/1.png", "__MACOSX/cat/1.png")
+    assert "1 hidden by its name (__background__)" in layout(tmp_path).line()
+
+
+def test_arrow_files_are_left_out_with_the_remedy(tmp_path):
+    (tmp_path / "data-00000-of-00001.arrow").write_bytes(b"")
+    assert ".arrow, which to_parquet of `datasets` makes readable" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("00000-of-00001", "00000-of-00002", "00001-of-00002"), "two writings of one split"),
+        (("00000-of-00001-a1", "00000-of-00001-b2"), "2 times: keep one"),
+        (("00000-of-00002-a1", "00000-of-00002-b2"), "2 times: keep one"),
+    ],
+)
+def test_shards_that_are_there_twice_are_refused(tmp_path, names, words):
+    for name in names:
+        table(tmp_path / f"data/train-{name}.parquet")
+    assert words in refusal(tmp_path)
+
+
+def test_patterns_of_a_card_may_begin_with_a_dot(tmp_path):
+    table(tmp_path / "data/a.parquet", 3)
+    files = [{"split": "train", "path": "./data/a*"}]
+    card = {"configs": [{"config_name": "default", "data_files": files}]}
+    (tmp_path / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")
+    assert layout(tmp_path).splits == {"train": 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("file_name,label\na.png,x\na.png,y\n", "gives a.png the classes 'x' and 'y': keep one"),
+        ("file_name,label\n", "has no rows: name the pictures in it"),
+        ("file_name,label\na,x\nb,y\n", "none of the 2 pictures that"),
+        ("file_name,label\na.png,\xe9\n", "is no UTF-8: save it as UTF-8"),
+        ("file_name,label\na.png,inf\nb.png,1.0\n", "the label inf of .* is beyond"),
+        ("file_name,label\na.png,x,1\n", "mend it, or take it away to go by folders"),
+    ],
+)
+def test_metadata_that_cannot_be_meant_is_refused(tmp_path, content, words):
+    put(tmp_path, "a.png", "b.png")
+    (tmp_path / "metadata.csv").write_bytes(content.encode("latin-1"))
+    assert re.search(words, refusal(tmp_path))
+
+
+def test_metadata_written_on_windows_is_read(tmp_path):
+    put(tmp_path, "in/a.png", "in/b.png")
+    (tmp_path / "metadata.csv").write_text("file_name,label\nin\\a.png,x\nin\\b.png,y\n")
+    assert layout(tmp_path).splits == {"train": 2}
+
+
+@pytest.mark.parametrize(("one", "other"), [("Cat", "cat"), ("cat ", "cat"), ("01", "1")])
+def test_classes_that_look_like_one_are_refused(tmp_path, one, other):
+    put(tmp_path, f"train/{one}/1.png", "train/dog/1.png", f"test/{other}/1.png", "test/dog/1.png")
+    assert "which look like one" in refusal(tmp_path)
+
+
+def test_letters_of_both_cases_are_classes(tmp_path):
+    put(tmp_path, "train/A/1.png", "train/a/1.png", "test/a/1.png")
+    assert layout(tmp_path).class_names == ("A", "a")
 
 
 def test_layout_is_said_once_where_a_set_is_opened(tmp_path, caplog):

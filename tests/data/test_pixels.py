@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ecar_lab.data import open_dataset
-from ecar_lab.data.pixels import Unreadable, open_image, square_pixels, to_bytes
+from ecar_lab.data.pixels import Unreadable, Unscaled, open_image, square_pixels, to_bytes
 from ecar_lab.errors import EcarError
 from tests.data.pictures import encoded, picture, put
 
@@ -54,7 +54,7 @@ def test_wide_numbers_keep_their_value(tmp_path, pixels, ending, value):
     "values", [[-0.5, 0.5], [0, 300.0], [0, float("nan")], [0, float("inf")], [0, 70000], [-1, 5]]
 )
 def test_numbers_of_no_known_range_are_refused(values):
-    with pytest.raises(Unreadable, match="use 0"):
+    with pytest.raises((Unreadable, Unscaled), match="use 0"):
         to_bytes(np.asarray(values))
 
 
@@ -195,3 +195,35 @@ def test_picture_of_too_many_pixels_is_skipped_with_the_reason(tmp_path, monkeyp
         assert len(data.arrays()[0]) == 2
     assert any("11 x 11 pixels are too many" in str(w.message) for w in caught)
     assert data.skipped == 1
+
+
+def write_floats(root, *values: float) -> None:
+    """A picture of floats for each value, two classes."""
+    for number, value in enumerate(values):
+        place = root / ("cat" if number % 2 else "dog") / f"{number}.tif"
+        place.parent.mkdir(exist_ok=True)
+        PIL.Image.fromarray(full(value, np.float32)).save(place)
+
+
+def test_set_with_negative_pixels_is_refused_as_a_whole(tmp_path):
+    write_floats(tmp_path, 0.5, -0.5, 0.8, -1)
+    with pytest.raises(EcarError, match=r"1.tif has pixels from -0.5 .* in all images alike"):
+        open_dataset(str(tmp_path)).arrays()
+
+
+def test_floats_of_two_ranges_in_one_set_are_refused(tmp_path):
+    write_floats(tmp_path, 200, 100, 0)
+    assert open_dataset(str(tmp_path)).arrays()[0].amax((1, 2, 3)).tolist() == [100, 200, 0]
+    write_floats(tmp_path, 200, 100, 1)
+    with pytest.raises(EcarError, match=r"numbers of two ranges, 0 \.\.\. 255 and 0 \.\.\. 1"):
+        open_dataset(str(tmp_path)).arrays()
+
+
+def test_addresses_are_not_fetched_and_said(tmp_path):
+    rows = {"image": ["http://127.0.0.1:9/x.png"] * 2, "label": [0, 1]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    with (
+        pytest.warns(UserWarning, match="skipped"),
+        pytest.raises(EcarError, match=r"'http://127.0.0.1:9/x.png' cannot be fetched: store"),
+    ):
+        open_dataset(str(tmp_path))

@@ -1,11 +1,13 @@
 """What is said when a data set cannot be opened or read."""
 
+import itertools
 import types
 
 import datasets
+import numpy as np
 import pytest
 
-from ecar_lab import bounds
+from ecar_lab import bounds, schema
 from ecar_lab.data import open_dataset
 from ecar_lab.errors import EcarError
 from tests.data.pictures import CLASSES, encoded, write_parquet
@@ -113,14 +115,14 @@ def test_empty_table(tmp_path, streaming):
 def test_unknown_columns_list_the_columns(tmp_path):
     path = str(write_parquet(tmp_path / "a.parquet", [encoded(1)], text=["a cat"]))
     message = refusal(path)
-    assert "no label column '' among image, text" in message
+    assert "no label column 'label' among image, text" in message
     assert "'none' to take the set as one class" in message
     assert "no image column 'pixels' among image, text" in refusal(path, image_column="pixels")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "b.parquet")
-    assert "no image column '' among text" in refusal(str(tmp_path / "b.parquet"))
+    assert "no image column 'image' among text" in refusal(str(tmp_path / "b.parquet"))
 
 
 def test_label_outside_the_classes(tmp_path):
@@ -141,14 +143,43 @@ def test_batch_that_does_not_divide_or_is_too_large(numbered):
 
 @pytest.mark.parametrize("option", ["image_size", "limit"])
 def test_size_and_limit_are_positive(option):
-    assert "0 is not positive: use 1 or more" in refusal("digits", **{option: 0})
+    assert f"{option} is 0: use 1 or more" in refusal("digits", **{option: 0})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *itertools.product(["limit", "image_size"], [1.5, "3", [1], True, float("nan"), 2**70]),
+        *itertools.product(["split", "label_column"], [1, ["train"]]),
+        *itertools.product(["flip", "streaming"], ["false", 1]),
+        *itertools.product(["seed"], ["a", None, 1.5]),
+        ("split", None),
+        ("data_root", 1),
+    ],
+)
+def test_options_of_another_kind_are_refused(numbered, option, value):
+    assert f"{option} is {schema.short(value)}: use " in refusal(str(numbered), **{option: value})
+
+
+@pytest.mark.parametrize("name", [None, 1, b"x", ["a"]])
+def test_names_of_another_kind_are_refused(name):
+    assert "name is " in refusal(name)
+
+
+def test_paths_and_numpy_numbers_are_taken(numbered):
+    data = open_dataset(numbered, limit=np.int64(3), image_size=np.int32(8), seed=np.uint8(1))
+    assert len(data.arrays()[0]) == 3
+
+
+def test_no_image_is_scaled_to_more_than_the_memory(numbered):
+    assert "GiB of memory" in refusal(numbered, image_size=10**6)
 
 
 def test_set_larger_than_the_memory_is_refused(numbered, monkeypatch):
-    data = open_dataset(str(numbered))
-    free = types.SimpleNamespace(available=60 * 3 * 8 * 8)
+    data = open_dataset(str(numbered), image_size=128)
+    free = types.SimpleNamespace(available=60 * 3 * 128 * 128)
     monkeypatch.setattr(bounds.psutil, "virtual_memory", lambda: free)
     with pytest.raises(EcarError, match=r"needs .* GiB of memory .* use streaming"):
         data.arrays()
     assert "GiB of memory" in refusal("digits", image_size=64)
-    assert "GiB of memory" in refusal(str(numbered), image_size=64, streaming=True)
+    assert "GiB of memory" in refusal(str(numbered), image_size=1024, streaming=True)

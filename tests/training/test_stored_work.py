@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -129,6 +132,11 @@ def shorten(file: Path) -> None:
     save_file({**named, "labels": named["labels"][:-1].clone()}, file, metadata)
 
 
+def test_an_identity_of_another_form_is_a_difference(own):
+    now = identity_of(open_dataset(str(own[0])))
+    assert difference({**now, "classes": 5}, now) == "the classes are not those that were noted"
+
+
 def forget(file: Path) -> None:
     save_file(load_file(file), file)
 
@@ -151,6 +159,34 @@ def test_latents_that_are_not_what_was_written_are_made_anew(
     assert torch.equal(again.mean, good.mean)
     assert torch.equal(again.labels, good.labels)
     assert [entry.name for entry in tmp_path.iterdir()] == [file.name]
+
+
+def without_identity(file: Path) -> None:
+    save_file(load_file(file), file, {**load_metadata(file), "identity": "[1]"})
+
+
+def test_latents_that_do_not_say_what_they_were_made_from_are_made_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    tokenizer, data = load_tokenizer("identity"), open_dataset("digits", limit=8)
+    file, identity = tmp_path / "latents.safetensors", identity_of(data)
+    cache_latents(tokenizer, data, False, file, torch.no_grad, identity)
+    without_identity(file)
+    cache_latents(tokenizer, data, False, file, torch.no_grad, identity)
+    assert "are made anew: they do not say which images" in caplog.text
+
+
+def test_what_a_killed_process_left_of_latents_is_cleared(tmp_path: Path):
+    tokenizer, data = load_tokenizer("identity"), open_dataset("digits", limit=8)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    alive = os.getppid()
+    for process in (ended.pid, alive):
+        (tmp_path / f".latents-0a-{process}.safetensors").write_bytes(b"half")
+    file, identity = tmp_path / "latents-0b.safetensors", identity_of(data)
+    cache_latents(tokenizer, data, False, file, torch.no_grad, identity)
+    left = sorted(entry.name for entry in tmp_path.iterdir())
+    assert left == [f".latents-0a-{alive}.safetensors", file.name]
 
 
 def test_latents_of_other_images_of_the_same_name_and_number_are_made_anew(

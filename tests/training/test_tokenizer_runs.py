@@ -10,6 +10,7 @@ from ecar_lab.errors import EcarError
 from ecar_lab.training.config import TokenizerTrainConfig
 from ecar_lab.training.log import read_metrics
 from ecar_lab.training.tokenizer import train_tokenizer
+from tests.data.pictures import put
 from tests.training.runs import assert_same, cut_back, weights
 
 
@@ -49,3 +50,16 @@ def test_tokenizer_run_ends_in_a_normalised_tokenizer(tmp_path: Path):
 def test_tokenizer_that_needs_no_training_says_so(tmp_path: Path):
     with pytest.raises(EcarError, match=r"sd-vae.*needs no training.*ecar train model"):
         train_tokenizer(TokenizerTrainConfig.from_preset("imagenet256", output=str(tmp_path)))
+
+
+def test_tokenizer_of_a_set_with_one_split_is_measured_on_it(tmp_path: Path, caplog):
+    put(tmp_path / "set", "cat/1.png", "dog/1.png", "cat/2.png", "dog/2.png")
+    run = train_tokenizer(
+        TokenizerTrainConfig.from_preset(
+            "digits", dataset=str(tmp_path / "set"), output=str(tmp_path / "tok"), steps=1,
+            batch_size=4, sample_every=1, test_limit=4, device="cpu", dtype="float32", limit=None,
+            max_minutes=None, tokenizer=dict(downsample_factor=2, width=16, depth=1),
+        )
+    )  # fmt: skip
+    assert "has no split test" in caplog.text
+    assert read_metrics(run)[-1]["train_images"] == 4

@@ -44,6 +44,15 @@ def test_classes_are_known_by_name(checkpoint):
         assert torch.equal(new.weight, wanted)
 
 
+def test_another_tokenizer_than_the_checkpoints_is_said(checkpoint, caplog):
+    own, other = load_tokenizer("identity"), load_tokenizer("identity")
+    other.fit_statistics([torch.rand(8, 3, 8, 8)])
+    warm_start(tiny_model(), checkpoint, tokenizer=own)
+    assert "another tokenizer" not in caplog.text
+    warm_start(tiny_model(), checkpoint, tokenizer=other)
+    assert "the weights of old know the latents of another tokenizer" in caplog.text
+
+
 def test_a_part_that_begins_at_zero_may_be_new(checkpoint):
     old = tiny_model()
     model = type(old)(**{**old.config, "local_mixing": True})
