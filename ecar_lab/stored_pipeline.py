@@ -9,14 +9,23 @@ import diffusers
 from diffusers.pipelines.pipeline_utils import SUPPORTED_DEVICE_MAP, DiffusionPipeline
 from safetensors import SafetensorError
 
+import ecar_lab.tokenizer  # noqa: F401  where saved tokenizers say that their classes live
 from ecar_lab.arguments import DTYPES, as_dtype, brief
 from ecar_lab.errors import EcarError
 from ecar_lab.files import resolve_checkpoint, write_checksums, write_error
 from ecar_lab.stored import AGAIN, WEIGHTS, find_pipeline
 
-# A checkpoint names the module of each class. Where one has moved: the old name -> today's.
-MOVED = {"ecar_lab.tokenizer": "ecar_lab.tokenizers.makers"}
 TOKENIZER_HASH = "_tokenizer_hash"  # in the model's config
+CODE = "pipeline.py"
+IMPORT = '''"""For diffusers, where nothing has imported the kit (which must be installed):
+
+DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline", trust_remote_code=True)
+"""
+
+from {module} import {name} as Pipeline
+
+__all__ = ["Pipeline"]
+'''
 
 
 class StoredPipeline(DiffusionPipeline):
@@ -80,16 +89,6 @@ class StoredPipeline(DiffusionPipeline):
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype", None) or pipeline.dtype)
         return super().from_pipe(pipeline, **{**parts, **kwargs})
 
-    @classmethod
-    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """``model_index.json``, as diffusers reads it; classes that have moved since are found."""
-        loaded = super().load_config(*args, **kwargs)
-        config = loaded[0] if isinstance(loaded, tuple) else loaded
-        for part, place in config.items():
-            if isinstance(place, list) and place[0] in MOVED:
-                config[part] = [MOVED[place[0]], *place[1:]]
-        return loaded
-
     def save_pretrained(  # ty: ignore[incompatible-method-override]
         self,
         save_directory: str | Path,
@@ -99,7 +98,8 @@ class StoredPipeline(DiffusionPipeline):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Writes ``model/``, ``tokenizer/``, ``model_index.json`` and their ``SHA256SUMS``.
+        """Writes ``model/``, ``tokenizer/``, ``model_index.json`` and their ``SHA256SUMS``; and a
+        ``pipeline.py`` that imports this class, which nothing here reads: see ``IMPORT``.
 
         The tokenizer's hash goes into the model's config: no other one will decode its latents.
 
@@ -114,9 +114,10 @@ class StoredPipeline(DiffusionPipeline):
         self.model.register_to_config(**{TOKENIZER_HASH: self.tokenizer.content_hash(anew=True)})
         try:
             super().save_pretrained(str(folder), variant=variant, max_shard_size=max_shard_size)
+            written = write_import(folder / CODE, type(self))
         except (OSError, SafetensorError) as error:
             raise write_error(folder, error) from error
-        write_checksums(folder, ("model", "tokenizer", "model_index.json"))
+        write_checksums(folder, ("model", "tokenizer", "model_index.json", *written))
         if push_to_hub:
             try:
                 self.push_to_hub(kwargs.pop("repo_id", folder.name), variant=variant, **kwargs)
@@ -191,9 +192,25 @@ def check_options(folder: Path, options: dict[str, Any]) -> None:
         raise EcarError(f"there is no variant {variant!r} in {str(folder)!r}: leave variant out")
     if options.get("custom_pipeline") is not None:
         raise EcarError(
-            "custom_pipeline is not needed: the class is here, leave it out, or use "
-            "DiffusionPipeline.from_pretrained"
+            "custom_pipeline is for DiffusionPipeline.from_pretrained: the class is here, leave it "
+            "out"
         )
+
+
+def write_import(file: Path, kind: type) -> list[str]:
+    """Writes a module for diffusers that imports ``kind``, unless another file has its name.
+
+    Returns:
+        Its name, if it was written.
+
+    Raises:
+        OSError: the place cannot be written.
+    """
+    first_line = IMPORT.partition("\n")[0]
+    if file.exists() and not file.read_text("utf-8", errors="replace").startswith(first_line):
+        return []
+    file.write_text(IMPORT.format(module=kind.__module__, name=kind.__name__), encoding="utf-8")
+    return [file.name]
 
 
 def first_sentence(error: Exception) -> str:

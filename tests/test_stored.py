@@ -1,13 +1,18 @@
 """What is loaded is what was saved, or one sentence says what lies there and what to do."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+import ecar_lab
 from ecar_lab import ECAR, ConvTokenizer, EcarError, ECARPipeline, IdentityTokenizer, load_tokenizer
 from ecar_lab.baselines import DiT, load_pipeline, make_pipeline
 from ecar_lab.files import checkpoints_root
@@ -211,7 +216,7 @@ def test_the_options_of_diffusers_load_the_same_pipeline(folder, tiny_pipeline, 
         ({"device_map": {"": "cpu"}}, "device_map .* use balanced, cpu"),
         ({"device_map": "sequential"}, "device_map 'sequential' .* use balanced, cpu"),
         ({"dtype": "int8"}, "dtype 'int8' is unknown"),
-        ({"custom_pipeline": "mine"}, "custom_pipeline is not needed"),
+        ({"custom_pipeline": "mine"}, "custom_pipeline is for DiffusionPipeline.from_pretrained"),
         ({"model": None}, r"the model is NoneType: give ECARPipeline\(model=..., tokenizer=...\)"),
         ({"tokenizer": "sd"}, "leave out tokenizer"),
     ],
@@ -232,6 +237,44 @@ def test_diffusers_own_loader_finds_the_class(folder, tiny_pipeline):
     loaded = DiffusionPipeline.from_pretrained(str(folder))
     assert type(loaded) is ECARPipeline
     assert torch.equal(latent(loaded), latent(tiny_pipeline))
+
+
+@pytest.mark.parametrize("name", ["cifar10-dit", "digits"])
+def test_diffusers_own_loader_takes_shipped_checkpoints(name):
+    loaded = DiffusionPipeline.from_pretrained(checkpoints_root() / name)
+    assert torch.equal(latent(loaded), latent(load_pipeline(name)))
+
+
+FRESH = """
+import sys, diffusers
+from diffusers import DiffusionPipeline
+for folder, custom in zip(sys.argv[1::2], sys.argv[2::2]):
+    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=custom, trust_remote_code=True)
+    print(type(pipe).__name__, len(pipe([0, 1], 1).images))
+"""
+
+
+def test_a_process_that_knows_only_diffusers_loads_what_ships_and_what_was_saved(folder, tmp_path):
+    shipped = {name: str(checkpoints_root() / name) for name in ("digits", "cifar10-dit")}
+    places = [
+        *(shipped["digits"], "pipeline"),
+        *(shipped["cifar10-dit"], shipped["cifar10-dit"]),
+        *(str(folder), str(folder / "pipeline.py")),
+    ]
+    paths = os.pathsep.join([str(Path(ecar_lab.__file__).parents[1]), *sys.path[1:]])
+    ran = subprocess.run(
+        [sys.executable, "-c", FRESH, *places], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": paths},
+    )  # fmt: skip
+    kinds = ["ECARPipeline 2", "BaselinePipeline 2", "ECARPipeline 2"]
+    assert ran.stdout.splitlines() == kinds, ran.stderr[-2000:]
+
+
+def test_a_pipeline_py_of_somebody_else_stays(tiny_pipeline, tmp_path):
+    (tmp_path / "pipeline.py").write_text("mine = 1", "utf-8")
+    tiny_pipeline.save_pretrained(tmp_path)
+    assert (tmp_path / "pipeline.py").read_text("utf-8") == "mine = 1"
+    assert "pipeline.py" not in (tmp_path / "SHA256SUMS").read_text("utf-8")
 
 
 def test_pickles_are_not_written_and_a_file_in_the_way_is_named(tiny_pipeline, tmp_path):
