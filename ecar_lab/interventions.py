@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ecar_lab.arguments import brief, given, whole_number
+from ecar_lab.arguments import brief, given, plain, whole_number
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.flow import endpoints
@@ -98,9 +98,10 @@ class RunSettings:
                     f"the mask of an edit at stage {edit.stage} is {tuple(mask.shape)}: "
                     f"it must be {shape[2:]}"
                 )
-            if edit.step is not None and not 0 <= edit.step <= self.steps[edit.stage]:
+            step = 0 if edit.step is None else whole_number(plain(edit.step))
+            if step is None or not 0 <= step <= self.steps[edit.stage]:
                 raise EcarError(
-                    f"an edit at step {edit.step} of stage {edit.stage}: "
+                    f"an edit at step {brief(edit.step)} of stage {edit.stage}: "
                     f"use 0 to {self.steps[edit.stage]}"
                 )
             if isinstance(edit.replacement, Tensor):
@@ -179,15 +180,20 @@ def check_stage(stage: int, num_stages: int, name: str) -> None:
 
 
 def check_tensor(tensor: Any, shape: Sequence[int], name: str) -> None:
-    """Refuses what is no tensor of finite floats of that shape."""
+    """Refuses what is no tensor of finite floats of that shape, or far beyond all noise."""
     shape = tuple(shape)
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         what = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
         raise EcarError(f"{name} is {what}: it must be a float tensor {shape}")
     if tuple(tensor.shape) != shape:
         raise EcarError(f"{name} is {tuple(tensor.shape)}: it must be {shape}")
+    if tensor.is_meta or tensor.layout != torch.strided:
+        what = "on the device meta" if tensor.is_meta else "sparse"
+        raise EcarError(f"{name} is {what}: give a dense tensor that holds numbers")
     if not tensor.isfinite().all():
         raise EcarError(f"{name} is not finite: look for a NaN or a division by zero")
+    if (peak := tensor.abs().max().item()) > MAX_LATENT:
+        raise EcarError(f"{name} reaches {peak:g}: noise and latents have a standard deviation of 1")
 
 
 def check_replacement(tensor: Tensor, shape: Sequence[int]) -> None:
@@ -224,9 +230,10 @@ def check_latent(latent: Tensor, stage: int, guidance: float) -> None:
     peak = latent.abs().amax().item()
     if peak <= MAX_LATENT:
         return
+    less = f"guide less than {guidance:g}, or " if guidance > 1 else ""
     raise EcarError(
         f"the latent at the end of stage {stage} reaches {peak:g} where data have a standard "
-        f"deviation of 1: guide less than {guidance:g}, or load the checkpoint anew, in float32"
+        f"deviation of 1: {less}load the checkpoint anew, in float32"
     )
 
 
