@@ -258,7 +258,7 @@ def test_parameters_are_those_of_ecar(preset, architecture):
     [
         ({"order": "spiral"}, "order 'spiral' is unknown: use causal or masked"),
         ({"latent_size": 7}, "a latent of 7 is not divisible by patches of 2: use 8"),
-        ({"head_draws": 0}, "head_draws is 0: use 1 or more"),
+        ({"head_draws": 0}, "head_draws is 0: use 1 to"),
         ({"kind": CodeAR}, "patches of 2: a token is one code, use a patch_size of 1"),
     ],
 )
