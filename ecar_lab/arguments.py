@@ -6,6 +6,7 @@ is refused in one sentence, here and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -33,7 +34,9 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     # torch, numpy with its scalars, jax and pandas call it the same.
     to_list = None if isinstance(value, type) else getattr(value, "tolist", None)
-    return plain(to_list()) if callable(to_list) else value
+    with contextlib.suppress(NotImplementedError, RuntimeError):  # a tensor that holds no numbers
+        return plain(to_list()) if callable(to_list) else value
+    return value
 
 
 def whole_number(value: Any) -> int | None:

@@ -140,11 +140,29 @@ def check_batch(batch_size: int, numbers: int, device: str) -> None:
         require_memory(f"batch_size {batch_size:,}", 2 * batch_size * numbers, remedy)
 
 
+def check_images(values: Mapping[str, Any], count: int, device: str) -> None:
+    """Refuses to make more images at once on the CPU than its memory holds, judged by sizes alone.
+
+    What one block alone makes of an image: queries, keys, values, and an MLP of four times the
+    width.
+
+    Raises:
+        EcarError: that is more than the free memory.
+    """
+    if device == "cpu":
+        width, _ = _width_and_layers(values)
+        needed = FLOAT_BYTES * count * _tokens(values) * 8 * width
+        require_memory(f"{count:,} images at once", needed, "make them in several calls")
+
+
 def least_activations(values: Mapping[str, Any]) -> int:
     """Numbers that a generator keeps of an image while it is trained: what each block has read."""
     width, layers = _width_and_layers(values)
-    tokens = (_count(values, "latent_size") // max(1, _count(values, "patch_size"))) ** 2
-    return tokens * width * layers
+    return _tokens(values) * width * layers
+
+
+def _tokens(values: Mapping[str, Any]) -> int:
+    return (_count(values, "latent_size") // max(1, _count(values, "patch_size"))) ** 2
 
 
 def free_memory() -> int:

@@ -90,6 +90,18 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
     )
 
 
+def as_folder(place: Any) -> Path:
+    """A folder to write into, ``~`` expanded; it need not exist.
+
+    Raises:
+        EcarError: it is no path, or empty, or a name that no file system holds.
+    """
+    if not isinstance(place, str | os.PathLike) or not os.fspath(place):
+        raise EcarError(f"a folder {place!r}: give a path")
+    check_path(place)
+    return Path(place).expanduser()
+
+
 @contextlib.contextmanager
 def atomic_directory(path: str | Path) -> Generator[Path]:
     """A fresh folder that takes the place of ``path`` once the block ends well.

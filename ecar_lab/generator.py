@@ -16,6 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from ecar_lab.arguments import brief, plain, real_number, whole_number
+from ecar_lab.bounds import check_images
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import DEFAULT_SOLVER, check_solver
 from ecar_lab.schedule import Intervals, check_interval, check_power, per_stage
@@ -216,7 +217,8 @@ class LatentGenerator(StoredNetwork):
 
         Raises:
             EcarError: a name that is not known, an id out of range, something that is neither (a
-                number with a fraction, a bool, a one-hot row), no label at all.
+                number with a fraction, a bool, a one-hot row), no label at all; more than the
+                memory holds the images of.
         """
         if self.device.type == "meta":
             raise EcarError("the device meta holds no weights: load the model with from_pretrained")
@@ -224,6 +226,7 @@ class LatentGenerator(StoredNetwork):
         listed = listed if isinstance(listed, list) else [listed]
         if len(listed) == 0:
             raise EcarError("no class was given: name at least one")
+        check_images(self.config, len(listed), self.device.type)
         return torch.tensor([self._class_id(label) for label in listed], device=self.device)
 
     def _class_id(self, label: Any) -> int:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ecar_lab.arguments import brief, given, whole_number
+from ecar_lab.arguments import brief, given, plain, whole_number
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.flow import endpoints
+from ecar_lab.latents import check_replacement, check_tensor
 from ecar_lab.model import ECAR
 from ecar_lab.schedule import per_stage
 
 # Labels may be arrays, too; whatever they come as, LatentGenerator.class_ids reads them.
 Labels = str | int | Sequence[str | int] | Tensor
 Generators = torch.Generator | Sequence[torch.Generator] | None
-# Latents have standard deviation 1 over the data. What is so far out is no image any more.
-MAX_LATENT = 1e4
+REPLACEMENTS = ("noise", "zero")
 
 
 @dataclass(frozen=True)
@@ -87,46 +87,67 @@ class RunSettings:
             check_stage(stage, stages, "noise")
             check_tensor(noise, self.shape(model, stage), f"noise of stage {stage}")
         for edit in self.edits:
-            if not isinstance(edit, LatentEdit):
-                raise EcarError(f"an edit is {brief(edit)}: give instances of LatentEdit")
             check_stage(edit.stage, stages, "an edit")
             mask, shape = edit.mask, self.shape(model, edit.stage)
-            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.is_meta:
                 raise EcarError(f"the mask of an edit is {brief(mask)}: give a bool tensor")
             if tuple(mask.shape) != shape[2:]:
                 raise EcarError(
                     f"the mask of an edit at stage {edit.stage} is {tuple(mask.shape)}: "
                     f"it must be {shape[2:]}"
                 )
-            if edit.step is not None and not 0 <= edit.step <= self.steps[edit.stage]:
+            step = 0 if edit.step is None else whole_number(edit.step)
+            if step is None or not 0 <= step <= self.steps[edit.stage]:
                 raise EcarError(
-                    f"an edit at step {edit.step} of stage {edit.stage}: "
+                    f"an edit at step {brief(edit.step)} of stage {edit.stage}: "
                     f"use 0 to {self.steps[edit.stage]}"
                 )
             if isinstance(edit.replacement, Tensor):
                 check_replacement(edit.replacement, shape)
-            elif edit.replacement not in ("noise", "zero"):
+            elif not isinstance(edit.replacement, str) or edit.replacement not in REPLACEMENTS:
                 raise EcarError(
                     f"replacement {brief(edit.replacement)}: use noise, zero or a tensor"
                 )
 
     def _check_start(self, model: ECAR, start_from: TraceEvent) -> None:
-        if not hasattr(start_from, "is_final"):
+        if not isinstance(start_from, TraceEvent):
             raise EcarError(f"start_from is {brief(start_from)}: give an event of an earlier run")
+        stage, stages = start_from.stage, model.schedule.num_stages
+        if start_from.num_stages != stages:
+            raise EcarError(
+                f"start_from is of a model with {start_from.num_stages} stages, this one has "
+                f"{stages}: use an event of the same model"
+            )
+        check_stage(stage, stages, "start_from")
         if start_from.is_final:
             raise EcarError("start_from is the last event of its run: choose an earlier one")
-        if tuple(start_from.latent.shape) != self.shape(model, start_from.stage):
-            raise EcarError(
-                f"start_from holds a latent {tuple(start_from.latent.shape)} where this run has "
-                f"{self.shape(model, start_from.stage)}: "
-                "use an event of the same model and batch size"
-            )
-        planned = self.steps[start_from.stage]
+        planned = self.steps[stage]
         if not start_from.is_stage_end and start_from.num_steps != planned:
             raise EcarError(
                 f"start_from lies within a stage of {start_from.num_steps} steps, this run has "
                 f"{planned}: use the same number"
             )
+        past, within = start_from.history, 0 <= start_from.step <= start_from.num_steps
+        if not isinstance(past, Sequence) or len(past) != stage or not within:
+            raise EcarError(
+                "start_from is no event of a run, which has one end state for each stage before: "
+                "use one as trace() gives it"
+            )
+        wanted = "start_from, an event of the same model and batch size,"
+        check_tensor(start_from.latent, self.shape(model, stage), f"the latent of {wanted}")
+        check_tensor(
+            start_from.clean_estimate, self.shape(model, stage), f"the estimate of {wanted}"
+        )
+        for earlier, end in enumerate(past):
+            check_tensor(end, self.shape(model, earlier), f"the history of {wanted}")
+        for edit in self.edits:
+            due = self.steps[edit.stage] if edit.step is None else edit.step
+            begins = planned if start_from.is_stage_end else start_from.step
+            if (edit.stage, due) <= (stage, begins):
+                raise EcarError(
+                    f"an edit at step {due} of stage {edit.stage}, and start_from is of step "
+                    f"{begins} of stage {stage}: edit later, or start earlier"
+                )
 
 
 def stage_noise(model: ECAR, seeds: int | Sequence[int]) -> list[Tensor]:
@@ -137,10 +158,10 @@ def stage_noise(model: ECAR, seeds: int | Sequence[int]) -> list[Tensor]:
     and other last ones are a fork.
 
     Raises:
-        EcarError: a list of another length.
+        EcarError: a list of another length, something that is no seed.
     """
     shapes = [(1, model.config.latent_channels, side, side) for side in model.schedule.resolutions]
-    seeds = per_stage(seeds, len(shapes), "seeds")
+    seeds = [check_seed(seed) for seed in per_stage(seeds, len(shapes), "seeds")]
     drawn = {}
     for seed in set(seeds):
         generator = torch.Generator().manual_seed(seed)
@@ -148,10 +169,19 @@ def stage_noise(model: ECAR, seeds: int | Sequence[int]) -> list[Tensor]:
     return [drawn[seed][stage] for stage, seed in enumerate(seeds)]
 
 
+def check_seed(seed: Any) -> int:
+    """The seed as an int that a torch.Generator takes."""
+    number = whole_number(plain(seed))
+    if number is None or not -(2**63) <= number < 2**64:
+        raise EcarError(f"seed {brief(seed)}: use a whole number, 0 to {2**64 - 1}")
+    return number
+
+
 def labels_per_stage(model: ECAR, class_labels: Labels, changes: Mapping | None) -> list[Tensor]:
     """(B,) ids for every stage; ``changes`` gives labels that hold from a stage on."""
     changes = {} if changes is None else changes
-    given(changes, Mapping, dict, "class_labels_from", "a dict of stages and labels")
+    wanted = "a dict of stages and labels"
+    changes = by_stage(given(changes, Mapping, dict, "class_labels_from", wanted))
     labels = [model.class_ids(class_labels)] * model.schedule.num_stages
     for stage in changes:
         check_stage(stage, len(labels), "class_labels_from")
@@ -169,65 +199,36 @@ def labels_per_stage(model: ECAR, class_labels: Labels, changes: Mapping | None)
 def as_noise(noise: Any) -> dict[int, Tensor]:
     """``{stage: noise}``, whose tensors are not looked at yet; None is none of it."""
     wanted = "a dict of stages and tensors"
-    return given({} if noise is None else noise, Mapping, dict, "noise", wanted)
+    return by_stage(given({} if noise is None else noise, Mapping, dict, "noise", wanted))
 
 
-def check_stage(stage: int, num_stages: int, name: str) -> None:
-    """Refuses a stage that the model does not have."""
-    if whole_number(stage) is None or not 0 <= stage < num_stages:
+def as_edits(edits: Any) -> tuple[LatentEdit, ...]:
+    """The edits, of which no tensor is looked at yet, with stages and steps as plain numbers."""
+    listed = given(edits, Sequence, tuple, "edits", "a list of LatentEdit")
+    for edit in listed:
+        if not isinstance(edit, LatentEdit):
+            raise EcarError(f"an edit is {brief(edit)}: give instances of LatentEdit")
+    return tuple(replace(one, stage=index(one.stage), step=index(one.step)) for one in listed)
+
+
+def index(value: Any) -> Any:
+    """A whole number of whatever kind (1.0, an array's, a tensor's) as an int; all else as it is:
+    it will be refused where its range is known."""
+    number = whole_number(plain(value))
+    return value if number is None else number
+
+
+def by_stage(values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The same, with plain numbers as keys: a tensor would not be found again."""
+    return {index(stage): value for stage, value in values.items()}
+
+
+def check_stage(stage: Any, num_stages: int, name: str) -> int:
+    """Refuses a stage that the model does not have, and returns it as an int."""
+    number = whole_number(plain(stage))
+    if number is None or not 0 <= number < num_stages:
         raise EcarError(f"{name} names stage {brief(stage)}: use 0 to {num_stages - 1}")
-
-
-def check_tensor(tensor: Any, shape: Sequence[int], name: str) -> None:
-    """Refuses what is no tensor of finite floats of that shape."""
-    shape = tuple(shape)
-    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-        what = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise EcarError(f"{name} is {what}: it must be a float tensor {shape}")
-    if tuple(tensor.shape) != shape:
-        raise EcarError(f"{name} is {tuple(tensor.shape)}: it must be {shape}")
-    if not tensor.isfinite().all():
-        raise EcarError(f"{name} is not finite: look for a NaN or a division by zero")
-
-
-def check_replacement(tensor: Tensor, shape: Sequence[int]) -> None:
-    """Refuses what does not broadcast to a latent of that shape, or is not finite."""
-    fits = tensor.ndim <= len(shape) and all(
-        own in (1, wanted)
-        for own, wanted in zip(reversed(tensor.shape), reversed(shape), strict=False)
-    )
-    if not fits or not tensor.isfinite().all():
-        raise EcarError(
-            f"the replacement of an edit is {tuple(tensor.shape)}: it must broadcast to "
-            f"{tuple(shape)} and be finite"
-        )
-
-
-def taken(latent: Tensor, sent: Any) -> Tensor:
-    """The latent that a run goes on with: what its consumer sent back, or else its own.
-
-    Raises:
-        EcarError: what was sent has another shape, or is not finite.
-    """
-    if sent is None:
-        return latent
-    check_tensor(sent, latent.shape, "the latent that was sent back")
-    return sent.to(latent)
-
-
-def check_latent(latent: Tensor, stage: int, guidance: float) -> None:
-    """Refuses the latent of a stage's end if no image can come of it.
-
-    Raises:
-        EcarError: it is not finite, or far beyond all data.
-    """
-    peak = latent.abs().amax().item()
-    if peak <= MAX_LATENT:
-        return
-    raise EcarError(
-        f"the latent at the end of stage {stage} reaches {peak:g} where data have a standard "
-        f"deviation of 1: guide less than {guidance:g}, or load the checkpoint anew, in float32"
-    )
+    return number
 
 
 def fork_seeds(
@@ -247,13 +248,17 @@ def fork_seeds(
         ``count`` tuples, fewer where the candidates end before.
 
     Raises:
-        EcarError: a stage that no stage is before, or that the run does not have.
+        EcarError: a stage that no stage is before, or that the run does not have; no count.
     """
-    own, stages = tuple(seeds), len(seeds)
-    if not 1 <= stage < stages:
-        raise EcarError(f"a fork at stage {stage}: use 1 to {stages - 1}")
+    own = given(seeds, Sequence, tuple, "seeds", "one per stage")
+    stages, at, wanted = len(own), whole_number(stage), whole_number(count)
+    if at is None or not 1 <= at < stages:
+        raise EcarError(f"a fork at stage {brief(stage)}: use 1 to {stages - 1}")
+    if wanted is None or wanted < 0:
+        raise EcarError(f"{brief(count)} runs: use a whole number from 0 on")
+    stage = at
     others = (seed for seed in candidates if seed not in own[stage:])
-    return [(*own[:stage], *(seed,) * (stages - stage)) for seed in islice(others, count)]
+    return [(*own[:stage], *(seed,) * (stages - stage)) for seed in islice(others, wanted)]
 
 
 def stage_end_of(
@@ -275,14 +280,18 @@ def stage_end_of(
     Raises:
         EcarError: the last stage, which has none after it; a latent or noise of another shape.
     """
-    check_stage(stage, model.schedule.num_stages - 1, "stage")
+    stage = check_stage(stage, model.schedule.num_stages - 1, "stage")
     labels = model.class_ids(class_labels)
-    shapes = [(len(latent), *latent.shape[1:2], side, side) for side in model.schedule.resolutions]
-    for name, tensor, shape in [("latent", latent, shapes[-1])] + [
-        ("noise", eps, shape) for eps, shape in zip(noise, shapes, strict=True)
-    ]:
-        if tuple(tensor.shape) != shape or shape[1] != model.config.latent_channels:
-            raise EcarError(f"the {name} is {tuple(tensor.shape)}: it must be {shape}")
+    count = len(latent) if isinstance(latent, Tensor) and latent.ndim == 4 and len(latent) else 1
+    channels, sides = model.config.latent_channels, model.schedule.resolutions
+    check_tensor(latent, (count, channels, sides[-1], sides[-1]), "the latent")
+    noise = given(noise, Sequence, list, "noise", "a list of one tensor per stage")
+    if len(noise) != len(sides):
+        raise EcarError(f"there is noise of {len(noise)} stages: give {len(sides)}, one per stage")
+    for number, (eps, side) in enumerate(zip(noise, sides, strict=True)):
+        check_tensor(eps, (count, channels, side, side), f"noise of stage {number}")
+    latent = latent.to(model.device, torch.float32)
+    noise = [eps.to(latent) for eps in noise]
     if len(labels) not in (1, len(latent)):
         raise EcarError(
             f"{len(labels)} labels for {len(latent)} images: give one, or one per image"

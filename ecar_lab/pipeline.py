@@ -15,6 +15,7 @@ from diffusers.utils.pil_utils import numpy_to_pil
 from torch import Tensor
 
 from ecar_lab.arguments import brief, check_keywords, plain, whole_number
+from ecar_lab.bounds import check_images
 from ecar_lab.calls import ELSEWHERE, Call, calls_of, interrupt, replied
 from ecar_lab.device import told_when_memory_is_full
 from ecar_lab.errors import EcarError
@@ -246,7 +247,9 @@ class ECARPipeline(StoredPipeline):
             raise EcarError(f"num_images_per_prompt {brief(count)}: use a whole number from 1 on")
         if number == 1:
             return class_labels
-        return self.model.class_ids(class_labels).repeat_interleave(number)
+        ids = self.model.class_ids(class_labels)
+        check_images(self.model.config, len(ids) * number, self.model.device.type)
+        return ids.repeat_interleave(number)
 
     @staticmethod
     def _format(images: Tensor, output_type: str) -> Tensor | np.ndarray | list:

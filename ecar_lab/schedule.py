@@ -23,7 +23,7 @@ Coupling = Literal["independent", "correlated", "restart"]
 # Intervals of local time: one (low, high) for all stages, or one per stage; None is all of a stage.
 Intervals = Sequence[float] | Sequence[Sequence[float] | None] | None
 
-MAX_STAGES, MAX_POWER = 5, 8
+MAX_STAGES, MIN_POWER, MAX_POWER = 5, 0.01, 8
 # Each stage's slice of conditioning time ends a little before the next begins, so that the end of
 # one stage and the start of the next, which are different states, never share a number.
 TIME_GAP = 0.05
@@ -253,13 +253,13 @@ def check_power(power: float) -> float:
     """The power of a :func:`time_grid`.
 
     Raises:
-        EcarError: it is not above 0, or so large that steps have no length.
+        EcarError: it is so small or so large that steps have no length.
     """
     number = real_number(plain(power))
-    if number is None or not 0 < number <= MAX_POWER:
+    if number is None or not MIN_POWER <= number <= MAX_POWER:
         raise EcarError(
             f"time_power {brief(power) if number is None else f'{number:g}'}: use 1 for even "
-            f"steps, more (up to {MAX_POWER}) for shorter first steps, less (above 0) for longer "
-            "ones"
+            f"steps, more (up to {MAX_POWER}) for shorter first steps, less (from {MIN_POWER}) for "
+            "longer ones"
         )
     return number

@@ -7,6 +7,7 @@ finite, in files whose bytes are those that were written. Anything else is refus
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,13 +17,14 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ecar_lab.arguments import as_dtype
+from ecar_lab.arguments import as_dtype, brief, whole_number
 from ecar_lab.bounds import BoundedConfig
 from ecar_lab.errors import EcarError
-from ecar_lab.files import verify_checksums
+from ecar_lab.files import as_folder, resolve_checkpoint, verify_checksums
 
 CONFIG, INDEX, WEIGHTS = "config.json", "model_index.json", "diffusion_pytorch_model"
 AGAIN = "fetch or train it again"
+VARIANT, SHARD = re.compile(r"\w+"), re.compile(r"[1-9]\d*(\.\d+)? ?[KMGT]B", re.IGNORECASE)
 
 
 class StoredNetwork(ModelMixin, BoundedConfig):
@@ -46,15 +48,52 @@ class StoredNetwork(ModelMixin, BoundedConfig):
         kwargs = {**kwargs, "use_safetensors": True, "output_loading_info": True}
         for name in kwargs.keys() & {"dtype", "torch_dtype"}:
             kwargs[name] = as_dtype(kwargs[name])
-        folder = Path(pretrained_model_name_or_path) / (kwargs.get("subfolder") or "")
-        if folder.is_dir():
+        place, subfolder = pretrained_model_name_or_path, str(kwargs.get("subfolder") or "")
+        if not is_hub_id(place):
+            place = str(resolve_checkpoint(place))
+            folder = Path(place) / subfolder
             verify_checksums(folder, ".safetensors")
             check_config(folder, cls.always_saved)
             kwargs["variant"] = find_variant(folder, kwargs.get("variant"))
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        try:
+            loaded: Any = super().from_pretrained(place, **kwargs)
+        except EcarError:
+            raise
+        except Exception as error:  # diffusers and safetensors raise a dozen kinds
+            raise unreadable(place, subfolder, error) from error
         network, info = loaded
+        folder = Path(place) / subfolder
         check_weights(network, info, folder)
         return (network, info) if wants_info else network
+
+    def save_pretrained(  # ty: ignore[incompatible-method-override]
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        save_function: Any = None,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """As of diffusers, from which weights of an earlier save may stay: here they go first.
+
+        Raises:
+            EcarError: no folder, a variant or a size that is none, pickles are asked for.
+        """
+        folder = as_folder(save_directory)
+        check_saving(safe_serialization, variant, max_shard_size)
+        stem = f"{WEIGHTS}.{variant}" if variant else WEIGHTS
+        index = f"{WEIGHTS}.safetensors.index.{variant}.json".replace(".None", "")
+        # One file of all weights beside shards, or shards beside it: one of them would be loaded.
+        for old in (index, f"{stem}.safetensors", f"{stem}-[0-9]*-of-[0-9]*.safetensors"):
+            for file in folder.glob(old) if is_main_process else ():
+                file.unlink()
+        super().save_pretrained(
+            str(folder), is_main_process, save_function, True, variant, max_shard_size,
+            push_to_hub, **kwargs,
+        )  # fmt: skip
 
     def enable_layerwise_casting(
         self,
@@ -67,6 +106,56 @@ class StoredNetwork(ModelMixin, BoundedConfig):
         if compute_dtype is not None:
             nn.Module.to(self, compute_dtype)
         super().enable_layerwise_casting(storage_dtype, compute_dtype, *args, **kwargs)
+
+
+def check_saving(
+    safe_serialization: Any, variant: Any, max_shard_size: int | str | None = None
+) -> None:
+    """Refuses ways of saving after which nothing could be loaded.
+
+    Raises:
+        EcarError: naming the argument.
+    """
+    if not safe_serialization:
+        raise EcarError("this kit neither writes nor reads pickles: leave safe_serialization on")
+    if variant is not None and not (isinstance(variant, str) and VARIANT.fullmatch(variant)):
+        raise EcarError(f"variant {brief(variant)}: use letters and digits, e.g. 'fp16'")
+    number = whole_number(max_shard_size)
+    if isinstance(max_shard_size, str) and SHARD.fullmatch(max_shard_size):
+        return
+    if max_shard_size is not None and (number is None or number < 1):
+        raise EcarError(f"max_shard_size {brief(max_shard_size)}: use bytes, or a text as '5GB'")
+
+
+def is_hub_id(place: Any) -> bool:
+    """Whether a name is an ``owner/name`` of the Hub: it looks like one, and is nothing here."""
+    name = str(place)
+    return name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists()
+
+
+def unreadable(place: str, subfolder: str, error: Exception) -> EcarError:
+    """The sentence for a network that diffusers could not load."""
+    reason = first_sentence(error)
+    if is_hub_id(place):
+        return EcarError(
+            f"{place!r} is no folder, and the Hub gives no network of that name ({reason}): "
+            "check the spelling and the network, or give a folder"
+        )
+    folder = Path(place) / subfolder
+    shape = "shape" in str(error)
+    remedy = "keep config.json and weights of one training together" if shape else AGAIN
+    if isinstance(error, ValueError | TypeError) and not shape:  # an argument, as a rule
+        remedy = f"leave out the argument that it names, or {AGAIN}"
+    words = ", they have another shape than its config.json says" if shape else ""
+    if isinstance(error, OSError | SafetensorError):
+        words = ", they are missing, cut short or not safetensors"
+    return EcarError(f"the weights in {str(folder)!r} cannot be loaded{words} ({reason}): {remedy}")
+
+
+def first_sentence(error: Exception) -> str:
+    """The first line of an error's message, without its full stop."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".:")[:200]
 
 
 def bring(network: nn.Module) -> None:

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+from glob import escape
+from inspect import signature
 from pathlib import Path
 from typing import Any, Self
 
 import diffusers
+import torch
 from diffusers.pipelines.pipeline_utils import SUPPORTED_DEVICE_MAP, DiffusionPipeline
 from safetensors import SafetensorError
 
-from ecar_lab.arguments import DTYPES, as_dtype, brief
+import ecar_lab.tokenizer  # noqa: F401  where saved tokenizers say that their classes live
+from ecar_lab.arguments import DTYPES, as_dtype, brief, check_keywords
 from ecar_lab.errors import EcarError
-from ecar_lab.files import resolve_checkpoint, write_checksums, write_error
-from ecar_lab.stored import AGAIN, WEIGHTS, find_pipeline
-from ecar_lab.tokenizers import makers
+from ecar_lab.files import as_folder, resolve_checkpoint, write_checksums, write_error
+from ecar_lab.stored import AGAIN, WEIGHTS, check_saving, find_pipeline, first_sentence
 
-# A checkpoint names the module of each class, which diffusers finds only where it was imported.
-# Where one has moved: the old name -> today's.
-MOVED = {"ecar_lab.tokenizer": makers.__name__}
 TOKENIZER_HASH = "_tokenizer_hash"  # in the model's config
+# What from_pretrained of diffusers takes and means something for two networks in a folder.
+LOADING = (
+    *("dtype", "torch_dtype", "device_map", "max_memory", "low_cpu_mem_usage", "disable_mmap"),
+    *("variant", "use_safetensors", "local_files_only", "cache_dir", "force_download", "proxies"),
+    *("token", "revision", "custom_pipeline", "custom_revision", "trust_remote_code"),
+    *("quantization_config", "load_connected_pipeline", "subfolder"),
+)
+CODE = "pipeline.py"
+IMPORT = '''"""For diffusers, where nothing has imported the kit (which must be installed):
+
+DiffusionPipeline.from_pretrained(folder, custom_pipeline="pipeline", trust_remote_code=True)
+"""
+
+from {module} import {name} as Pipeline
+
+__all__ = ["Pipeline"]
+'''
 
 
 class StoredPipeline(DiffusionPipeline):
@@ -39,23 +56,32 @@ class StoredPipeline(DiffusionPipeline):
         """Loads a folder (or a shipped checkpoint's name); safetensors only, nothing is unpickled.
 
         Args:
-            kwargs: as of diffusers. ``dtype`` may be a name, ``bfloat16``; ``device_map`` is
-                ``balanced`` (or ``auto``, which is the same), ``cpu`` or ``cuda``; a variant that
-                is the only one there need not be named.
+            kwargs: as of diffusers; ``subfolder``, too. ``dtype`` may be a name, ``bfloat16``;
+                ``device_map`` is ``balanced`` (or ``auto``, which is the same), ``cpu`` or
+                ``cuda``; a variant that is the only one there need not be named.
 
         Raises:
-            EcarError: no such checkpoint, something else in its place, a damaged file, weights of
-                another shape, not finite or not floating, the tokenizer of another training.
+            EcarError: an unknown keyword; no such checkpoint, something else in its place, a
+                damaged file, weights of another shape, not finite or not floating, the tokenizer of
+                another training.
         """
-        folder = find_pipeline(resolve_checkpoint(pretrained_model_name_or_path))
+        parts = [name for name in signature(cls.__init__).parameters if name != "self"]
+        asked = [name for name, value in kwargs.items() if value is not None or name in parts]
+        check_keywords(asked, (*parts, *LOADING), {}, f"{cls.__name__}.from_pretrained")
         options = {**kwargs, "use_safetensors": True}
+        place = pretrained_model_name_or_path
+        if subfolder := options.pop("subfolder", None):
+            place = Path(str(place)) / str(subfolder)
+        folder = find_pipeline(resolve_checkpoint(place))
+        if {"dtype", "torch_dtype"} <= set(asked):
+            raise EcarError("dtype and torch_dtype are the same: give dtype alone")
         for name in options.keys() & {"dtype", "torch_dtype"}:
             wanted = options[name]
-            several = isinstance(wanted, dict)
-            options[name] = (
-                {part: as_dtype(one) for part, one in wanted.items()} if several
-                else as_dtype(wanted)
-            )  # fmt: skip
+            if not isinstance(wanted, dict):
+                options[name] = as_dtype(wanted)
+                continue
+            check_keywords(wanted, ("default", "model", "tokenizer"), {}, name)
+            options[name] = {part: as_dtype(one) for part, one in wanted.items()}
         if options.get("device_map") == "auto":
             options["device_map"] = "balanced"
         check_options(folder, options)
@@ -64,8 +90,8 @@ class StoredPipeline(DiffusionPipeline):
         except EcarError:
             raise
         except Exception as error:  # diffusers and safetensors raise a dozen kinds
-            asked = sorted(set(kwargs) - {"dtype", "torch_dtype"})
-            remedy = f"leave out {', '.join(asked)}, or {AGAIN}" if asked else AGAIN
+            named = sorted(set(asked) - {"dtype", "torch_dtype"})
+            remedy = f"leave out {', '.join(named)}, or {AGAIN}" if named else AGAIN
             raise EcarError(
                 f"the checkpoint {str(folder)!r} cannot be loaded ({first_sentence(error)}): "
                 f"{remedy}"
@@ -76,21 +102,15 @@ class StoredPipeline(DiffusionPipeline):
         """A pipeline on the same model and tokenizer, which are shared and not cast.
 
         Raises:
-            EcarError: the other pipeline has no model that this one runs.
+            EcarError: it is no pipeline, or has no model that this one runs; an unknown keyword.
         """
+        if not isinstance(pipeline, DiffusionPipeline):
+            raise EcarError(f"{brief(pipeline)} is no pipeline: load it with from_pretrained first")
+        known = (*signature(cls.__init__).parameters, "dtype", "torch_dtype")
+        check_keywords(kwargs, known, {}, f"{cls.__name__}.from_pipe")
         parts = {name: getattr(pipeline, name, None) for name in ("model", "tokenizer")}
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype", None) or pipeline.dtype)
         return super().from_pipe(pipeline, **{**parts, **kwargs})
-
-    @classmethod
-    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
-        """``model_index.json``, as diffusers reads it; classes that have moved since are found."""
-        loaded = super().load_config(*args, **kwargs)
-        config = loaded[0] if isinstance(loaded, tuple) else loaded
-        for part, place in config.items():
-            if isinstance(place, list) and place[0] in MOVED:
-                config[part] = [MOVED[place[0]], *place[1:]]
-        return loaded
 
     def save_pretrained(  # ty: ignore[incompatible-method-override]
         self,
@@ -101,24 +121,26 @@ class StoredPipeline(DiffusionPipeline):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Writes ``model/``, ``tokenizer/``, ``model_index.json`` and their ``SHA256SUMS``.
+        """Writes ``model/``, ``tokenizer/``, ``model_index.json`` and their ``SHA256SUMS``; and a
+        ``pipeline.py`` that imports this class, which nothing here reads: see ``IMPORT``.
 
         The tokenizer's hash goes into the model's config: no other one will decode its latents.
 
         Raises:
-            EcarError: pickles are asked for, the folder cannot be written, the Hub not reached.
+            EcarError: pickles are asked for, an argument that is none, the folder cannot be
+                written, the Hub not reached.
         """
-        if not safe_serialization:
-            raise EcarError(
-                "this kit neither writes nor reads pickles: leave safe_serialization on"
-            )
-        folder = Path(save_directory)
+        folder = as_folder(save_directory)
+        check_saving(safe_serialization, variant, max_shard_size)
+        hub = ("repo_id", "private", "token", "commit_message", "create_pr")
+        check_keywords(kwargs, hub if push_to_hub else ("variant", "max_shard_size"), {}, "saving")
         self.model.register_to_config(**{TOKENIZER_HASH: self.tokenizer.content_hash(anew=True)})
         try:
             super().save_pretrained(str(folder), variant=variant, max_shard_size=max_shard_size)
+            written = write_import(folder / CODE, type(self))
         except (OSError, SafetensorError) as error:
             raise write_error(folder, error) from error
-        write_checksums(folder, ("model", "tokenizer", "model_index.json"))
+        write_checksums(folder, ("model", "tokenizer", "model_index.json", *written))
         if push_to_hub:
             try:
                 self.push_to_hub(kwargs.pop("repo_id", folder.name), variant=variant, **kwargs)
@@ -132,11 +154,14 @@ class StoredPipeline(DiffusionPipeline):
         """As of diffusers: a device, a dtype (``bfloat16`` will do), or both.
 
         Raises:
-            EcarError: this machine has no such device, the dtype is none for weights.
+            EcarError: this machine has no such device, the dtype is none for weights, an unknown
+                keyword.
         """
+        check_keywords(kwargs, ("device", "dtype", "silence_dtype_warnings"), {}, "to")
 
         def named(value: Any) -> Any:
-            return as_dtype(value) if isinstance(value, str) and value in DTYPES else value
+            a_dtype = value in DTYPES if isinstance(value, str) else isinstance(value, torch.dtype)
+            return as_dtype(value) if a_dtype else value
 
         try:
             return super().to(
@@ -189,16 +214,27 @@ def check_options(folder: Path, options: dict[str, Any]) -> None:
     if places is not None and places not in SUPPORTED_DEVICE_MAP:
         known = ", ".join(dict.fromkeys(SUPPORTED_DEVICE_MAP))
         raise EcarError(f"device_map {brief(places)} is none for a pipeline here: use {known}")
-    if variant is not None and not any(folder.glob(f"*/{WEIGHTS}.{variant}*.safetensors")):
+    pattern = f"*/{WEIGHTS}.{escape(str(variant))}*.safetensors"
+    if variant is not None and not any(folder.glob(pattern)):
         raise EcarError(f"there is no variant {variant!r} in {str(folder)!r}: leave variant out")
     if options.get("custom_pipeline") is not None:
         raise EcarError(
-            "custom_pipeline is not needed: the class is here, leave it out, or use "
-            "DiffusionPipeline.from_pretrained"
+            "custom_pipeline is for DiffusionPipeline.from_pretrained: the class is here, leave it "
+            "out"
         )
 
 
-def first_sentence(error: Exception) -> str:
-    """The first line of an error's message, without its full stop."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip().rstrip(".:")[:200]
+def write_import(file: Path, kind: type) -> list[str]:
+    """Writes a module for diffusers that imports ``kind``, unless another file has its name.
+
+    Returns:
+        Its name, if it was written.
+
+    Raises:
+        OSError: the place cannot be written.
+    """
+    first_line = IMPORT.partition("\n")[0]
+    if file.exists() and not file.read_text("utf-8", errors="replace").startswith(first_line):
+        return []
+    file.write_text(IMPORT.format(module=kind.__module__, name=kind.__name__), encoding="utf-8")
+    return [file.name]

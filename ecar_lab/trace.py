@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ecar_lab.arguments import as_dtype, as_generators, flags, given
+from ecar_lab.arguments import as_dtype, as_generators, brief, flags
 from ecar_lab.cost import (
     guided_halves,
     guided_steps,
@@ -26,6 +26,7 @@ from ecar_lab.cost import (
     velocity_flops,
 )
 from ecar_lab.device import autocast, synchronize
+from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.flow import (
     FLOW_MAP,
@@ -41,11 +42,11 @@ from ecar_lab.interventions import (
     Labels,
     LatentEdit,
     RunSettings,
+    as_edits,
     as_noise,
-    check_latent,
     labels_per_stage,
-    taken,
 )
+from ecar_lab.latents import check_latent, taken
 from ecar_lab.model import ECAR
 from ecar_lab.schedule import Intervals, per_stage, time_grid
 
@@ -96,16 +97,16 @@ def trace(
             anew. Within a stage the history of ``ab2`` begins anew, so its first step is Euler's.
         class_labels_from: {stage: labels} in force from that stage on.
         noise: {stage: white noise (B, C, r_s, r_s)} in place of what the generator would draw
-        there.
+            there; that of a stage which ``start_from`` has passed is not needed.
         edits: regions to replace on the way.
         renoise: False leaves out the noise at transitions (the ablation: block artefacts); or one
             value per stage, of which the first has no meaning.
         attention_layer: the transformer layer whose attention each stage's first event carries.
 
     Raises:
-        EcarError: labels, steps, guidance, solver or interventions that do not fit the model; at
-            the call, before anything is computed. On the way: a stage ends in a latent that is not
-            finite or far beyond all data; a latent sent back has another shape.
+        EcarError: no ECAR; labels, steps, guidance, solver or interventions that do not fit the
+            model; at the call, before anything is computed. On the way: a stage ends in a latent
+            that is not finite or far beyond all data; a latent sent back has another shape.
 
     Example:
         >>> model = ECAR.from_preset("digits")
@@ -113,6 +114,11 @@ def trace(
         >>> events[-1].is_final
         True
     """
+    if not isinstance(getattr(model, "_orig_mod", model), ECAR):
+        raise EcarError(
+            f"trace() was given {brief(model)}: give an ECAR, e.g. pipe.model, and of a baseline "
+            "use its own model.trace"
+        )
     labels = labels_per_stage(model, class_labels, class_labels_from)
     settings = RunSettings(
         labels=labels,
@@ -123,7 +129,7 @@ def trace(
         generator=as_generators(generator, len(labels[0]), model.device),
         solver=model.solver(solver),
         noise=as_noise(noise),
-        edits=given(edits, Sequence, tuple, "edits", "a list of LatentEdit"),
+        edits=as_edits(edits),
         renoise=flags(per_stage(renoise, model.schedule.num_stages, "renoise"), "renoise"),
         attention_layer=attention_layer,
     )
@@ -171,11 +177,11 @@ class Sampler:
         schedule, settings = self.model.schedule, self.settings
         history, estimate, within = (), None, None
         if start_from is not None:
-            history, estimate = start_from.history, start_from.clean_estimate
-            if start_from.is_stage_end:
-                history = (*history, start_from.latent)
-            else:
-                within = start_from
+            history = tuple(self._here(end) for end in start_from.history)
+            estimate = self._here(start_from.clean_estimate)
+            within = replace(start_from, latent=self._here(start_from.latent))
+            if within.is_stage_end:
+                history, within = (*history, within.latent), None
         for stage in range(len(history)):  # an earlier run's stages: fill the cache again
             self._call_transformer(stage, history)
 
@@ -201,6 +207,10 @@ class Sampler:
                 # A latent that was changed is on another way, of which the velocity knows nothing.
                 previous = slope if latent is stepped else None
             history = (*history, latent)
+
+    def _here(self, latent: Tensor) -> Tensor:
+        """A latent of an earlier run, which may have been on another device."""
+        return latent.to(self.device, torch.float32)
 
     def _times(self, stage: int) -> list[float]:
         """Local times of a stage's steps, from its start to its end."""

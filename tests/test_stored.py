@@ -1,6 +1,7 @@
 """What is loaded is what was saved, or one sentence says what lies there and what to do."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+import ecar_lab
 from ecar_lab import ECAR, ConvTokenizer, EcarError, ECARPipeline, IdentityTokenizer, load_tokenizer
 from ecar_lab.baselines import DiT, load_pipeline, make_pipeline
 from ecar_lab.files import checkpoints_root
@@ -214,7 +216,15 @@ def test_the_options_of_diffusers_load_the_same_pipeline(folder, tiny_pipeline, 
         ({"device_map": {"": "cpu"}}, "device_map .* use balanced, cpu"),
         ({"device_map": "sequential"}, "device_map 'sequential' .* use balanced, cpu"),
         ({"dtype": "int8"}, "dtype 'int8' is unknown"),
-        ({"custom_pipeline": "mine"}, "custom_pipeline is not needed"),
+        ({"custom_pipeline": "mine"}, "custom_pipeline is for DiffusionPipeline.from_pretrained"),
+        ({"dytpe": "bf16"}, "takes no 'dytpe': use dtype"),
+        ({"check_tokeniser": False}, "takes no 'check_tokeniser': use check_tokenizer"),
+        ({"dtype": {"modle": "bf16"}}, "dtype takes no 'modle': use model"),
+        ({"dtype": "bf16", "torch_dtype": "bf16"}, "give dtype alone"),
+        ({"variant": "*"}, r"there is no variant '\*'"),
+        ({"subfolder": "model"}, "is one part of a checkpoint: use"),
+        ({"subfolder": "nowhere"}, "there is no checkpoint .*nowhere'"),
+        ({"offload_state_dict": True}, "takes no 'offload_state_dict'"),
         ({"model": None}, r"the model is NoneType: give ECARPipeline\(model=..., tokenizer=...\)"),
         ({"tokenizer": "sd"}, "leave out tokenizer"),
     ],
@@ -222,6 +232,40 @@ def test_the_options_of_diffusers_load_the_same_pipeline(folder, tiny_pipeline, 
 def test_an_option_that_cannot_be_says_so(folder, options, words):
     with pytest.raises(EcarError, match=words):
         ECARPipeline.from_pretrained(folder, **options)
+
+
+def test_a_subfolder_is_looked_into(folder, tiny_pipeline):
+    loaded = ECARPipeline.from_pretrained(folder.parent, subfolder=folder.name, safety_checker=None)
+    assert torch.equal(latent(loaded), latent(tiny_pipeline))
+
+
+@pytest.mark.parametrize(
+    ("place", "options", "words"),
+    [
+        ("nowhere", {}, "there is no checkpoint 'nowhere'"),
+        ("owner/name", {}, "'owner/name' is no folder, and the Hub gives no network of that name"),
+        ("digits", {}, "is a whole checkpoint: use subfolder='model'"),
+        (None, {}, "a checkpoint None: give a folder"),
+        ("digits", {"subfolder": "model", "device_map": "auto"}, "leave out the argument that it"),
+    ],
+)
+def test_a_network_that_cannot_be_loaded_says_so(place, options, words):
+    with pytest.raises(EcarError, match=words):
+        ECAR.from_pretrained(place, **options)
+
+
+def test_weights_of_another_network_say_so(folder):
+    for kind, options in [(ConvTokenizer, {}), (ECAR, {"low_cpu_mem_usage": False})]:
+        part = folder / ("tokenizer" if kind is ConvTokenizer else "model")
+        change_weights(part, lambda weights: weights.update(
+            {name: torch.zeros(7, *tensor.shape) for name, tensor in weights.items()}
+        ))  # fmt: skip
+        with pytest.raises(EcarError, match="have another shape than its config"):
+            kind.from_pretrained(part, **options)
+
+
+def test_a_network_of_a_shipped_checkpoint_goes_by_its_name():
+    assert ECAR.from_pretrained("digits", subfolder="model").config.num_classes == 10
 
 
 def test_parts_that_are_none_are_named(tiny_pipeline):
@@ -237,12 +281,111 @@ def test_diffusers_own_loader_finds_the_class(folder, tiny_pipeline):
     assert torch.equal(latent(loaded), latent(tiny_pipeline))
 
 
+@pytest.mark.parametrize("name", ["cifar10-dit", "digits"])
+def test_diffusers_own_loader_takes_shipped_checkpoints(name):
+    loaded = DiffusionPipeline.from_pretrained(checkpoints_root() / name)
+    assert torch.equal(latent(loaded), latent(load_pipeline(name)))
+
+
+FRESH = """
+import sys, diffusers
+from diffusers import DiffusionPipeline
+for folder, custom in zip(sys.argv[1::2], sys.argv[2::2]):
+    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=custom, trust_remote_code=True)
+    print(type(pipe).__name__, len(pipe([0, 1], 1).images))
+"""
+
+
+def test_a_process_that_knows_only_diffusers_loads_what_ships_and_what_was_saved(folder, tmp_path):
+    shipped = {name: str(checkpoints_root() / name) for name in ("digits", "cifar10-dit")}
+    places = [
+        *(shipped["digits"], "pipeline"),
+        *(shipped["cifar10-dit"], shipped["cifar10-dit"]),
+        *(str(folder), str(folder / "pipeline.py")),
+    ]
+    paths = os.pathsep.join([str(Path(ecar_lab.__file__).parents[1]), *sys.path[1:]])
+    ran = subprocess.run(
+        [sys.executable, "-c", FRESH, *places], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": paths},
+    )  # fmt: skip
+    kinds = ["ECARPipeline 2", "BaselinePipeline 2", "ECARPipeline 2"]
+    assert ran.stdout.splitlines() == kinds, ran.stderr[-2000:]
+
+
+def test_a_pipeline_py_of_somebody_else_stays(tiny_pipeline, tmp_path):
+    (tmp_path / "pipeline.py").write_text("mine = 1", "utf-8")
+    tiny_pipeline.save_pretrained(tmp_path)
+    assert (tmp_path / "pipeline.py").read_text("utf-8") == "mine = 1"
+    assert "pipeline.py" not in (tmp_path / "SHA256SUMS").read_text("utf-8")
+
+
 def test_pickles_are_not_written_and_a_file_in_the_way_is_named(tiny_pipeline, tmp_path):
     with pytest.raises(EcarError, match="neither writes nor reads pickles"):
         tiny_pipeline.save_pretrained(tmp_path / "new", safe_serialization=False)
     (tmp_path / "file").write_text("in the way", "utf-8")
     with pytest.raises(EcarError, match=r"cannot write .*file"):
         tiny_pipeline.save_pretrained(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("place", "options", "words"),
+    [
+        (None, {}, "a folder None: give a path"),
+        ("", {}, "a folder '': give a path"),
+        ("new", {"max_shard_size": "junk"}, "max_shard_size 'junk': use bytes"),
+        ("new", {"max_shard_size": 0}, "max_shard_size 0: use bytes"),
+        ("new", {"variant": ""}, "variant '': use letters"),
+        ("new", {"variant": "a/b"}, "variant 'a/b': use letters"),
+        ("new", {"variant": 3}, "variant 3: use letters"),
+        ("new", {"varient": "fp16"}, "saving takes no 'varient': use variant"),
+    ],
+)
+def test_saving_refuses_what_could_not_be_loaded(
+    tiny_pipeline, tmp_path, monkeypatch, place, options, words
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EcarError, match=words):
+        tiny_pipeline.save_pretrained(place, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_alone_is_saved_without_pickles_too(tiny_pipeline, tmp_path):
+    with pytest.raises(EcarError, match="neither writes nor reads pickles"):
+        tiny_pipeline.model.save_pretrained(tmp_path, safe_serialization=False)
+
+
+def test_a_saved_pipeline_goes_to_the_home_of_its_user(tiny_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    tiny_pipeline.save_pretrained("~/mine")
+    assert torch.equal(
+        latent(ECARPipeline.from_pretrained(tmp_path / "mine")), latent(tiny_pipeline)
+    )
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_the_last_save_is_what_is_loaded(tiny_pipeline, tmp_path, variant):
+    for size in ("2KB", None, "4KB"):
+        torch.nn.init.normal_(tiny_pipeline.model.head.out.bias)
+        tiny_pipeline.save_pretrained(tmp_path, max_shard_size=size, variant=variant)
+        loaded = ECARPipeline.from_pretrained(tmp_path)
+        assert torch.equal(latent(loaded), latent(tiny_pipeline))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda pipe: ECARPipeline.from_pipe(None), "None is no pipeline"),
+        (lambda pipe: ECARPipeline.from_pipe("digits"), "'digits' is no pipeline"),
+        (lambda pipe: ECARPipeline.from_pipe(pipe, modle=3), "takes no 'modle': use model"),
+        (lambda pipe: pipe.to(divice="cpu"), "takes no 'divice': use device"),
+        (lambda pipe: pipe.to(torch.float8_e4m3fn), "dtype torch.float8_e4m3fn is unknown"),
+        (lambda pipe: pipe.to(torch.complex64), "dtype torch.complex64 is unknown"),
+    ],
+)
+def test_other_ways_of_a_pipeline_refuse_what_they_do_not_know(tiny_pipeline, wrong, words):
+    with pytest.raises(EcarError, match=words):
+        wrong(tiny_pipeline)
 
 
 def test_files_beside_a_saved_pipeline_are_not_its_own(tiny_pipeline, tmp_path):

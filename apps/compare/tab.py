@@ -23,6 +23,7 @@ from apps.shared.parts import (
     tell,
 )
 from apps.shared.parts import visitor as visitor_of
+from apps.shared.settings import number, whole
 from apps.shared.studio import Studio
 from ecar_lab.device import told_when_memory_is_full
 from ecar_lab.errors import EcarError
@@ -136,8 +137,8 @@ class Compare:
             try:
                 with told_when_memory_is_full():
                     for moment in compare(
-                        self.studio, self.rival, settings, int(dit_steps), float(dit_guidance),
-                        folder,
+                        self.studio, self.rival, settings, whole(dit_steps, "steps"),
+                        number(dit_guidance, "guidance"), folder,
                     ):  # fmt: skip
                         yield {**first, **self._update(moment)}
                         first = {}

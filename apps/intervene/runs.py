@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from apps.shared.settings import MAX_SEED, Edit, Settings
+from apps.shared.settings import MAX_SEED, Edit, Settings, whole
 from apps.shared.stream import Progress, stream
 from apps.shared.studio import Studio, a_folder
 from ecar_lab.errors import EcarError
@@ -152,7 +152,7 @@ def check_later(stage: int | None, stages: int, what: str) -> int:
     if stage is None:
         reason = "this model has one stage" if stages < 2 else "no stage was chosen"
         raise EcarError(f"{reason}: {what} needs two stages")
-    return int(stage)
+    return whole(stage, "stage")
 
 
 def forked(settings: Settings, stage: int, count: int, first_seed: int) -> list[Settings]:

@@ -12,7 +12,7 @@ from apps.intervene import runs, views
 from apps.intervene.controls import Interventions, piece
 from apps.intervene.runs import Bases, Made, make
 from apps.shared.parts import LATEST, PRIVATE, QUEUE, RunControls, spoken_errors, tell, visitor
-from apps.shared.settings import Edit, Settings
+from apps.shared.settings import Edit, Settings, seed_of, whole
 from apps.shared.studio import Studio
 from ecar_lab.device import told_when_memory_is_full
 from ecar_lab.doctor.probe import boundary_scores
@@ -134,7 +134,7 @@ class Intervene:
         with spoken_errors(), told_when_memory_is_full():
             stage = runs.check_later(stage, self.stages, "a fork")
             base, where = self._base(request, common)
-            settings = runs.forked(base.settings, stage, int(count), int(seed or 0))
+            settings = runs.forked(base.settings, stage, whole(count, "count"), seed_of(seed))
             made = runs.run_fork(self.studio, settings, visitor(request))
             return self._update(base, views.fork_view(base, stage, made), *where)
 
@@ -156,7 +156,7 @@ class Intervene:
         with spoken_errors(), told_when_memory_is_full():
             if not painter or painter.get("stage") != stage:
                 raise EcarError("no cell is painted: paint at least one")
-            other = (other_class, int(other_seed or 0)) if action == "copy" else (None, None)
+            other = (other_class, seed_of(other_seed)) if action == "copy" else (None, None)
             mask = tuple(painter["mask"])
 
             def change(settings: Settings) -> Settings:
@@ -168,8 +168,9 @@ class Intervene:
     def swap_noise(self, request: gr.Request, seed: float, *rest: Any) -> dict[Any, Any]:
         """The noise of another seed in some stages."""
         letters, common = rest[: self.stages], rest[self.stages :]
-        chosen, other = [letter == "B" for letter in letters], int(seed or 0)
+        chosen = [letter == "B" for letter in letters]
         with spoken_errors(), told_when_memory_is_full():
+            other = seed_of(seed)
             base, where = self._base(request, common)
             plain = dataclasses.replace(base.settings, seed=other, seeds=())
             b = make(self.studio, plain, visitor(request))

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gradio as gr
 
 from apps.generate.tab import Generate
 from apps.overview.runs import counted, grow
-from apps.shared.parts import LATEST, PRIVATE, QUEUE, banner, script, show_banner, tell
-from apps.shared.settings import MAX_SEED
+from apps.shared.parts import (
+    LATEST,
+    PRIVATE,
+    QUEUE,
+    banner,
+    script,
+    show_banner,
+    spoken_errors,
+    tell,
+)
+from apps.shared.settings import MAX_SEED, seed_of, whole
 from apps.shared.studio import OPENING_SEED, Studio
 from ecar_lab.device import told_when_memory_is_full
 from ecar_lab.errors import EcarError
@@ -87,14 +96,16 @@ class Overview:
         """All classes from a seed."""
         try:
             with told_when_memory_is_full():
-                for view in grow(self.studio, int(seed or 0)):
+                for view in grow(self.studio, seed_of(seed)):
                     yield {self.images: view, self.banner: ""}
         except EcarError as error:
             yield {self.banner: banner(str(error))}
 
     def look_inside(self, view: Any, chosen: gr.EventData) -> tuple[Any, ...]:
         """The Generate tab, with class and seed of the image that was pressed."""
-        name, seed = chosen.name, int(view["seed"])
+        name = chosen.name
+        with spoken_errors():
+            seed = whole(view.get("seed") if isinstance(view, Mapping) else None, "seed")
         if name not in self.studio.class_names:
             raise gr.Error(f"there is no class {name!r}", print_exception=False)
         return gr.Tabs(selected="generate"), name, seed

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import torch
@@ -17,12 +18,13 @@ from PIL import Image
 from torch import Tensor
 
 from apps.shared.inline import data_url, side_by_side
-from apps.shared.settings import MAX_SEED
+from apps.shared.settings import MAX_SEED, seed_of, whole
 from apps.shared.studio import Studio
 from ecar_lab.data.sources import picture_of
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.interventions import stage_end_of, stage_noise
+from ecar_lab.schema import short
 from ecar_lab.viz.colours import decode
 from ecar_lab.viz.pictures import to_pil
 
@@ -101,6 +103,21 @@ class Wish:
         for seed in self.seeds:
             if not 0 <= seed <= MAX_SEED:
                 raise EcarError(f"seed {seed} is out of range: use 0 to {MAX_SEED}")
+
+    @classmethod
+    def of_page(cls, painting: Painting, stage: Any, classes: Any, seed: Any, count: Any) -> Wish:
+        """What the page's controls say; ``count`` seeds, from ``seed`` on.
+
+        Raises:
+            EcarError: a value of another kind, or out of its range.
+        """
+        if not isinstance(classes, list | tuple | NoneType):
+            raise EcarError(f"classes are {short(classes)}: choose some from the list")
+        first, seeds = seed_of(seed), whole(count, "seeds")
+        if not 1 <= seeds <= MOST_SEEDS:  # before a thousand million are made
+            raise EcarError(f"{seeds} seeds: choose 1 to {MOST_SEEDS}")
+        chosen = range(first, first + seeds)
+        return cls(painting, whole(stage, "stage"), tuple(classes or ()), tuple(chosen))
 
     @property
     def labels(self) -> list[str]:

@@ -169,9 +169,7 @@ class Paint:
             painting = Painting.of_page(canvas, self.sides)
             if stage is None:
                 raise EcarError("no stage is chosen: choose the one that the painting stands for")
-            first = int(seed or 0)
-            seeds = tuple(range(first, first + int(count)))
-            wish = Wish(painting, int(stage), tuple(classes or ()), seeds)
+            wish = Wish.of_page(painting, stage, classes, seed, count)
             with told_when_memory_is_full():
                 for view in runs.complete(self.studio, wish):
                     yield {self.results: view, self.banner: ""}

@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from apps.shared.settings import MAX_SEED, Settings
+from apps.shared.settings import MAX_SEED, Settings, whole
 from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import FLOW_MAP, SOLVERS
@@ -146,15 +146,15 @@ class RunControls:
         stages = len(self.default_steps)
         parts = [rest[first : first + stages] for first in range(0, 5 * stages, stages)]
         steps, guidance, begins, ends, powers = parts
-        seed = secrets.randbelow(MAX_SEED) if seed is None else int(seed)
+        seed = secrets.randbelow(MAX_SEED) if seed is None else whole(seed, "seed")
         return Settings.of(
             self.studio.pipeline.model,
             class_name,
             seed,
-            [int(count) for count in steps],
-            [float(scale) for scale in guidance],
-            intervals=[(float(low), float(high)) for low, high in zip(begins, ends, strict=True)],
-            powers=[float(power) for power in powers],
+            list(steps),
+            list(guidance),
+            intervals=list(zip(begins, ends, strict=True)),
+            powers=list(powers),
             solver=solver,
         )
 

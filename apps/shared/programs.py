@@ -16,7 +16,7 @@ import gradio as gr
 
 from apps.shared.parts import QUEUE, visitor
 from apps.shared.recipes import Origin, Recipe, check_settings, finished, replay, timings
-from apps.shared.settings import MAX_SEED, Settings
+from apps.shared.settings import MAX_SEED, Settings, number, whole
 from apps.shared.stream import Progress
 from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
@@ -263,28 +263,6 @@ def event_of(frame: dict[str, Any], folder: str, done: bool) -> dict[str, Any]:
 def served(path: str) -> dict[str, Any]:
     """A file of the visitor's in Gradio's words."""
     return gr.FileData(path=path, mime_type="image/png").model_dump()
-
-
-def whole(value: Any, name: str) -> int:
-    """The value, if it is a whole number.
-
-    Raises:
-        EcarError: it is something else.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
-        raise EcarError(f"{name} is {str(value)[:40]!r}: give a whole number")
-    return int(value)
-
-
-def number(value: Any, name: str) -> float:
-    """The value, if it is a number.
-
-    Raises:
-        EcarError: it is something else.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise EcarError(f"{name} is {str(value)[:40]!r}: give a number")
-    return value
 
 
 @contextmanager

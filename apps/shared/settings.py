@@ -284,3 +284,34 @@ def _edit_from_json(values: Any) -> Edit:
             f"{', '.join(sorted(fields - {'stage', 'mask'}))} what it needs"
         )
     return Edit(**{name: _tuples(value) for name, value in values.items()})
+
+
+def whole(value: Any, name: str) -> int:
+    """The value, if it is a whole number.
+
+    Raises:
+        EcarError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise EcarError(f"{name} is {str(value)[:40]!r}: give a whole number")
+    return int(value)
+
+
+def number(value: Any, name: str) -> float:
+    """The value, if it is a number.
+
+    Raises:
+        EcarError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise EcarError(f"{name} is {str(value)[:40]!r}: give a number")
+    return value
+
+
+def seed_of(value: Any) -> int:
+    """The seed in a field of the page; an empty one means 0.
+
+    Raises:
+        EcarError: it holds something else than a whole number.
+    """
+    return 0 if value is None else whole(value, "seed")

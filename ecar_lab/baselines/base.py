@@ -17,7 +17,8 @@ from ecar_lab.device import autocast, synchronize
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.generator import LatentGenerator
-from ecar_lab.interventions import Generators, Labels, check_latent
+from ecar_lab.interventions import Generators, Labels
+from ecar_lab.latents import check_latent
 from ecar_lab.schedule import Intervals
 from ecar_lab.trace import Stream
 

@@ -23,7 +23,8 @@ from ecar_lab.baselines.token_parts import FlowTokenHead, PatchEmbedding, TokenT
 from ecar_lab.device import autocast, synchronize
 from ecar_lab.errors import EcarError
 from ecar_lab.generator import LossOutput, TrainingDraw, mean_per_bin
-from ecar_lab.interventions import Generators, Labels, check_latent
+from ecar_lab.interventions import Generators, Labels
+from ecar_lab.latents import check_latent
 from ecar_lab.layers import patchify, unpatchify
 from ecar_lab.schedule import Intervals
 from ecar_lab.trace import Stream

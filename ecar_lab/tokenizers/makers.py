@@ -30,7 +30,7 @@ from ecar_lab.arguments import as_dtype
 from ecar_lab.bounds import check_size
 from ecar_lab.errors import EcarError
 from ecar_lab.files import resolve_checkpoint, verify_checksums
-from ecar_lab.stored import check_weights
+from ecar_lab.stored import check_weights, is_hub_id
 from ecar_lab.tokenizers.base import Tokenizer, psnr_per_image
 from ecar_lab.tokenizers.networks import (
     VectorQuantiser,
@@ -336,8 +336,7 @@ def _other_shape(name_or_path: str | Path) -> EcarError:
 
 def _find(name_or_path: str) -> tuple[str, str | None, dict[str, Any]]:
     """Where a tokenizer lies: a folder or Hub id, the subfolder in it, and its config."""
-    folder = Path(name_or_path).expanduser()
-    on_hub = not folder.exists() and name_or_path.count("/") == 1 and name_or_path[0] not in "./~"
+    on_hub, folder = is_hub_id(name_or_path), Path(name_or_path)
     if not on_hub:
         folder = resolve_checkpoint(name_or_path)
     source = name_or_path if on_hub else str(folder)

@@ -146,6 +146,19 @@ def test_bad_requests_are_answered_by_a_sentence(studio):
         ((good, 0, [], 0, 2), "0 classes"),
         ((good, 0, ["cat"], -5, 2), "Seed -5 is out of range"),
         ((good, 0, ["cat"], 0, 99), "99 seeds"),
+        ((good, 0, ["cat"], 0, 1e12), "1000000000000 seeds"),
+        ((good, 0, ["cat"], float("nan"), 2), "give a whole number"),
+        ((good, 0, ["cat"], "1", 2), "give a whole number"),
+        ((good, 0, ["cat"], 1.5, 2), "give a whole number"),
+        ((good, 0, ["cat"], 0, None), "give a whole number"),
+        ((good, 0.5, ["cat"], 0, 2), "give a whole number"),
+        ((good, [0], ["cat"], 0, 2), "give a whole number"),
+        ((good, 7, ["cat"], 0, 2), "use 0 to 0"),
+        ((good, 0, "cat", 0, 2), "choose some from the list"),
+        ((good, 0, 5, 0, 2), "choose some from the list"),
+        ((good, 0, [["cat"]], 0, 2), "is a list in a list"),
+        ((good, 0, ["cat"] * 10**5, 0, 2), "100000 classes"),
+        ((["colours"], 0, ["cat"], 0, 2), "There is no painting yet"),
     ]:
         (answer,) = tab.complete(*wishes)
         assert words in answer[tab.banner]
