@@ -109,7 +109,7 @@ def broken(tiny_checkpoint, tmp_path):
 def test_a_truncated_file_is_one_sentence(broken):
     file = next((broken / "model").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(EcarError, match=r"cannot be loaded .*: fetch or train it again"):
+    with pytest.raises(EcarError, match="cannot be loaded, they are missing, cut short"):
         ECARPipeline.from_pretrained(broken)
 
 
@@ -302,7 +302,7 @@ def test_a_pipeline_from_a_pipeline_shares_its_parts_and_casts_nothing(tiny_chec
         for again in (ECARPipeline.from_pipe(pipe), ECARPipeline(**pipe.components)):
             assert again.model is pipe.model
             assert again.model.dtype == kind
-    with pytest.raises(EcarError, match=r"the model is NoneType"):
+    with pytest.raises(EcarError, match=r"is no pipeline: load it with from_pretrained first"):
         ECARPipeline.from_pipe(SimpleNamespace(config={}, components={}, dtype=None))
 
 

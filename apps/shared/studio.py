@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -65,6 +65,7 @@ class Folders:
         self._root = tempfile.TemporaryDirectory(prefix="ecar-demo-", ignore_cleanup_errors=True)
         self._homes: dict[str | None, Home] = {}
         self._lock = threading.Lock()
+        self._closed = False
 
     @property
     def root(self) -> Path:
@@ -124,10 +125,18 @@ class Folders:
             shutil.rmtree(run.parent, ignore_errors=True)
 
     def close(self) -> None:
-        """Deletes what all visitors made."""
+        """Deletes what all visitors made, even while a run goes on writing."""
+        self._closed = True
+        # Under another name first: what is still written finds no folder any more.
+        gone = self.root.with_name(f"{self.root.name}-gone")
+        with suppress(OSError):
+            self.root.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
         self._root.cleanup()
 
     def _home(self, visitor: str | None) -> Home:
+        if self._closed:
+            raise EcarError("the server is closing: start it again, `ecar app`")
         if visitor not in self._homes:
             self._homes[visitor] = Home(self._fresh(self.root))
         return self._homes[visitor]

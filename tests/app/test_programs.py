@@ -247,7 +247,7 @@ def test_an_open_door_is_warned_of(served, capsys, host, warned):
     [
         (["--auth", "secret"], "--auth is not of the form USER:PASSWORD"),
         (["--auth", ":secret"], "--auth is not of the form"),
-        (["--auth", ""], "--auth is not of the form"),
+        (["--auth", ""], "--auth is empty"),
         (["--port", "70000"], "--port is 70000: use 1 to 65535"),
     ],
 )

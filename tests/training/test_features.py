@@ -139,7 +139,7 @@ def test_a_truncated_net_is_an_error_with_a_remedy(trained, tmp_path):
     shutil.copytree(trained, broken)
     weights = next(broken.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(EcarError, match="cannot be read"):
+    with pytest.raises(EcarError, match="cannot be loaded, they are missing, cut short"):
         load_features(broken)
 
 
