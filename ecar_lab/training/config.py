@@ -25,6 +25,7 @@ from ecar_lab.schema import (
     Text,
     Whole,
     settings,
+    short,
 )
 
 # Fields that may differ between a run and its continuation: none of them bends the curve
@@ -157,7 +158,7 @@ class TrainConfig:
         unknown = sorted(set(given) - names)
         if unknown:
             raise EcarError(
-                f"{source} has the unknown field {unknown[0]!r}: the fields are "
+                f"{source} has the unknown field {short(unknown[0])}: the fields are "
                 f"{', '.join(sorted(names))}"
             )
         try:
