@@ -15,6 +15,10 @@ from typing import Any
 from ecar_lab.errors import EcarError
 
 LARGEST_CARD = 1 << 20  # bytes of a README.md that is read for configurations
+# What file managers and browsers name a second copy.
+COPY = re.compile(
+    r"(?P<stem>.+?)(?: ?\(\d+\)| - Copy(?: \(\d+\))?| copy(?: \d+)?)(?P<ending>\.\w+)"
+)
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 
 
@@ -157,7 +161,15 @@ def _configuration(file: str) -> str:
 
 
 def _refuse_missing_shards(where: str, files: list[str]) -> None:
-    """Of NAME-00000-of-00002 there must be every number once, and no other count beside it."""
+    """Of NAME-00000-of-00002 there must be every number once, and no other count beside it; nor
+    may there be what a system calls a copy of a file beside it."""
+    for file in files:
+        copied = COPY.fullmatch(file)
+        if copied and f"{copied['stem']}{copied['ending']}" in files:
+            raise EcarError(
+                f"{where} holds {file!r} beside the file that it is a copy of by its name: "
+                "keep one of them, or rename it"
+            )
     shards = [match for file in files if (match := SHARD.match(file))]
     counts: dict[str, set[str]] = {}
     for match in shards:

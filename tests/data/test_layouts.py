@@ -343,6 +343,15 @@ def test_shards_that_are_there_twice_are_refused(tmp_path, names, words):
     assert words in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["train (1)", "train(2)", "train - Copy", "train copy 2"])
+def test_a_copy_beside_its_file_is_refused(tmp_path, name):
+    table(tmp_path / "train.parquet")
+    table(tmp_path / f"{name}.parquet")
+    assert f"'{name}.parquet' beside the file that it is a copy of" in refusal(tmp_path)
+    (tmp_path / "train.parquet").unlink()
+    assert layout(tmp_path).splits == {"train": 2}
+
+
 def test_patterns_of_a_card_may_begin_with_a_dot(tmp_path):
     table(tmp_path / "data/a.parquet", 3)
     files = [{"split": "train", "path": "./data/a*"}]
