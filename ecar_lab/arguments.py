@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ecar_lab.errors import EcarError
+from ecar_lab.schema import short
 
 DTYPES = {
     **dict.fromkeys(("float32", "fp32", "float"), torch.float32),
@@ -61,12 +62,6 @@ def real_number(value: Any) -> float | None:
         return float("inf")
 
 
-def brief(value: Any) -> str:
-    """A value, as short as a sentence can name it."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def given(value: Any, kind: type, make: Callable, name: str, wanted: str) -> Any:
     """``make(value)`` of a value of some kind.
 
@@ -74,7 +69,7 @@ def given(value: Any, kind: type, make: Callable, name: str, wanted: str) -> Any
         EcarError: it is of another kind; ``wanted`` says what it should be.
     """
     if not isinstance(value, kind) or isinstance(value, str):
-        raise EcarError(f"{name} is {brief(value)}: give {wanted}")
+        raise EcarError(f"{name} is {short(value)}: give {wanted}")
     return make(value)
 
 
@@ -86,7 +81,7 @@ def flags(values: list, name: str) -> list[bool]:
     """
     for value in values:
         if not isinstance(value, bool):
-            raise EcarError(f"{name} is {brief(value)}: use True or False")
+            raise EcarError(f"{name} is {short(value)}: use True or False")
     return values
 
 
@@ -101,7 +96,7 @@ def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     known = isinstance(dtype, torch.dtype | str)
     name = str(dtype).removeprefix("torch.") if known else ""
     if name not in DTYPES:
-        raise EcarError(f"dtype {brief(dtype)} is unknown: use float32, bfloat16 or float16")
+        raise EcarError(f"dtype {short(dtype)} is unknown: use float32, bfloat16 or float16")
     return DTYPES[name]
 
 
@@ -127,7 +122,7 @@ def as_generators(
             continue
         seed = whole_number(plain(one))
         remedy = "torch.Generator().manual_seed({})".format("seed" if seed is None else seed)
-        raise EcarError(f"generator {brief(one)} is no torch.Generator: use {remedy}")
+        raise EcarError(f"generator {short(one)} is no torch.Generator: use {remedy}")
     if not isinstance(generator, Sequence):
         return generator
     if len(several) != count:

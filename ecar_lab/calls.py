@@ -11,8 +11,8 @@ from typing import Any
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 
-from ecar_lab.arguments import brief
 from ecar_lab.errors import EcarError
+from ecar_lab.schema import short
 
 # What other pipelines of diffusers take, and what is said here instead.
 ELSEWHERE = {
@@ -63,7 +63,7 @@ def replied(reply: Any, latent: Tensor) -> Tensor | None:
         return None
     if not isinstance(reply, Mapping) or set(reply) - {"latents"}:
         raise EcarError(
-            f"the callback returned {brief(reply)}: return the dict that it was given, with other "
+            f"the callback returned {short(reply)}: return the dict that it was given, with other "
             "latents if you like, or nothing"
         )
     changed = reply.get("latents")

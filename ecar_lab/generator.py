@@ -15,11 +15,12 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from ecar_lab.arguments import brief, plain, real_number, whole_number
+from ecar_lab.arguments import plain, real_number, whole_number
 from ecar_lab.bounds import check_images
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import DEFAULT_SOLVER, check_solver
 from ecar_lab.schedule import Intervals, check_interval, check_power, per_stage
+from ecar_lab.schema import short
 from ecar_lab.stored import StoredNetwork
 
 if TYPE_CHECKING:
@@ -236,18 +237,18 @@ class LatentGenerator(StoredNetwork):
         known = ", ".join(names[:20]) + (", ..." if self.num_classes > 20 else "")
         if isinstance(label, list):
             raise EcarError(
-                f"class {brief(label)} is a list in a list: give one name or number per image, "
+                f"class {short(label)} is a list in a list: give one name or number per image, "
                 "and of one-hot rows their argmax(1)"
             )
         if isinstance(label, str):
             if not (label.isascii() and label.removeprefix("-").isdigit()):
-                raise EcarError(f"class {brief(label)} is unknown: use one of {known}")
+                raise EcarError(f"class {short(label)} is unknown: use one of {known}")
             number = int(label[:20])
         else:
             number = None if isinstance(label, float) else whole_number(label)
         if number is None:
             raise EcarError(
-                f"class {brief(label)} is neither a name nor a whole number: use one of {known}"
+                f"class {short(label)} is neither a name nor a whole number: use one of {known}"
             )
         if not 0 <= number < self.num_classes:
             raise EcarError(f"class {label} is out of range: use 0 to {self.num_classes - 1}")
@@ -265,7 +266,7 @@ class LatentGenerator(StoredNetwork):
             count = whole_number(value)
             if count is None or not 1 <= count <= MAX_STEPS:
                 raise EcarError(
-                    f"{brief(value)} flow steps: every stage needs a whole number of at least 1 "
+                    f"{short(value)} flow steps: every stage needs a whole number of at least 1 "
                     f"and at most {MAX_STEPS}"
                 )
             counts.append(count)
@@ -283,7 +284,7 @@ class LatentGenerator(StoredNetwork):
             number = real_number(value)
             if number is None or not 0 <= number < float("inf"):
                 raise EcarError(
-                    f"guidance {brief(value)} is not a finite number >= 0: 1.0 means no guidance"
+                    f"guidance {short(value)} is not a finite number >= 0: 1.0 means no guidance"
                 )
             if number > MAX_GUIDANCE:
                 raise EcarError(

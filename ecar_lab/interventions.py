@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ecar_lab.arguments import brief, given, plain, whole_number
+from ecar_lab.arguments import given, plain, whole_number
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.flow import endpoints
 from ecar_lab.latents import check_replacement, check_tensor
 from ecar_lab.model import ECAR
 from ecar_lab.schedule import per_stage
+from ecar_lab.schema import short
 
 # Labels may be arrays, too; whatever they come as, LatentGenerator.class_ids reads them.
 Labels = str | int | Sequence[str | int] | Tensor
@@ -76,7 +77,7 @@ class RunSettings:
         model.check_few_step(self.steps, self.guidance, self.powers, self.solver)
         layers, layer = len(model.transformer.blocks), self.attention_layer
         if layer is not None and (type(layer) is not int or not 0 <= layer < layers):
-            raise EcarError(f"there is no attention layer {brief(layer)}: use 0 to {layers - 1}")
+            raise EcarError(f"there is no attention layer {short(layer)}: use 0 to {layers - 1}")
         self._check_noise_and_edits(model)
         if start_from is not None:
             self._check_start(model, start_from)
@@ -90,7 +91,7 @@ class RunSettings:
             check_stage(edit.stage, stages, "an edit")
             mask, shape = edit.mask, self.shape(model, edit.stage)
             if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.is_meta:
-                raise EcarError(f"the mask of an edit is {brief(mask)}: give a bool tensor")
+                raise EcarError(f"the mask of an edit is {short(mask)}: give a bool tensor")
             if tuple(mask.shape) != shape[2:]:
                 raise EcarError(
                     f"the mask of an edit at stage {edit.stage} is {tuple(mask.shape)}: "
@@ -99,19 +100,19 @@ class RunSettings:
             step = 0 if edit.step is None else whole_number(edit.step)
             if step is None or not 0 <= step <= self.steps[edit.stage]:
                 raise EcarError(
-                    f"an edit at step {brief(edit.step)} of stage {edit.stage}: "
+                    f"an edit at step {short(edit.step)} of stage {edit.stage}: "
                     f"use 0 to {self.steps[edit.stage]}"
                 )
             if isinstance(edit.replacement, Tensor):
                 check_replacement(edit.replacement, shape)
             elif not isinstance(edit.replacement, str) or edit.replacement not in REPLACEMENTS:
                 raise EcarError(
-                    f"replacement {brief(edit.replacement)}: use noise, zero or a tensor"
+                    f"replacement {short(edit.replacement)}: use noise, zero or a tensor"
                 )
 
     def _check_start(self, model: ECAR, start_from: TraceEvent) -> None:
         if not isinstance(start_from, TraceEvent):
-            raise EcarError(f"start_from is {brief(start_from)}: give an event of an earlier run")
+            raise EcarError(f"start_from is {short(start_from)}: give an event of an earlier run")
         stage, stages = start_from.stage, model.schedule.num_stages
         if start_from.num_stages != stages:
             raise EcarError(
@@ -173,7 +174,7 @@ def check_seed(seed: Any) -> int:
     """The seed as an int that a torch.Generator takes."""
     number = whole_number(plain(seed))
     if number is None or not -(2**63) <= number < 2**64:
-        raise EcarError(f"seed {brief(seed)}: use a whole number, 0 to {2**64 - 1}")
+        raise EcarError(f"seed {short(seed)}: use a whole number, 0 to {2**64 - 1}")
     return number
 
 
@@ -207,7 +208,7 @@ def as_edits(edits: Any) -> tuple[LatentEdit, ...]:
     listed = given(edits, Sequence, tuple, "edits", "a list of LatentEdit")
     for edit in listed:
         if not isinstance(edit, LatentEdit):
-            raise EcarError(f"an edit is {brief(edit)}: give instances of LatentEdit")
+            raise EcarError(f"an edit is {short(edit)}: give instances of LatentEdit")
     return tuple(replace(one, stage=index(one.stage), step=index(one.step)) for one in listed)
 
 
@@ -227,7 +228,7 @@ def check_stage(stage: Any, num_stages: int, name: str) -> int:
     """Refuses a stage that the model does not have, and returns it as an int."""
     number = whole_number(plain(stage))
     if number is None or not 0 <= number < num_stages:
-        raise EcarError(f"{name} names stage {brief(stage)}: use 0 to {num_stages - 1}")
+        raise EcarError(f"{name} names stage {short(stage)}: use 0 to {num_stages - 1}")
     return number
 
 
@@ -253,9 +254,9 @@ def fork_seeds(
     own = given(seeds, Sequence, tuple, "seeds", "one per stage")
     stages, at, wanted = len(own), whole_number(stage), whole_number(count)
     if at is None or not 1 <= at < stages:
-        raise EcarError(f"a fork at stage {brief(stage)}: use 1 to {stages - 1}")
+        raise EcarError(f"a fork at stage {short(stage)}: use 1 to {stages - 1}")
     if wanted is None or wanted < 0:
-        raise EcarError(f"{brief(count)} runs: use a whole number from 0 on")
+        raise EcarError(f"{short(count)} runs: use a whole number from 0 on")
     stage = at
     others = (seed for seed in candidates if seed not in own[stage:])
     return [(*own[:stage], *(seed,) * (stages - stage)) for seed in islice(others, wanted)]

@@ -14,7 +14,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.pil_utils import numpy_to_pil
 from torch import Tensor
 
-from ecar_lab.arguments import brief, check_keywords, plain, whole_number
+from ecar_lab.arguments import check_keywords, plain, whole_number
 from ecar_lab.bounds import check_images
 from ecar_lab.calls import ELSEWHERE, Call, calls_of, interrupt, replied
 from ecar_lab.device import told_when_memory_is_full
@@ -23,6 +23,7 @@ from ecar_lab.events import TraceEvent
 from ecar_lab.generator import LatentGenerator
 from ecar_lab.interventions import Generators, Labels, as_noise
 from ecar_lab.model import ECAR
+from ecar_lab.schema import short
 from ecar_lab.stored import bring
 from ecar_lab.stored_pipeline import TOKENIZER_HASH, StoredPipeline
 from ecar_lab.tokenizers.base import Tokenizer
@@ -199,14 +200,14 @@ class ECARPipeline(StoredPipeline):
         kind = output_type.lower() if isinstance(output_type, str) else ""
         if kind not in OUTPUT_TYPES:
             raise EcarError(
-                f"output_type {brief(output_type)} is unknown: use {', '.join(OUTPUT_TYPES)}"
+                f"output_type {short(output_type)} is unknown: use {', '.join(OUTPUT_TYPES)}"
             )
         return kind
 
     def _callback_inputs(self, callback: Any, names: Sequence[str] | str | None) -> list[str]:
         """The names of what a callback is offered."""
         if callback is not None and not callable(callback):
-            raise EcarError(f"callback_on_step_end is {brief(callback)}: give a function")
+            raise EcarError(f"callback_on_step_end is {short(callback)}: give a function")
         names = self._callback_tensor_inputs if names is None else names
         wanted = (
             [names]
@@ -217,7 +218,7 @@ class ECARPipeline(StoredPipeline):
         )
         for name in wanted:
             if not isinstance(name, str) or name not in self._callback_tensor_inputs:
-                raise EcarError(f"a callback cannot have {brief(name)}: only latents are offered")
+                raise EcarError(f"a callback cannot have {short(name)}: only latents are offered")
         return wanted
 
     def _trace_options(self, options: dict[str, Any], latents: Tensor | None) -> dict[str, Any]:
@@ -244,7 +245,7 @@ class ECARPipeline(StoredPipeline):
     def _repeated(self, class_labels: Labels, count: Any) -> Labels:
         number = whole_number(plain(count))
         if number is None or number < 1:
-            raise EcarError(f"num_images_per_prompt {brief(count)}: use a whole number from 1 on")
+            raise EcarError(f"num_images_per_prompt {short(count)}: use a whole number from 1 on")
         if number == 1:
             return class_labels
         ids = self.model.class_ids(class_labels)

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ecar_lab.arguments import brief, plain, real_number
+from ecar_lab.arguments import plain, real_number
 from ecar_lab.errors import EcarError
+from ecar_lab.schema import short
 
 Coupling = Literal["independent", "correlated", "restart"]
 # Intervals of local time: one (low, high) for all stages, or one per stage; None is all of a stage.
@@ -234,7 +235,7 @@ def check_interval(interval: Any) -> tuple[float, float]:
     numbers = [number for number in found if number is not None]
     if len(found) != 2 or len(numbers) != 2:
         raise EcarError(
-            f"guidance_interval {brief(interval)} is no pair: give low and high, e.g. 0 0.5"
+            f"guidance_interval {short(interval)} is no pair: give low and high, e.g. 0 0.5"
         )
     low, high = numbers
     if not low < high:
@@ -258,7 +259,7 @@ def check_power(power: float) -> float:
     number = real_number(plain(power))
     if number is None or not MIN_POWER <= number <= MAX_POWER:
         raise EcarError(
-            f"time_power {brief(power) if number is None else f'{number:g}'}: use 1 for even "
+            f"time_power {short(power) if number is None else f'{number:g}'}: use 1 for even "
             f"steps, more (up to {MAX_POWER}) for shorter first steps, less (from {MIN_POWER}) for "
             "longer ones"
         )

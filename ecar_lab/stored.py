@@ -17,10 +17,11 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ecar_lab.arguments import as_dtype, brief, whole_number
+from ecar_lab.arguments import as_dtype, whole_number
 from ecar_lab.bounds import BoundedConfig
 from ecar_lab.errors import EcarError
 from ecar_lab.files import as_folder, resolve_checkpoint, verify_checksums
+from ecar_lab.schema import short
 
 CONFIG, INDEX, WEIGHTS = "config.json", "model_index.json", "diffusion_pytorch_model"
 AGAIN = "fetch or train it again"
@@ -119,12 +120,12 @@ def check_saving(
     if not safe_serialization:
         raise EcarError("this kit neither writes nor reads pickles: leave safe_serialization on")
     if variant is not None and not (isinstance(variant, str) and VARIANT.fullmatch(variant)):
-        raise EcarError(f"variant {brief(variant)}: use letters and digits, e.g. 'fp16'")
+        raise EcarError(f"variant {short(variant)}: use letters and digits, e.g. 'fp16'")
     number = whole_number(max_shard_size)
     if isinstance(max_shard_size, str) and SHARD.fullmatch(max_shard_size):
         return
     if max_shard_size is not None and (number is None or number < 1):
-        raise EcarError(f"max_shard_size {brief(max_shard_size)}: use bytes, or a text as '5GB'")
+        raise EcarError(f"max_shard_size {short(max_shard_size)}: use bytes, or a text as '5GB'")
 
 
 def is_hub_id(place: Any) -> bool:

@@ -13,9 +13,10 @@ from diffusers.pipelines.pipeline_utils import SUPPORTED_DEVICE_MAP, DiffusionPi
 from safetensors import SafetensorError
 
 import ecar_lab.tokenizer  # noqa: F401  where saved tokenizers say that their classes live
-from ecar_lab.arguments import DTYPES, as_dtype, brief, check_keywords
+from ecar_lab.arguments import DTYPES, as_dtype, check_keywords
 from ecar_lab.errors import EcarError
 from ecar_lab.files import as_folder, resolve_checkpoint, write_checksums, write_error
+from ecar_lab.schema import short
 from ecar_lab.stored import AGAIN, WEIGHTS, check_saving, find_pipeline, first_sentence
 
 TOKENIZER_HASH = "_tokenizer_hash"  # in the model's config
@@ -105,7 +106,7 @@ class StoredPipeline(DiffusionPipeline):
             EcarError: it is no pipeline, or has no model that this one runs; an unknown keyword.
         """
         if not isinstance(pipeline, DiffusionPipeline):
-            raise EcarError(f"{brief(pipeline)} is no pipeline: load it with from_pretrained first")
+            raise EcarError(f"{short(pipeline)} is no pipeline: load it with from_pretrained first")
         known = (*signature(cls.__init__).parameters, "dtype", "torch_dtype")
         check_keywords(kwargs, known, {}, f"{cls.__name__}.from_pipe")
         parts = {name: getattr(pipeline, name, None) for name in ("model", "tokenizer")}
@@ -213,7 +214,7 @@ def check_options(folder: Path, options: dict[str, Any]) -> None:
     places, variant = options.get("device_map"), options.get("variant")
     if places is not None and places not in SUPPORTED_DEVICE_MAP:
         known = ", ".join(dict.fromkeys(SUPPORTED_DEVICE_MAP))
-        raise EcarError(f"device_map {brief(places)} is none for a pipeline here: use {known}")
+        raise EcarError(f"device_map {short(places)} is none for a pipeline here: use {known}")
     pattern = f"*/{WEIGHTS}.{escape(str(variant))}*.safetensors"
     if variant is not None and not any(folder.glob(pattern)):
         raise EcarError(f"there is no variant {variant!r} in {str(folder)!r}: leave variant out")

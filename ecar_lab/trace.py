@@ -17,7 +17,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ecar_lab.arguments import as_dtype, as_generators, brief, flags
+from ecar_lab.arguments import as_dtype, as_generators, flags
 from ecar_lab.cost import (
     guided_halves,
     guided_steps,
@@ -49,6 +49,7 @@ from ecar_lab.interventions import (
 from ecar_lab.latents import check_latent, taken
 from ecar_lab.model import ECAR
 from ecar_lab.schedule import Intervals, per_stage, time_grid
+from ecar_lab.schema import short
 
 # What trace() returns. A consumer that iterates by hand may send a latent back: it takes the place
 # of the event's, and the run goes on from there.
@@ -116,7 +117,7 @@ def trace(
     """
     if not isinstance(getattr(model, "_orig_mod", model), ECAR):
         raise EcarError(
-            f"trace() was given {brief(model)}: give an ECAR, e.g. pipe.model, and of a baseline "
+            f"trace() was given {short(model)}: give an ECAR, e.g. pipe.model, and of a baseline "
             "use its own model.trace"
         )
     labels = labels_per_stage(model, class_labels, class_labels_from)
