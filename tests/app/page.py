@@ -59,6 +59,15 @@ def open_tab(tab, name: str) -> None:
     tab.evaluate(QUIET_PAGE)
 
 
+def wait_for_sizes(tab, pictures: str, widths: list[int]) -> None:
+    """Until the pictures of a selector have these widths: what is set is loaded a moment later."""
+    tab.wait_for_function(
+        "([pictures, widths]) => JSON.stringify(widths) === JSON.stringify("
+        "[...document.querySelectorAll(pictures)].map(image => image.naturalWidth))",
+        arg=[pictures, widths],
+    )
+
+
 def download(tab, kind: str, ending: str, folder: Path) -> Path:
     tab.click(f"#runs-make-{kind}")
     tab.wait_for_selector(f"#runs-file:has-text('{ending}')")

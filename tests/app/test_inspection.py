@@ -300,8 +300,9 @@ def test_another_run_another_layer_and_the_cache(sight):
         ["All", "20", "4"],
     ]
     assert "gives the same token maps" in sight.inner_text("#inspect-cache")
-    pictures = sight.locator(".inspector img")
-    assert all(pictures.evaluate_all("images => images.map(i => i.alt && i.naturalWidth)"))
+    sight.wait_for_function(
+        "[...document.querySelectorAll('.inspector img')].every(i => i.alt && i.naturalWidth)"
+    )
 
 
 def test_a_refusal_gives_the_page_back(sight):
