@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from apps.compare.tab import Compare
 from apps.generate.tab import Generate
@@ -20,6 +21,7 @@ from apps.intervene.tab import Intervene
 from apps.overview.tab import Overview
 from apps.paint.tab import Paint
 from apps.runs.tab import Runs
+from apps.server.delivery import Delivery
 from apps.shared import programs
 from apps.shared.parts import script, show_banner, styles, visitor
 from apps.shared.studio import Studio
@@ -170,6 +172,7 @@ def launch(
                 footer_links=["api", "settings"],
                 theme=theme(),
                 css_paths=styles(),
+                app_kwargs={"middleware": [Middleware(Delivery)]},
             )
     except OSError as error:
         if "port" not in str(error):
