@@ -6,7 +6,6 @@ is computed, is computed there.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -23,24 +22,22 @@ from apps.paint.tab import Paint
 from apps.runs.tab import Runs
 from apps.server.delivery import Delivery
 from apps.shared import programs
-from apps.shared.parts import script, show_banner, styles, visitor
+from apps.shared.parts import show_banner, styles, visitor
 from apps.shared.studio import Studio
+from apps.shell.shell import TITLE, add_head, add_strip
 from apps.tokenizer.tab import TokenizerTab
 from ecar_lab.errors import EcarError
 from ecar_lab.machine import no_proxies
-from ecar_lab.viz.colours import STAGE_HUES
 
-HERE = Path(__file__).parent
 DEFAULT_PORT = 7860
 LARGEST_UPLOAD = "5mb"
 NO_CHECKPOINT = (
     "Start the demo again on another one, `ecar app --checkpoint NAME_OR_FOLDER`, or train one: "
     "`ecar train tokenizer`, then `ecar train model`."
 )
-TITLE = "E-CAR, stage by stage"
 TABS = (
-    ("Generate", Generate),
     ("All classes", Overview),
+    ("Generate", Generate),
     ("Paint a stage", Paint),
     ("Compare", Compare),
     ("Inspect", Inspect),
@@ -68,15 +65,16 @@ def page_of(studio: Studio) -> gr.Blocks:
     gr.set_static_paths([studio.folders.root])
     # Gradio's own copies of uploads go after an hour; what visitors make lies in their folders.
     with gr.Blocks(analytics_enabled=False, title=TITLE, delete_cache=(3600, 3600)) as page:
-        gr.HTML(f"<h1>{TITLE}</h1>", elem_id="head")
+        add_head(studio if studio.problem is None else None)
         if studio.problem is None:
             programs.register(studio)  # first: a tab's own event of that name would take it
-            add_tour()
-            add_pipeline(studio)
-            with gr.Tabs(elem_id="tabs") as tabs:
+            add_strip(studio)
+            # "wrap": Gradio then hides no tab in a menu; on narrow screens shell.css scrolls them.
+            with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
                 parts: dict[str, Any] = {}
                 for name, kind in TABS:
-                    with gr.Tab(name, id=name.lower()):
+                    # Rendered from the start: other tabs open it, and its run fills the strip.
+                    with gr.Tab(name, id=name.lower(), render_children=kind is Generate):
                         parts[name] = kind(studio)
                         parts[name].wire(page)
             parts["All classes"].open_into(tabs, parts["Generate"])
@@ -95,38 +93,6 @@ def leaver(studio: Studio):
         studio.folders.forget(visitor(request))
 
     return leave
-
-
-def add_pipeline(studio: Studio) -> gr.HTML:
-    """The picture of the whole process that stays in view; the players light up where they are."""
-    sides = studio.pipeline.model.schedule.resolutions
-    parts = [{"stage": 0, "part": "class", "name": "Class", "hue": ""}]
-    for stage, side in enumerate(sides):
-        hue = STAGE_HUES[stage % len(STAGE_HUES)]
-        own = {"stage": stage, "hue": hue}
-        if stage:
-            parts.append({**own, "part": "up", "name": "Upsample + re-noise"})
-        parts.append({**own, "part": "map", "name": f"Token map {stage + 1}"})
-        parts.append({**own, "part": "flow", "name": f"Flow {side}×{side}"})
-    parts.append({"stage": len(sides), "part": "decode", "name": "Decode", "hue": ""})
-    return gr.HTML(
-        parts,
-        html_template='<ol class="pipeline" aria-label="The process"></ol>',
-        js_on_load=script("shared/pipeline.js"),
-        apply_default_css=False,
-        elem_id="pipeline",
-    )
-
-
-def add_tour() -> gr.HTML:
-    """Five steps for the first visit, and the button that shows them again."""
-    return gr.HTML(
-        json.loads((HERE / "shared" / "tour.json").read_text(encoding="utf-8")),
-        html_template='<div class="tour"></div>',
-        js_on_load=script("shared/tour.js"),
-        apply_default_css=False,
-        elem_id="tour",
-    )
 
 
 def launch(

@@ -52,7 +52,7 @@ class Generate:
             with gr.Column(scale=6, min_width=330):
                 view = blank_view(studio.pipeline, studio.defaults(), studio.folders.root)
                 self.player = player(view, PLAYER, "Stages")
-            with gr.Column(scale=4, min_width=300):
+            with gr.Column(scale=4, min_width=300, elem_id="generate-result"):
                 self.picture = gr.Image(
                     label="Image",
                     format="png",

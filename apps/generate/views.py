@@ -10,24 +10,21 @@ def cost_table(progress: Progress) -> str:
     whole = total(progress.costs)
     seconds = whole.transformer + whole.head + whole.decode
     names = [f"{number}: {cost.side}×{cost.side}" for number, cost in enumerate(progress.costs, 1)]
-    body = ""
-    for name, cost in zip([*names, "All"], [*progress.costs, whole], strict=True):
-        cells = (
-            _ms(cost.transformer),
-            _ms(cost.head),
-            _ms(cost.decode),
-            f"{(cost.transformer_flops + cost.head_flops) / 1e9:.2f}",
-            f"{cost.tokens}",
-            f"{cost.cache_bytes / 1024:.0f}",
-        )
-        body += f"<tr><th scope='row'>{name}</th>"
-        body += "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-    columns = ("Stage", "Trans­former", "Flow head", "Decode", "GFLOP", "Tokens", "KV cache")
-    units = ("", "ms", "ms", "ms", "", "", "KiB")
-    head = "".join(
-        f"<th scope='col'>{name}{f'<small>{unit}</small>' if unit else ''}</th>"
-        for name, unit in zip(columns, units, strict=True)
+    columns = [*progress.costs, whole]
+    rows = (
+        ("Transformer", "ms", lambda cost: _ms(cost.transformer)),
+        ("Flow head", "ms", lambda cost: _ms(cost.head)),
+        ("Decode", "ms", lambda cost: _ms(cost.decode)),
+        ("Work", "GFLOP", lambda cost: f"{(cost.transformer_flops + cost.head_flops) / 1e9:.2f}"),
+        ("Tokens", "", lambda cost: f"{cost.tokens}"),
+        ("KV cache", "KiB", lambda cost: f"{cost.cache_bytes / 1024:.0f}"),
     )
+    body = ""
+    for title, unit, read in rows:
+        body += f"<tr><th scope='row'>{title} <small>{unit}</small></th>"
+        body += "".join(f"<td>{read(cost)}</td>" for cost in columns[:-1])
+        body += f"<td class='all'>{read(whole)}</td></tr>"
+    head = "".join(f"<th scope='col'>{name}</th>" for name in ("Stage", *names, "All"))
     bars = "".join(
         f"<span class='{part}' style='flex-grow:{share:.4f}' title='{title}: {_ms(share)} ms'>"
         "</span>"

@@ -50,6 +50,8 @@ function draw(index) {
     picture.style.backgroundPosition = `${tiles.length > 1 ? (number / (tiles.length - 1)) * 100 : 0}% 0`;
   });
   images.style.setProperty("--hue", view.stages[frame.stage].hue);
+  if (view.done && index === view.frames.length - 1) announce(root, view.stages.length, "decode");
+  else announce(root, frame.stage, frame.step ? "flow" : "map");
   [...lanes.children].forEach((lane, number) => {
     if (number === frame.stage) lane.setAttribute("aria-current", "step");
     else lane.removeAttribute("aria-current");
@@ -86,6 +88,14 @@ play.addEventListener("click", () => {
   looped = 0;
   if (playing && at >= view.frames.length - 1) at = -1;
   say();
+});
+// From a talk's keys.
+document.addEventListener("ecar:drive", ({ detail }) => {
+  if (!root.offsetParent || !view) return;
+  if (detail === "toggle") return play.click();
+  playing = false;
+  say();
+  draw(Math.max(0, Math.min(view.frames.length - 1, at + (detail === "on" ? 1 : -1))));
 });
 slider.addEventListener("input", () => {
   playing = false;

@@ -12,6 +12,9 @@ import torch
 from apps.shared.inline import data_url, side_by_side
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
+from ecar_lab.baselines import build
+from ecar_lab.cost import total_flops
+from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.interventions import stage_noise
 from ecar_lab.viz.colours import STAGE_HUES, decode
@@ -19,6 +22,7 @@ from ecar_lab.viz.colours import STAGE_HUES, decode
 MOST = 20  # classes that are shown, of a model that has more
 # Seconds between two pictures on the way: decoding them is for the eye alone.
 INTERVAL = 0.15
+DIT_STEPS = 50  # that a DiT is given as a rule
 
 
 @dataclass(frozen=True)
@@ -96,5 +100,32 @@ def counted(studio: Studio, settings: Settings) -> Counted:
         guidance_interval=settings.all_intervals,
         time_power=settings.all_powers,
     )
-    total = sum(sum(flops[part]) for part in ("transformer", "head"))
-    return Counted(total / 1e9, len(settings.steps), sum(settings.steps))
+    return Counted(total_flops(flops) / 1e9, len(settings.steps), sum(settings.steps))
+
+
+def dit_gflop(studio: Studio) -> float | None:
+    """What an image costs a DiT of as many parameters in ``DIT_STEPS`` steps; None where none is as
+    large as the model."""
+    shape = {k: v for k, v in dict(studio.pipeline.model.config).items() if not k.startswith("_")}
+    try:
+        with torch.device("meta"):  # counted from the shapes, so no weight is needed
+            return total_flops(build("dit", shape).flops(DIT_STEPS)) / 1e9
+    except EcarError:
+        return None
+
+
+def work_bars(ours: float, dit: float | None) -> str:
+    """Both costs as bars, as HTML; without a DIT nothing."""
+    if dit is None:
+        return ""
+    rows = ((f"E-CAR: {ours:.3g} GFLOP", "ours", ours), (f"DiT: {dit:.3g} GFLOP", "dit", dit))
+    longest = max(ours, dit)
+    bars = "".join(
+        f"<p>{words}</p><div class='{kind}' style='width:{100 * value / longest:.2f}%'></div>"
+        for words, kind, value in rows
+    )
+    return (
+        f"<div class='work'><strong>Counted, not claimed</strong>{bars}"
+        f"<p>The DiT, of as many parameters and with {DIT_STEPS} steps, needs {dit / ours:.1f} "
+        "times the work for an image. Both without the decoder.</p></div>"
+    )

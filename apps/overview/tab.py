@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from apps.generate.tab import Generate
-from apps.overview.runs import counted, grow
+from apps.overview.runs import counted, dit_gflop, grow, work_bars
 from apps.shared.parts import (
     LATEST,
     PRIVATE,
@@ -21,7 +21,7 @@ from apps.shared.parts import (
     tell,
 )
 from apps.shared.settings import MAX_SEED, seed_of, whole
-from apps.shared.studio import OPENING_SEED, Studio
+from apps.shared.studio import Studio
 from ecar_lab.device import told_when_memory_is_full
 from ecar_lab.errors import EcarError
 
@@ -29,9 +29,8 @@ IMAGES = "overview-images"
 EXPLAINED = (
     "E-CAR paints an image coarse to fine: in each stage a transformer says once what belongs "
     "where, and a small flow model removes part of the noise; then the picture is doubled in size "
-    "and goes on. The early steps are made while it is still tiny and cost next to nothing: "
-    "{gflop:.1f} GFLOP an image here, counted, for {calls} calls of the transformer and {steps} "
-    "flow steps."
+    "and goes on. It is cheap because most steps are made while the picture is tiny: an image here "
+    "takes {calls} calls of the transformer and {steps} flow steps."
 )
 
 
@@ -42,31 +41,40 @@ class Overview:
         self.studio = studio
         self._opening: dict[str, Any] | None = None
         self._lock = threading.Lock()
-        cost = counted(studio, studio.defaults())
-        gr.HTML(f"<p>{EXPLAINED.format(**vars(cost))}</p>", elem_classes="introduction explained")
+        self._work: str | None = None
+        self._counting = threading.Lock()
+        self.cost = counted(studio, studio.defaults())
         self.banner = show_banner(None, "overview-banner")
-        with gr.Row(elem_classes="seed-row", equal_height=True):
-            self.seed = gr.Number(
-                OPENING_SEED, precision=0, minimum=0, maximum=MAX_SEED, label="Seed",
-                info="The noise that all of them start from.", min_width=240, scale=0,
-                elem_id="overview-seed",
-            )  # fmt: skip
-            self.dice = gr.Button(
-                "\N{DIE FACE-5} New seed", variant="primary", min_width=130, scale=0,
-                elem_classes="dice", elem_id="overview-dice",
-            )  # fmt: skip
-        self.images = gr.HTML(
-            None,
-            html_template='<div class="overview" role="group" aria-label="All classes"></div>',
-            js_on_load=script("overview/overview.js"),
-            apply_default_css=False,
-            elem_id=IMAGES,
-        )
+        with gr.Row(elem_classes="desk"):
+            with gr.Column(scale=3, min_width=270, elem_id="overview-side"):
+                told = EXPLAINED.format(**vars(self.cost))
+                gr.HTML(f"<p>{told}</p>", elem_classes="introduction explained")
+                self.work = gr.HTML("", apply_default_css=False, elem_id="overview-work")
+                with gr.Row(elem_classes="seed-row", equal_height=True):
+                    self.seed = gr.Number(
+                        studio.defaults().seed, precision=0, minimum=0, maximum=MAX_SEED,
+                        label="Seed", info="The noise of all.", min_width=110,
+                        elem_id="overview-seed",
+                    )  # fmt: skip
+                    self.dice = gr.Button(
+                        "\N{DIE FACE-5} New seed", variant="primary", min_width=140,
+                        elem_classes="dice", elem_id="overview-dice",
+                    )  # fmt: skip
+            with gr.Column(scale=10, min_width=330):
+                self.images = gr.HTML(
+                    None,
+                    html_template='<div class="overview" role="group" aria-label="All classes">'
+                    "</div>",
+                    js_on_load=script("overview/overview.js"),
+                    apply_default_css=False,
+                    elem_id=IMAGES,
+                )
 
     def wire(self, page: gr.Blocks) -> None:
         """Connects clicks to what they do."""
         shown = [self.images, self.banner]
         page.load(self.open, None, shown, **PRIVATE, **QUEUE)
+        page.load(self.count, None, self.work, concurrency_limit=None, **PRIVATE)
         go: dict[str, Any] = {"js": tell("wait", IMAGES), **LATEST, **PRIVATE, **QUEUE}
         ended = tell("stop", IMAGES)
         self.seed.submit(self.run, self.seed, shown, **go).then(None, js=ended, **PRIVATE)
@@ -86,11 +94,18 @@ class Overview:
         """What a visitor sees first; made once for all visitors, each sees it grow."""
         with self._lock:
             if self._opening is None:
-                for update in self.run(OPENING_SEED):
+                for update in self.run(self.studio.defaults().seed):
                     yield update
                     self._opening = update.get(self.images)
                 return
         yield {self.images: self._opening, self.banner: ""}
+
+    def count(self) -> str:
+        """The work of an image beside that of a DiT; counted once, which takes a few seconds."""
+        with self._counting:
+            if self._work is None:
+                self._work = work_bars(self.cost.gflop, dit_gflop(self.studio))
+            return self._work
 
     def run(self, seed: Any) -> Iterator[dict[Any, Any]]:
         """All classes from a seed."""

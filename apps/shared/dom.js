@@ -13,3 +13,14 @@ function served(path) {
   return `${window.gradio_config?.root ?? ""}/gradio_api/file=${path}`;
 }
 
+// Tells the strip at the top of the page where a part of the page is: `stage` counts from 0, `part` is
+// class, up, map, flow or decode. `from` is inside the tab that speaks: the strip shows the open tab's.
+function announce(from, stage, part, more) {
+  document.dispatchEvent(new CustomEvent("ecar:at", { detail: { from, stage, part, ...more } }));
+}
+
+// Opens a tab of the page by its name.
+function openTab(name) {
+  const tabs = [...document.querySelectorAll("#tabs > .tab-wrapper [role=tab]")];
+  tabs.find((tab) => tab.textContent.trim() === name)?.click();
+}

@@ -13,10 +13,10 @@ const CURVES = [
   ["noise", "Noise level", "1 − t: the share of noise in the latent"],
   ["change", "Change", "of the clean estimate since the step before"],
 ];
-const LARGEST = 176; // pixels of the finest stage, where there is room
-const NARROWEST = 58; // pixels that a column needs for its heading
-const ARROW = 100; // pixels between two columns, enough for "upsample ×2"
-const BARE_ARROW = 24;
+const SIDES = [64, 460]; // pixels of the finest stage: at least, at most; between them, the room there is
+const HEADING = 116; // pixels of the column that names the stages
+const NARROW_HEADING = 64; // and on a phone
+const GAP = 8; // pixels between two columns
 const PACE = 70; // milliseconds a frame stays, at least
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -31,6 +31,7 @@ let received = 0; // frames of the view already taken over
 let at = -1; // the frame in sight
 let following = true; // going on by itself; a person who scrubs stops that
 let looping = false;
+let gate = -1; // the frame before which a talk waits
 let stopped = false; // what still arrives of a stopped run is not shown
 
 const status = make("p", "status", "", root);
@@ -168,34 +169,29 @@ function point() {
 
 // -- lanes ------------------------------------------------------------------------------------------
 
-// The finest stage's side at which all columns, with arrows of this width, fit beside each other.
-function fit(arrow) {
-  const stages = view.stages;
-  const finest = stages[stages.length - 1].size;
-  const width = (side) =>
-    stages.reduce((sum, stage) => sum + Math.max(NARROWEST, (side * stage.size) / finest), 0) +
-    arrow * (stages.length - 1);
-  let side = LARGEST;
-  while (side > 32 && width(side) > root.clientWidth) side -= 1;
-  return side;
+// The finest stage's side: what the width has room for, and on a screen that shows the player as a whole
+// what its height leaves beside the scrubber and the curves.
+function room(heading) {
+  const wide = (root.clientWidth - heading) / ROWS.length - GAP;
+  const top = root.getBoundingClientRect().top + scrollY;
+  const parts = view.stages.reduce((sum, stage) => sum + stage.size, 0) / view.stages.at(-1).size;
+  const words = root.scrollHeight - grid.scrollHeight + grid.querySelector(".label").offsetHeight;
+  const notes = document.querySelector(".present-notes:not([hidden])")?.offsetHeight ?? 0;
+  const high = (innerHeight - top - words - (notes || 40) - 20) / parts;
+  return Math.floor(Math.max(SIDES[0], Math.min(SIDES[1], wide, high < 2 * SIDES[0] ? wide : high)));
 }
 
 function layout() {
   if (!view || !root.clientWidth) return;
-  const stages = view.stages;
-  const finest = stages[stages.length - 1].size;
-  // Pictures come before words: where both do not fit, an arrow stands without its words.
-  const arrow = fit(ARROW) < 0.75 * LARGEST ? BARE_ARROW : ARROW;
-  root.classList.toggle("tight", arrow === BARE_ARROW);
-  const side = fit(arrow);
-  const columns = stages.map((stage) => {
-    const own = (side * stage.size) / finest;
-    return [own, `${Math.max(NARROWEST, own)}px`];
-  });
-  grid.style.gridTemplateColumns = columns.map(([, column]) => column).join(` ${arrow}px `);
-  tiles.forEach((column, stage) =>
-    Object.values(column).forEach((tile) => {
-      tile.style.width = tile.style.height = `${columns[stage][0]}px`;
+  const finest = view.stages.at(-1).size;
+  const tight = root.clientWidth < 480; // pictures come before words
+  root.classList.toggle("tight", tight);
+  const heading = tight ? NARROW_HEADING : HEADING;
+  const side = room(heading);
+  grid.style.gridTemplateColumns = `${heading}px repeat(${ROWS.length}, minmax(0, ${side}px))`;
+  tiles.forEach((lane, stage) =>
+    Object.values(lane).forEach((tile) => {
+      tile.style.width = tile.style.height = `${(side * view.stages[stage].size) / finest}px`;
     }),
   );
 }
@@ -213,30 +209,27 @@ function build() {
   heads = view.stages.map((stage, index) => {
     const head = make("div", "head");
     head.style.setProperty("--hue", stage.hue);
+    if (index > 0) {
+      const arrow = make("div", "arrow", "", head);
+      make("span", "sign", "↓", arrow).setAttribute("aria-hidden", "true");
+      make("span", "what", "×2, + noise", arrow);
+      arrows[index] = arrow;
+    }
     make("strong", "", `Stage ${index + 1}`, head);
     make("span", "", `${stage.size}×${stage.size}`, head);
-    place(head, 1, 2 * index + 1);
     return head;
   });
+  heads.forEach((head, index) => place(head, index + 2, 1));
   ROWS.forEach(([key, title, meaning], row) => {
     const label = make("div", "label");
     make("strong", "", title, label);
     make("span", "", meaning, label);
-    place(label, 2 * row + 2, "1 / -1");
+    place(label, 1, row + 2);
     view.stages.forEach((stage, index) => {
       const tile = make("div", "tile");
       tile.style.setProperty("--hue", stage.hue);
-      place(tile, 2 * row + 3, 2 * index + 1);
+      place(tile, index + 2, row + 2);
       tiles[index][key] = tile;
-      if (row === 0 && index > 0) {
-        const arrow = make("div", "arrow");
-        arrow.style.setProperty("--hue", stage.hue);
-        make("span", "what", "upsample ×2", arrow);
-        make("span", "sign", "→", arrow).setAttribute("aria-hidden", "true");
-        make("span", "what", "+ noise", arrow);
-        place(arrow, 3, 2 * index);
-        arrows[index] = arrow;
-      }
     });
   });
   layout();
@@ -254,9 +247,9 @@ function picture(stage, row, file, alt) {
   image.alt = alt;
 }
 
-// What the pipeline strip at the top of the page lights up.
-function announce(stage, part) {
-  document.dispatchEvent(new CustomEvent("ecar:at", { detail: { stage, part } }));
+// What the strip at the top of the page lights up, and the numbers and pictures that it opens.
+function tell(stage, part) {
+  announce(root, stage, part, { view, tiles });
 }
 
 function show(index, aloud) {
@@ -289,7 +282,8 @@ function show(index, aloud) {
   }
   slider.setAttribute("aria-valuetext", text);
   say(text, aloud && frame.step === 0 && !frame.upsampled);
-  announce(frame.stage, frame.upsampled ? "up" : frame.step === 0 ? "map" : "flow");
+  tell(frame.stage, frame.upsampled ? "up" : frame.step === 0 ? "map" : "flow");
+  if (view.done && index === frames.length - 1) markImage("");
 }
 
 function say(text, aloud) {
@@ -319,6 +313,12 @@ async function play() {
     const frame = frames[index];
     await frame.loaded;
     if (stopped || !following || frames[index] !== frame || at !== index - 1) continue;
+    // In a talk every stage waits for the speaker.
+    if (frame.upsampled && gate !== index && document.documentElement.classList.contains("present")) {
+      gate = index;
+      following = false;
+      break;
+    }
     show(index, true);
     buttons();
     if (!calm.matches) await new Promise((resolve) => setTimeout(resolve, PACE));
@@ -328,14 +328,16 @@ async function play() {
   if (view.done && !stopped && following) {
     heads.forEach((head) => head.classList.remove("now"));
     arrows.forEach((arrow) => arrow.classList.remove("now"));
-    announce(view.stages.length, "decode");
+    tell(view.stages.length, "decode");
     say(`Done: ${view.title}`, true);
   }
 }
 
-// The image of the run before stays in sight, but is marked as old.
-function markImage(old) {
-  document.querySelector(`#${name}-picture`)?.classList.toggle("stale", old);
+// The image of the run before stays in sight, but "stale"; a finished one is "withheld" until the player
+// has come to its end.
+function markImage(how) {
+  const picture = document.querySelector(`#${name}-picture`);
+  ["stale", "withheld"].forEach((mark) => picture?.classList.toggle(mark, mark === how));
 }
 
 function push(frame) {
@@ -350,8 +352,8 @@ function push(frame) {
 function receive() {
   const newest = props.value;
   if (!newest || !newest.stages || stopped) return;
-  if (newest.done) markImage(false);
   const other = !view || newest.run !== view.run;
+  if (newest.done && (other || !view.done)) markImage("withheld");
   view = newest;
   if (other) restart(view.frames.length ? "" : "The first image is on its way …");
   for (; received < view.frames.length; received++) {
@@ -374,7 +376,7 @@ function receive() {
 function restart(text) {
   frames = [];
   received = 0;
-  at = -1;
+  at = gate = -1;
   following = true;
   build();
   drawCurves();
@@ -387,7 +389,7 @@ document.addEventListener("ecar:wait", (event) => {
   stopped = false;
   view = { ...view, run: null, frames: [], done: false };
   restart("Waiting for the model …");
-  markImage(true);
+  markImage("stale");
   root.scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
 });
 document.addEventListener("ecar:stop", (event) => {
@@ -395,10 +397,23 @@ document.addEventListener("ecar:stop", (event) => {
   stopped = true;
   frames = [];
   at = -1;
-  markImage(false);
+  markImage("");
   say("Stopped.", true);
 });
 
+// From a talk's keys, and from the tour, which shows a stage at its end (-1: the last one).
+document.addEventListener("ecar:drive", ({ detail }) => {
+  if (!root.offsetParent) return;
+  if (detail === "toggle") toggle();
+  else if (detail === "on") seek(at + 1);
+  else if (detail === "back") seek(at - 1);
+  else {
+    const stage = (detail + view.stages.length) % view.stages.length;
+    seek(frames.findLastIndex((frame) => frame.stage === stage));
+  }
+});
+
 new ResizeObserver(layout).observe(root);
+addEventListener("resize", layout);
 watch("value", receive);
 receive();

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apps.shared.inline import data_url
 from apps.shared.settings import Settings
 from ecar_lab.events import TraceEvent
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.viz.colours import STAGE_HUES, LatentColours, decode
+from ecar_lab.viz.colours import STAGE_HUES, LatentColours, decode, latent_to_rgb, token_grid
 from ecar_lab.viz.pictures import to_pil
 
 # Seconds between two views: a browser shows no more than ten per second without stumbling.
@@ -127,6 +128,7 @@ def stream(
         # A new list: the page is sent what differs from the view before, which must stay as it was.
         frames = [*progress.view["frames"], frame]
         progress.view = {**progress.view, "frames": frames, "done": event.is_final}
+        progress.view["facts"] = _facts(progress, event)
         progress.watching += time.perf_counter() - begin
         if due:
             handed_on = time.perf_counter()
@@ -150,6 +152,7 @@ def blank_view(pipeline: ECARPipeline, settings: Settings, folder: Path) -> dict
         "title": str(settings),
         "stages": stages,
         "frames": [],
+        "facts": [],
         "done": False,
     }
 
@@ -171,6 +174,36 @@ def _frame(event: TraceEvent, previous: Tensor | None) -> dict[str, Any]:
         "change": None if change is None else round(change, 4),
         "ms": round(1000 * event.seconds, 2),
     }
+
+
+def _facts(progress: Progress, event: TraceEvent) -> list[dict[str, Any]]:
+    """What the strip at the top of the page opens: of every stage so far the ranges of its tensors,
+    a picture of its token map, and what its parts took. A new list, like the frames'."""
+    *before, own = [*progress.view["facts"], {}][: event.stage + 1]
+    cost = progress.costs[event.stage]
+    if not event.step:
+        own = {"map": _range(event.token_map), "start": _range(event.latent)}
+        grid = token_grid(event.token_map)
+        if grid.shape[-1] > 1:  # a single token has no direction of its own
+            own["map_picture"] = data_url(to_pil(latent_to_rgb(grid))[0])
+    own = {
+        **own,
+        "latent": _range(event.latent),
+        "clean": _range(event.clean_estimate),
+        "steps": event.num_steps,
+        "gflop": {"map": cost.transformer_flops / 1e9, "flow": cost.head_flops / 1e9},
+        "ms": {
+            "map": 1000 * cost.transformer,
+            "flow": 1000 * cost.head,
+            "decode": 1000 * cost.decode,
+        },
+    }
+    return [*before, own]
+
+
+def _range(tensor: Tensor) -> list[float]:
+    """Least and largest number."""
+    return [round(end.item(), 3) for end in tensor.float().aminmax()]
 
 
 def _save(

@@ -32,14 +32,18 @@ function unmark() {
 }
 
 // The page is still being built when the first visit begins: what is not there yet is waited for.
-function mark(patience) {
-  const target = document.querySelector(steps[step].target);
-  if (target) {
-    marked = target;
-    target.setAttribute("data-toured", "");
+function mark(patience, focus) {
+  const { target, stage } = steps[step];
+  const found = document.querySelector(target);
+  if (found?.offsetParent) {
+    marked = found;
+    found.setAttribute("data-toured", "");
+    if (stage !== undefined) document.dispatchEvent(new CustomEvent("ecar:drive", { detail: stage }));
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    if (focus) found.scrollIntoView({ block: "center", behavior: calm ? "auto" : "smooth" });
   } else if (patience && !card.hidden) {
     const wanted = step;
-    setTimeout(() => { if (wanted === step && !marked) mark(patience - 1); }, 100);
+    setTimeout(() => { if (wanted === step && !marked) mark(patience - 1, focus); }, 100);
   }
 }
 
@@ -52,11 +56,9 @@ function show(index, focus) {
   back.disabled = step === 0;
   next.textContent = step === steps.length - 1 ? "Done" : "Next";
   card.hidden = false;
-  mark(100);
-  if (!focus) return;
-  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  marked?.scrollIntoView({ block: "center", behavior: calm ? "auto" : "smooth" });
-  title.focus({ preventScroll: true });
+  if (focus) openTab(steps[step].tab);
+  mark(100, focus);
+  if (focus) title.focus({ preventScroll: true });
 }
 
 function end() {
@@ -66,10 +68,7 @@ function end() {
   opener.focus({ preventScroll: true });
 }
 
-opener.addEventListener("click", () => {
-  document.querySelector("#tabs [role=tab]")?.click();
-  show(0, true);
-});
+opener.addEventListener("click", () => show(0, true));
 close.addEventListener("click", end);
 back.addEventListener("click", () => show(step - 1, true));
 next.addEventListener("click", () => (step === steps.length - 1 ? end() : show(step + 1, true)));
