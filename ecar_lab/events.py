@@ -29,7 +29,8 @@ class TraceEvent:
         token_map: M_s, (B, N_s, D).
         attention: (B, h, N_s, tokens so far) of the layer asked for, at step 0; else None.
         history: end states of the stages before this one, coarsest first.
-        class_labels: (B,) ids in force in this stage. guidance: the stage's scale, which acts
+        class_labels: (B,) ids in force in this stage, or where two classes are mixed (B, K + 1)
+            shares of all classes and of no class. guidance: the stage's scale, which acts
             inside its interval.
         seconds: computing time since the previous event, the consumer's own time left out, and its
             ``seconds_split``: transformer, head.

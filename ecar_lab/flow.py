@@ -22,6 +22,7 @@ from ecar_lab.layers import (
     Blocks,
     BlockStyle,
     TimeEmbedding,
+    embed_classes,
     long_skip_maps,
     modulate,
     patchify,
@@ -308,7 +309,7 @@ class FlowHead(nn.Module):
 
         Args:
             local_time: (B,) one time per image (training), or (K, 1): all K times of a solver.
-            class_labels: (B,).
+            class_labels: (B,) ids, or shares of the classes as ``embed_classes`` takes them.
             span, guidance: of a few-step head, shaped like the time; None: 0, the velocity, and 1,
                 no guidance.
         Returns:
@@ -327,7 +328,7 @@ class FlowHead(nn.Module):
             ):
                 embedded = embedded + embedding(value.flatten()).unflatten(0, value.shape)
         condition = embedded + self.stage_embedding.weight[stage]
-        condition = F.silu(condition + self.class_embedding(class_labels))
+        condition = F.silu(condition + embed_classes(self.class_embedding, class_labels))
         return [layer(condition) for layer in self._modulation_layers()]
 
     def _modulation_layers(self) -> list[nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from ecar_lab.arguments import given, plain, whole_number
 from ecar_lab.errors import EcarError
@@ -47,7 +49,7 @@ class LatentEdit:
 class RunSettings:
     """The arguments of ``trace()``, one entry per stage where they differ by stage."""
 
-    labels: list[Tensor]
+    labels: list[Tensor]  # ids, or shares: see mixed_labels
     steps: list[int]
     guidance: list[float]
     intervals: list[tuple[float, float]]
@@ -170,6 +172,38 @@ def stage_noise(model: ECAR, seeds: int | Sequence[int]) -> list[Tensor]:
     return [drawn[seed][stage] for stage, seed in enumerate(seeds)]
 
 
+def walk_noise(
+    start: Sequence[Tensor], end: Sequence[Tensor], shares: float | Sequence[float]
+) -> list[Tensor]:
+    """Noise on the way from one draw to another, a tensor per stage.
+
+    ``cos(θ) start + sin(θ) end`` with ``θ = share π/2``: as cos² + sin² = 1, two independent draws
+    of white noise make white noise of the same standard deviation at every share, which a straight
+    line does not (half way it would be 0.71). Each stage may be at a share of its own.
+
+    Args:
+        start, end: one tensor per stage, as :func:`stage_noise` gives them.
+        shares: 0 is ``start``, 1 is ``end``; one for all stages, or one per stage.
+
+    Raises:
+        EcarError: a share outside 0 to 1, another number of stages.
+    """
+    if len(start) != len(end):
+        raise EcarError(f"noise of {len(start)} and of {len(end)} stages: give as many of both")
+    shares = [plain(share) for share in per_stage(shares, len(start), "shares")]
+    if wrong := [s for s in shares if type(s) not in (int, float) or not 0 <= s <= 1]:
+        raise EcarError(f"the share {short(wrong[0])} of a walk: use 0 to 1")
+    walked = []
+    for a, b, share in zip(start, end, shares, strict=True):
+        angle = share * math.pi / 2
+        # At the ends the draws themselves: cos(π/2) is not 0 in floating point.
+        between = (
+            a if share == 0 else b if share == 1 else math.cos(angle) * a + math.sin(angle) * b
+        )
+        walked.append(between)
+    return walked
+
+
 def check_seed(seed: Any) -> int:
     """The seed as an int that a torch.Generator takes."""
     number = whole_number(plain(seed))
@@ -195,6 +229,42 @@ def labels_per_stage(model: ECAR, class_labels: Labels, changes: Mapping | None)
             )
         labels[stage:] = [changed.expand(len(labels[0]))] * (len(labels) - stage)
     return labels
+
+
+def mixed_labels(model: ECAR, labels: list[Tensor], mix: Mapping | None) -> list[Tensor]:
+    """The labels of every stage, ids or, where ``mix``, ``{stage: (other labels, share)}``, names
+    another class as well, (B, K + 1) shares of the classes.
+
+    Raises:
+        EcarError: a stage or a class that the model does not have, a share outside 0 to 1.
+    """
+    wanted = "a dict of stages and pairs (labels, share)"
+    mix = by_stage(given({} if mix is None else mix, Mapping, dict, "class_mix", wanted))
+    mixed = list(labels)
+    for stage, pair in mix.items():
+        own = labels[check_stage(stage, len(labels), "class_mix")]
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise EcarError(f"class_mix of stage {stage} is {short(pair)}: give (labels, share)")
+        other, share = model.class_ids(pair[0]), plain(pair[1])
+        if type(share) not in (int, float) or not 0 <= share <= 1:
+            raise EcarError(f"the share {short(share)} of another class: use 0 to 1")
+        if len(other) not in (1, len(own)):
+            raise EcarError(
+                f"class_mix has {len(other)} labels for {len(own)} images: give one, or one per "
+                "image"
+            )
+        other = other.expand(len(own))
+        if share == 1:
+            mixed[stage] = other
+        elif share:
+            own, other = as_shares(model, own), as_shares(model, other)
+            mixed[stage] = (1 - share) * own + share * other
+    return mixed
+
+
+def as_shares(model: ECAR, labels: Tensor) -> Tensor:
+    """(B,) ids -> (B, K + 1), 1 at the class and 0 elsewhere; the last one is no class."""
+    return one_hot(labels, model.num_classes + 1).float()
 
 
 def as_noise(noise: Any) -> dict[int, Tensor]:

@@ -41,6 +41,14 @@ def patchify(latent: Tensor, patch_size: int) -> Tensor:
     return rearrange(latent, "b c (h p) (w q) -> b (h w) (c p q)", p=patch_size, q=patch_size)
 
 
+def embed_classes(table: nn.Embedding, labels: Tensor) -> Tensor:
+    """Rows of a table of classes, (B, D): of (B,) ids, or of (B, K) shares of its K classes, the
+    mean of their rows by these shares."""
+    if not labels.is_floating_point():
+        return table(labels)
+    return (labels[..., None] * table.weight).sum(dim=-2).to(table.weight.dtype)
+
+
 def unpatchify(tokens: Tensor, patch_size: int) -> Tensor:
     """Tokens (B, N, C * p * p) of a square map -> (B, C, H, W); the inverse of :func:`patchify`."""
     side = math.isqrt(tokens.shape[1])

@@ -44,7 +44,9 @@ from ecar_lab.interventions import (
     RunSettings,
     as_edits,
     as_noise,
+    as_shares,
     labels_per_stage,
+    mixed_labels,
 )
 from ecar_lab.latents import check_latent, taken
 from ecar_lab.model import ECAR
@@ -69,6 +71,7 @@ def trace(
     dtype: torch.dtype | str | None = None,
     start_from: TraceEvent | None = None,
     class_labels_from: Mapping[int, Labels] | None = None,
+    class_mix: Mapping[int, tuple[Labels, float]] | None = None,
     noise: Mapping[int, Tensor] | None = None,
     edits: Sequence[LatentEdit] = (),
     renoise: bool | Sequence[bool] = True,
@@ -97,6 +100,8 @@ def trace(
             stage's end this forks at the next stage: earlier stages are kept, later ones drawn
             anew. Within a stage the history of ``ab2`` begins anew, so its first step is Euler's.
         class_labels_from: {stage: labels} in force from that stage on.
+        class_mix: {stage: (other labels, share)}: in that stage the embedding of the class is 1 -
+            share of its own and share of the other's; 0 is the own class alone, 1 the other.
         noise: {stage: white noise (B, C, r_s, r_s)} in place of what the generator would draw
             there; that of a stage which ``start_from`` has passed is not needed.
         edits: regions to replace on the way.
@@ -122,7 +127,7 @@ def trace(
         )
     labels = labels_per_stage(model, class_labels, class_labels_from)
     settings = RunSettings(
-        labels=labels,
+        labels=mixed_labels(model, labels, class_mix),
         steps=model.inference_steps(num_inference_steps),
         guidance=model.guidance(guidance_scale),
         intervals=model.intervals(guidance_interval),
@@ -367,7 +372,8 @@ class Sampler:
         labels = self.settings.labels[stage]
         if halves == 1:
             return labels
-        return torch.cat((labels, torch.full_like(labels, self.model.null_class)))
+        nobody = torch.full(labels.shape[:1], self.model.null_class, device=labels.device)
+        return torch.cat((labels, as_shares(self.model, nobody) if labels.ndim > 1 else nobody))
 
     def _autocast(self):
         return autocast(self.device, self.dtype)

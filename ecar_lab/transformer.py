@@ -22,6 +22,7 @@ from ecar_lab.layers import (
     Blocks,
     BlockStyle,
     cached_table,
+    embed_classes,
     modulate,
     patchify,
     position_embedding,
@@ -155,7 +156,7 @@ class MultistageTransformer(nn.Module):
         positions = position_embedding(side, self.width).to(class_labels.device)
         tokens = (positions + self.stage_embedding.weight[stage])[None]
         if stage == 0:
-            return tokens + self.class_embedding(class_labels)[:, None]
+            return tokens + embed_classes(self.class_embedding, class_labels)[:, None]
         if self.history == "none":
             return tokens.expand(len(class_labels), -1, -1)
         assert previous_end is not None
@@ -170,7 +171,8 @@ class MultistageTransformer(nn.Module):
 
         Args:
             end_states: e_0 ... e_{S-2}, each (B, C, r_s, r_s).
-            class_labels: (B,) ids; ``num_classes`` stands for no class.
+            class_labels: (B,) ids; ``num_classes`` stands for no class. Or shares of the classes,
+                as ``embed_classes`` takes them.
             num_stages: only the first so many stages (with as many end states, less one).
         Returns:
             M_0 ... M_{S-1}, each (B, N_s, D).
@@ -212,7 +214,7 @@ class MultistageTransformer(nn.Module):
     def _run(self, x: Tensor, class_labels: Tensor, sides: tuple[int, ...], mask=None, cache=None):
         rotary = rotary_table(sides, self.head_dim, self.token_sides[-1], x.device)
         windows = windows_among(sides, self.attention_window)
-        condition = F.silu(self.class_embedding(class_labels))  # (B, D)
+        condition = F.silu(embed_classes(self.class_embedding, class_labels))  # (B, D)
         for layer, block in enumerate(self.blocks):
             x = block(x, block.modulation(condition), rotary, mask, cache, layer, windows, sides)
         shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
@@ -223,7 +225,7 @@ class MultistageTransformer(nn.Module):
         since the fused kernel never holds it. Costs a second pass: only for display."""
         cache = cache.copy()
         rotary = rotary_table(sides, self.head_dim, self.token_sides[-1], x.device)
-        condition = F.silu(self.class_embedding(class_labels))
+        condition = F.silu(embed_classes(self.class_embedding, class_labels))
         windows = windows_among(sides, self.attention_window)
         blocks = list(self.blocks)
         for index, block in enumerate(blocks[:layer]):

@@ -9,7 +9,14 @@ import torch
 
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import endpoints
-from ecar_lab.interventions import LatentEdit, fork_seeds, stage_end_of, stage_noise
+from ecar_lab.interventions import (
+    LatentEdit,
+    fork_seeds,
+    stage_end_of,
+    stage_noise,
+    walk_noise,
+)
+from ecar_lab.layers import embed_classes
 from ecar_lab.trace import trace
 from tests.conftest import tiny_model
 
@@ -33,6 +40,76 @@ def test_a_fork_takes_no_seed_that_the_run_has_from_its_stage_on():
 def test_a_fork_needs_a_stage_before_it_and_one_to_draw_anew(stage):
     with pytest.raises(EcarError, match=f"a fork at stage {stage}: use 1 to 1"):
         fork_seeds((4, 4), stage, 1, [5])
+
+
+# -- between two classes, between two draws of noise -----------------------------------------------
+
+
+@pytest.mark.parametrize("few_step", [False, True])
+def test_a_mix_of_a_class_with_itself_is_the_class(few_step):
+    model = tiny_model(mode="few-step" if few_step else "velocity")
+    _, plain = ends_of(model, [2, 0])
+    labels, mixed = ends_of(model, [2, 0], class_mix={0: ([2, 0], 0.3), 1: ([2, 0], 0.3)})
+    assert labels.shape == (2, model.num_classes + 1)
+    torch.testing.assert_close(mixed, plain)
+    _, other = ends_of(model, [2, 0], class_mix={1: (1, 0.3)})
+    assert not torch.allclose(other, plain)
+
+
+def test_a_mix_is_the_mean_of_two_embeddings():
+    table = torch.nn.Embedding(4, 5)
+    shares = torch.tensor([[0.75, 0.0, 0.25, 0.0]])
+    expected = 0.75 * table.weight[0] + 0.25 * table.weight[2]
+    torch.testing.assert_close(embed_classes(table, shares), expected[None])
+    assert torch.equal(embed_classes(table, torch.tensor([2])), table.weight[2:3])
+
+
+def test_a_mix_all_the_way_is_the_other_class_from_its_stage_on():
+    model = tiny_model()
+    labels, mixed = ends_of(model, [0], class_mix={1: (2, 1)})
+    _, changed = ends_of(model, [0], class_labels_from={1: 2})
+    assert torch.equal(mixed, changed)
+    assert labels.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("mix", "words"),
+    [
+        ({2: (1, 0.5)}, "class_mix names stage 2: use 0 to 1"),
+        ({0: (9, 0.5)}, "class 9 is out of range"),
+        ({0: (1, 1.5)}, r"the share 1\.5 of another class: use 0 to 1"),
+        ({0: (1, float("nan"))}, "the share nan of another class: use 0 to 1"),
+        ({0: (1, True)}, "the share True of another class"),
+        ({0: 1}, r"class_mix of stage 0 is 1: give \(labels, share\)"),
+        ({0: ([1, 2], 0.5)}, "class_mix has 2 labels for 1 images"),
+        ("cat", "class_mix"),
+    ],
+)
+def test_a_mix_that_fits_no_model_is_refused(mix, words):
+    with pytest.raises(EcarError, match=words):
+        trace(tiny_model(), [0], class_mix=mix)
+
+
+def test_noise_stays_white_on_its_way_and_ends_where_it_should():
+    draws = [
+        [torch.randn(40_000, generator=torch.Generator().manual_seed(seed))] * 3 for seed in (0, 1)
+    ]
+    start, half, end = walk_noise(*draws, [0, 0.5, 1.0])
+    assert torch.equal(start, draws[0][0])
+    assert torch.equal(end, draws[1][2])
+    # The standard error of a standard deviation from 40,000 numbers is 0.0035.
+    assert half.std().item() == pytest.approx(1, abs=0.02)
+    for whole in (start, end):
+        assert (half * whole).mean().item() == pytest.approx(0.5**0.5, abs=0.02)
+    with pytest.raises(EcarError, match="the share 2 of a walk: use 0 to 1"):
+        walk_noise(*draws, 2)
+
+
+def ends_of(model, labels, **options) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels and latent of the last event."""
+    generator = torch.Generator().manual_seed(5)
+    *_, event = trace(model, labels, 2, 2.0, generator=generator, **options)
+    return event.class_labels, event.latent
 
 
 # -- a stage's end state from elsewhere ------------------------------------------------------------

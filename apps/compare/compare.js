@@ -140,7 +140,6 @@ function number(value) {
 
 // -- drawing ----------------------------------------------------------------------------------------
 
-const url = (file) => served(`${view.folder}/${file}`);
 
 function tile(className, title, parent) {
   const figure = make("figure", className, "", parent);
@@ -226,11 +225,10 @@ function drawLane(lane) {
   picture(lane.noisy.box, frame?.noisy, `${lane.name}: ${lane.noisy.caption.textContent.toLowerCase()}, ${lane.short}`);
 }
 
-function picture(box, file, alt) {
+function picture(box, source, alt) {
   let image = box.querySelector("img");
-  if (!file) return image?.remove();
+  if (!source) return image?.remove();
   if (!image) image = make("img", "", "", box);
-  const source = url(file);
   if (image.getAttribute("src") !== source) image.src = source;
   image.alt = alt;
 }
@@ -297,10 +295,10 @@ async function receive() {
   stage.hidden = false;
   at = 0;
   turnTo(axis);
-  const files = view.lanes.flatMap((lane) => lane.frames.flatMap((f) => [f.clean, f.noisy]));
-  const loaded = files.filter(Boolean).map((file) => {
+  const sources = view.lanes.flatMap((lane) => lane.frames.flatMap((f) => [f.clean, f.noisy]));
+  const loaded = sources.filter(Boolean).map((source) => {
     const image = new Image();
-    image.src = url(file);
+    image.src = source;
     return image.decode();
   });
   const run_ = view.run;

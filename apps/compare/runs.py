@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apps.shared.inline import picture_url
 from apps.shared.settings import Settings
 from apps.shared.stream import INTERVAL
 from apps.shared.studio import Studio
@@ -168,7 +169,8 @@ def compare(
 ) -> Iterator[Moment]:
     """Runs E-CAR, then the DiT, each after one uncounted step that warms it up.
 
-    While a model runs nothing is drawn: the frames go to ``folder`` when both are through.
+    While a model runs nothing is drawn: the frames are when both are through, and the finished
+    images go to ``folder``.
 
     Raises:
         EcarError: settings that a model does not take, a DiT that cannot be loaded.
@@ -201,7 +203,6 @@ def compare(
         draw(lane, studio.colours, folder)
     view = {
         "run": folder.name,
-        "folder": folder.as_posix(),
         "title": label,
         "lanes": [lane_view(lane) for lane in lanes],
     }
@@ -241,8 +242,8 @@ def timed(lane: Lane, run: Stream) -> Iterator[Moment]:
 
 
 def draw(lane: Lane, colours: LatentColours, folder: Path) -> None:
-    """Writes a lane's frames and its finished image; of an untrained model there is nothing to
-    show."""
+    """Draws a lane's frames and writes its finished image; of an untrained model there is nothing
+    to show."""
     seconds, flops = 0.0, 0
     for event in lane.events:
         seconds, flops = seconds + event.seconds, flops + event.flops
@@ -272,8 +273,7 @@ def draw(lane: Lane, colours: LatentColours, folder: Path) -> None:
     for number, (frame, event) in enumerate(zip(lane.frames, lane.events, strict=True)):
         shown = {"noisy": colours(event.latent), "clean": pictures[number]}
         for row, picture in shown.items():
-            frame[row] = f"{name}-{number:03d}-{row}.png"
-            to_pil(picture)[0].save(folder / frame[row], compress_level=1)
+            frame[row] = picture_url(picture)
         frame["decoded"] = cheap or event is lane.events[-1]
     lane.image = folder / f"{name}.png"
     picture = to_pil(finished)[0]

@@ -14,7 +14,6 @@ let ground = "latent"; // what lies under the heat
 let shared = false; // one scale for all stages, or one each
 let together = true; // token-map colours over all stages, or each alone
 
-const url = (file) => served(`${view.folder}/${file}`);
 
 const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 2 : 1)}\u00a0%`;
 const offset = (stage) => view.stages.slice(0, stage).reduce((sum, s) => sum + s.side ** 2, 0);
@@ -58,7 +57,7 @@ function build() {
   }
   choice(tools, "Picture", [["latent", "latent"], ["decoded", "decoded"]], ground, (key) => {
     ground = key;
-    stages.forEach((stage, index) => (stage.picture.src = url(view.stages[index][ground])));
+    stages.forEach((stage, index) => (stage.picture.src = view.stages[index][ground]));
   });
   choice(tools, "Scale", [[false, "each stage its own"], [true, "one for all"]], shared, (key) => {
     shared = key;
@@ -80,7 +79,7 @@ function buildStage(parent, stage, index) {
   make("span", "", `${stage.size}×${stage.size} latent, ${stage.side}×${stage.side} tokens`, title);
   const frame = make("div", "frame", "", box);
   const picture = make("img", "", "", frame);
-  picture.src = url(stage[ground]);
+  picture.src = stage[ground];
   picture.alt = `Stage ${index + 1} where it ends`;
   const grid = make("div", "grid", "", frame);
   grid.setAttribute("role", "grid");
@@ -125,7 +124,7 @@ function buildMask(parent) {
   });
   const area = make("div", "area", "", plot);
   const picture = make("img", "", "", area);
-  picture.src = url(view.mask);
+  picture.src = view.mask;
   picture.alt =
     `Mask of ${total} by ${total} tokens: rows are tokens that look, columns those looked at. ` +
     "A stage sees itself and all earlier stages; the hatched rest is hidden.";
@@ -166,7 +165,7 @@ function buildMaps(parent) {
 
 function showMaps() {
   view.stages.forEach((stage, index) => {
-    stages[index].map.src = url(together ? stage.map_together : stage.map);
+    stages[index].map.src = together ? stage.map_together : stage.map;
     const kept = together ? "" : `: ${percent(stage.explained)}`;
     stages[index].caption.textContent = `Stage ${index + 1}${kept}`;
   });

@@ -1,7 +1,7 @@
 """What the Inspect tab shows of one run: attention, mask, token maps, and what the cache saves.
 
-The page gets a *view*, plain JSON: where the pictures lie, and the attention of one layer whole, so
-that a click on a patch is answered without asking the server.
+The page gets a *view*, plain JSON: the pictures, and the attention of one layer whole, so that a
+click on a patch is answered without asking the server.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apps.shared.inline import data_url, picture_url
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
 from ecar_lab.benchmark.caching import CacheComparison
 from ecar_lab.events import TraceEvent
 from ecar_lab.transformer import block_causal_mask
 from ecar_lab.viz.colours import STAGE_HUES, decode, principal_colours, token_grid
-from ecar_lab.viz.pictures import mask_picture, to_pil
+from ecar_lab.viz.pictures import mask_picture
 
 # Attention weights that are sent head by head; of more than that, the mean over heads only.
 MAX_WEIGHTS = 2_000_000
@@ -33,7 +34,7 @@ MAX_WEIGHTS = 2_000_000
 def draw(
     studio: Studio, settings: Settings, ends: Sequence[TraceEvent], folder: Path
 ) -> dict[str, Any]:
-    """Writes latents, decoded estimates, token maps and the mask; returns the view of them."""
+    """The view of latents, decoded estimates, token maps and the mask; ``folder`` names it."""
     model, tokenizer = studio.pipeline.model, studio.pipeline.tokenizer
     transformer = model.transformer
     maps = [token_grid(event.token_map) for event in ends]
@@ -48,32 +49,24 @@ def draw(
                 "side": grid.shape[-1],
                 "size": event.latent.shape[-1],
                 "hue": STAGE_HUES[number % len(STAGE_HUES)],
-                "latent": save(folder, f"latent-{number}", studio.colours(event.latent)),
-                "decoded": save(folder, f"decoded-{number}", decode(tokenizer, final)),
-                "map": save(folder, f"map-{number}", own.colours(grid)),
-                "map_together": save(folder, f"map-together-{number}", together.colours(grid)),
+                "latent": picture_url(studio.colours(event.latent)),
+                "decoded": picture_url(decode(tokenizer, final)),
+                "map": picture_url(own.colours(grid)),
+                "map_together": picture_url(together.colours(grid)),
                 "explained": round(own.explained, 4),
             }
         )
     mask = block_causal_mask(transformer.tokens_per_stage, torch.device("cpu"))
-    mask_picture(mask, transformer.tokens_per_stage).save(folder / "mask.png")
     return {
         "run": folder.name,
-        "folder": folder.as_posix(),
         "title": str(settings),
         "stages": stages,
-        "mask": "mask.png",
+        "mask": data_url(mask_picture(mask, transformer.tokens_per_stage)),
         "width": transformer.width,
         "layers": len(transformer.blocks),
         "window": transformer.attention_window,
         "explained": round(together.explained, 4),
     }
-
-
-def save(folder: Path, name: str, picture: Tensor) -> str:
-    """Writes one picture at its native size; the page enlarges it."""
-    to_pil(picture)[0].save(folder / f"{name}.png", compress_level=1)
-    return f"{name}.png"
 
 
 # -- attention -------------------------------------------------------------------------------------

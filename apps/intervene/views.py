@@ -91,9 +91,8 @@ def stage_ends(made: Made) -> list[Tensor]:
 def frame_file(made: Made, stage: int, step: int | None = None) -> str:
     """The picture of the latent after a step; None: where the stage ends."""
     step = made.settings.steps[stage] if step is None else step
-    view = made.progress.view
-    frame = next(f for f in view["frames"] if (f["stage"], f["step"]) == (stage, step))
-    return f"{view['folder']}/{frame['noisy']}"
+    frames = made.progress.view["frames"]
+    return next(f["noisy"] for f in frames if (f["stage"], f["step"]) == (stage, step))
 
 
 def fork_view(base: Made, stage: int, variants: Sequence[Made]) -> dict[str, Any]:

@@ -40,6 +40,12 @@ def _facts(run: Settings, per_stage: dict[str, bool], noisy_edits: bool) -> dict
             facts[f"Class {where}"] = str(_at(run.classes, stage, run.class_name))
         if per_stage["seed"]:
             facts[f"Seed of the noise {where}"] = str(_at(run.seeds, stage, run.seed))
+        for name, other, shares in (
+            ("Mixed with class", run.mix_class, run.mix),
+            ("Noise walked towards seed", run.walk_seed, run.walk),
+        ):
+            share = _at(shares, stage, 0)
+            facts[f"{name} {where}"] = f"{other}, {share:.0%}" if share else "no"
         facts[f"Flow steps {where}"] = str(steps)
         facts[f"Time power {where}"] = f"{run.all_powers[stage]:g}"
         facts[f"Guidance {where}"] = f"{scale:g}"

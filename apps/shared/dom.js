@@ -8,8 +8,9 @@ function make(tag, className, text, parent) {
   return node;
 }
 
-// The address of a file that the server wrote for this visitor.
+// The address of a file that the server wrote for this visitor; a picture in a message is its own.
 function served(path) {
+  if (path.startsWith("data:")) return path;
   return `${window.gradio_config?.root ?? ""}/gradio_api/file=${path}`;
 }
 

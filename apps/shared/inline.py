@@ -11,14 +11,26 @@ from torch import Tensor
 
 from ecar_lab.viz.pictures import to_pil
 
+PREFIX = "data:image/png;base64,"
+
 
 def side_by_side(pictures: Tensor) -> Image.Image:
     """(B, 3, H, W) in [-1, 1] -> one picture, B W wide."""
     return to_pil(torch.cat(list(pictures), dim=-1))[0]
 
 
-def data_url(picture: Image.Image) -> str:
+def data_url(picture: Image.Image, compress_level: int = 6) -> str:
     """The picture as a PNG inside a message."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=6)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture.save(buffer, "PNG", compress_level=compress_level)
+    return PREFIX + base64.b64encode(buffer.getvalue()).decode()
+
+
+def picture_url(picture: Tensor) -> str:
+    """One picture (1, 3, h, w) in [-1, 1] at its native size; the page enlarges it."""
+    return data_url(to_pil(picture)[0], 1)  # a frame should not wait for the compressor
+
+
+def png_of(url: str) -> bytes:
+    """The PNG file that :func:`data_url` put into a message."""
+    return base64.b64decode(url.removeprefix(PREFIX))

@@ -235,14 +235,11 @@ function build() {
   layout();
 }
 
-const url = (file) => served(`${view.folder}/${file}`);
-
-function picture(stage, row, file, alt) {
+function picture(stage, row, source, alt) {
   const tile = tiles[stage][row];
   let image = tile.querySelector("img");
-  if (!file) return image?.remove();
+  if (!source) return image?.remove();
   if (!image) image = make("img", "", "", tile);
-  const source = url(file);
   if (image.getAttribute("src") !== source) image.src = source;
   image.alt = alt;
 }
@@ -293,13 +290,13 @@ function say(text, aloud) {
 
 // -- taking over what the server sends -----------------------------------------------------------------
 
-// Resolves once the frame's files are here (or have failed), so that no tile is ever blank.
+// Resolves once the frame's pictures are decoded, so that no tile is ever blank.
 function load(frame) {
-  const files = ROWS.map(([row]) => frame[row]).filter(Boolean);
+  const sources = ROWS.map(([row]) => frame[row]).filter(Boolean);
   return Promise.allSettled(
-    files.map((file) => {
+    sources.map((source) => {
       const image = new Image();
-      image.src = url(file);
+      image.src = source;
       return image.decode();
     }),
   );

@@ -9,11 +9,13 @@ import dataclasses
 import inspect
 import itertools
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from apps.shared.inline import png_of
 from apps.shared.parts import QUEUE, visitor
 from apps.shared.recipes import Origin, Recipe, check_settings, finished, replay, timings
 from apps.shared.settings import MAX_SEED, Settings, number, whole
@@ -127,7 +129,9 @@ class Programs:
                 while sent < len(frames):
                     frame, sent = frames[sent], sent + 1
                     done = progress.image is not None and sent == len(frames)
-                    event = event_of(frame, progress.view["folder"], done)
+                    event = event_of(
+                        frame, progress.view["folder"], progress.image if done else None
+                    )
                     if done:
                         event["record"] = self._record(progress, wanted, doubts)
                     yield event
@@ -251,13 +255,18 @@ def picture(progress: Progress) -> dict[str, Any]:
     return served(str(progress.image))
 
 
-def event_of(frame: dict[str, Any], folder: str, done: bool) -> dict[str, Any]:
-    """A frame of a view for a program: numbers, one file, whether it is the last."""
+def event_of(frame: dict[str, Any], folder: str, image: Path | None) -> dict[str, Any]:
+    """A frame of a view for a program: numbers, one file, whether it is the last, whose file is the
+    finished ``image``."""
     numbers = {name: frame[name] for name in frame if name not in ("noisy", "clean", "decoded")}
     shows = "decoded" if "decoded" in frame else "clean"
     words = {"decoded": "decoded", "clean": "clean estimate"}
-    file = served(f"{folder}/{frame[shows]}")
-    return {**numbers, "shows": words[shows], "image": file, "done": done}
+    file = image or Path(folder) / f"{frame['stage']}-{frame['step']:03d}.png"
+    if image is None:
+        with suppress(FileNotFoundError):  # the caller has gone
+            file.write_bytes(png_of(frame[shows]))
+    named = served(str(file))
+    return {**numbers, "shows": words[shows], "image": named, "done": image is not None}
 
 
 def served(path: str) -> dict[str, Any]:

@@ -249,7 +249,8 @@ def check_settings(model: ECAR, settings: Settings) -> None:
     model.guidance(settings.guidance)
     model.intervals(settings.all_intervals)
     model.powers(settings.all_powers)
-    for name in (settings.class_name, *settings.classes):
+    mixed = () if settings.mix_class is None else (settings.mix_class,)
+    for name in (settings.class_name, *settings.classes, *mixed):
         model.class_ids(name)
     if len(settings.edits) > MAX_EDITS:
         raise EcarError(f"{len(settings.edits)} edits: use at most {MAX_EDITS}")

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import DEFAULT_SOLVER, FLOW_MAP, check_solver
-from ecar_lab.interventions import LatentEdit, stage_noise
+from ecar_lab.interventions import LatentEdit, stage_noise, walk_noise
 from ecar_lab.model import ECAR
 from ecar_lab.schedule import Intervals, check_interval, check_power
-from ecar_lab.schema import Count, NotNegative, Whole, check_values, hints_of, short, wrong
+from ecar_lab.schema import Count, NotNegative, Share, Whole, check_values, hints_of, short, wrong
 from ecar_lab.trace import trace
 
 MAX_SEED = 2**31 - 1
@@ -72,6 +72,9 @@ class Settings:
         intervals: per stage the local times (low, high) between which guidance acts; empty: all of
             every stage. powers: of each stage's ``time_grid``; empty: even steps.
         classes, seeds: the class and the seed of the noise in each stage; empty: the same in all.
+        mix_class, mix: in each stage the share of another class's embedding; empty: none of it.
+        walk_seed, walk: how far each stage's noise has gone towards that of another seed, 0 to 1,
+            as ``walk_noise`` goes; empty: nowhere.
         renoise: whether each stage's start gets new noise; empty: yes (the first value means
             nothing). edits: in the order in which they are made.
 
@@ -91,10 +94,20 @@ class Settings:
     edits: tuple[Edit, ...] = ()
     intervals: tuple[tuple[float, float], ...] = ()
     powers: tuple[float, ...] = ()
+    mix_class: str | None = None
+    mix: tuple[Share, ...] = ()
+    walk_seed: int | None = None
+    walk: tuple[Share, ...] = ()
 
     def __post_init__(self) -> None:
         check_values(hints_of(Settings), vars(self))
-        for seed in (self.seed, *self.seeds):
+        for other, shares in (("mix_class", "mix"), ("walk_seed", "walk")):
+            if not any(getattr(self, shares)):  # nothing of the other: said in one way only
+                object.__setattr__(self, other, None)
+                object.__setattr__(self, shares, ())
+            elif getattr(self, other) is None:
+                raise EcarError(f"these settings have {shares} and no {other}: give {other}, too")
+        for seed in (self.seed, *self.seeds, self.walk_seed or 0):
             if not 0 <= seed <= MAX_SEED:
                 raise EcarError(f"seed {seed} is out of range: use 0 to {MAX_SEED}")
         if self.solver != FLOW_MAP:  # which is the model's to take or to refuse
@@ -107,7 +120,16 @@ class Settings:
             plain = all(value == usual for value in values)  # which is said in one way only
             object.__setattr__(self, name, () if plain else values)
         stages = len(self.steps)
-        for name in ("guidance", "intervals", "powers", "classes", "seeds", "renoise"):
+        for name in (
+            "guidance",
+            "intervals",
+            "powers",
+            "classes",
+            "seeds",
+            "renoise",
+            "mix",
+            "walk",
+        ):
             values = getattr(self, name)
             if len(values) not in ({stages} if name == "guidance" else {0, stages}):
                 raise EcarError(f"{name} has {len(values)} values for {stages} stages")
@@ -169,6 +191,15 @@ class Settings:
                 if value != plain
             ]
         words += [
+            f"{share:.0%} {where} in stage {stage}"
+            for where, shares in (
+                (self.mix_class, self.mix),
+                (f"of the way to the noise of seed {self.walk_seed}", self.walk),
+            )
+            for stage, share in enumerate(shares, 1)
+            if share
+        ]
+        words += [
             f"no new noise in stage {stage}"
             for stage, new in enumerate(self.renoise, 1)
             if stage > 1 and not new
@@ -190,6 +221,12 @@ class Settings:
         """Name of the finished image."""
         return f"{re.sub(r'[^A-Za-z0-9]+', '-', self.class_name)}-seed{self.seed}.png"
 
+    def plain(self) -> Settings:
+        """The same run with nothing changed on its way."""
+        return dataclasses.replace(
+            self, classes=(), seeds=(), renoise=(), edits=(), mix=(), walk=()
+        )
+
     # -- as arguments of trace() -------------------------------------------------------------------
 
     def trace_arguments(self, model: ECAR, dtype: torch.dtype | None = None) -> dict[str, Any]:
@@ -204,6 +241,9 @@ class Settings:
                 f"these settings are for {len(self.steps)} stages, the model has {stages}"
             )
         classes = self.classes or (self.class_name,) * stages
+        noise = stage_noise(model, self.seeds or self.seed)
+        if self.walk_seed is not None:
+            noise = walk_noise(noise, stage_noise(model, self.walk_seed), self.walk)
         return {
             "class_labels": [classes[0]],
             "class_labels_from": {stage: [name] for stage, name in enumerate(classes) if stage},
@@ -212,7 +252,8 @@ class Settings:
             "guidance_interval": self.all_intervals,
             "time_power": self.all_powers,
             "solver": self.solver,
-            "noise": dict(enumerate(stage_noise(model, self.seeds or self.seed))),
+            "class_mix": {stage: ([self.mix_class], share) for stage, share in enumerate(self.mix)},
+            "noise": dict(enumerate(noise)),
             "generator": torch.Generator().manual_seed(self.seed),  # for an edit's noise
             "renoise": list(self.renoise) or True,
             "edits": [self._latent_edit(model, edit, dtype) for edit in self.edits],
@@ -225,10 +266,7 @@ class Settings:
         if edit.action == "copy":
             assert edit.class_name is not None
             assert edit.seed is not None
-            plain = dataclasses.replace(
-                self, class_name=edit.class_name, seed=edit.seed,
-                classes=(), seeds=(), renoise=(), edits=(),
-            )  # fmt: skip
+            plain = dataclasses.replace(self.plain(), class_name=edit.class_name, seed=edit.seed)
             step = self.steps[edit.stage] if edit.step is None else edit.step
             for event in trace(model, **plain.trace_arguments(model, dtype)):
                 if (event.stage, event.step) == (edit.stage, step):

@@ -1,6 +1,7 @@
-"""From the trace of one image to what a page shows of it: frames as PNG files, times, progress.
+"""From the trace of one image to what a page shows of it: frames, times, progress.
 
-The page gets a *view*, plain JSON that grows: where the frames lie and which there are so far.
+The page gets a *view*, plain JSON that grows and holds the frames themselves, so that no picture is
+asked for and none is lost with its folder; only the finished image is a file.
 Every event of the trace becomes a frame, so none is lost; only how often the view is handed on is
 limited.
 """
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apps.shared.inline import data_url
+from apps.shared.inline import data_url, picture_url
 from apps.shared.settings import Settings
 from ecar_lab.events import TraceEvent
 from ecar_lab.pipeline import ECARPipeline
@@ -88,8 +89,9 @@ def stream(
     """Generates one image and yields how far it is: at the first event, then at most every
     ``interval`` seconds, then when it is done.
 
-    Frames go to ``folder``: noisy latent and clean estimate of every event, the estimate decoded at
-    each stage's end and, where that is cheap beside the model, on the way.
+    A frame holds noisy latent and clean estimate of its event as pictures, and the estimate decoded
+    at each stage's end and, where that is cheap beside the model, on the way. The finished image
+    goes to ``folder``.
 
     Raises:
         EcarError: a class, step count or guidance that the model does not take.
@@ -112,8 +114,8 @@ def stream(
         _note_costs(progress, event, flops)
         frame = _frame(event, estimate)
         estimate = event.clean_estimate
-        _save(folder, frame, "noisy", colours(event.latent))
-        _save(folder, frame, "clean", colours(event.clean_estimate))
+        frame["noisy"] = picture_url(colours(event.latent))
+        frame["clean"] = picture_url(colours(event.clean_estimate))
         computed += event.seconds
         if event.is_stage_end or (due and progress.watching < PREVIEW_SHARE * computed):
             decode_begin = time.perf_counter()
@@ -124,7 +126,8 @@ def stream(
                 progress.costs[-1].decode = time.perf_counter() - decode_begin
                 progress.watching -= progress.costs[-1].decode
                 progress.image = folder / settings.file_name
-            _save(folder, frame, "decoded", picture, progress.image)
+                to_pil(picture)[0].save(progress.image, compress_level=1)
+            frame["decoded"] = picture_url(picture)
         # A new list: the page is sent what differs from the view before, which must stay as it was.
         frames = [*progress.view["frames"], frame]
         progress.view = {**progress.view, "frames": frames, "done": event.is_final}
@@ -204,16 +207,6 @@ def _facts(progress: Progress, event: TraceEvent) -> list[dict[str, Any]]:
 def _range(tensor: Tensor) -> list[float]:
     """Least and largest number."""
     return [round(end.item(), 3) for end in tensor.float().aminmax()]
-
-
-def _save(
-    folder: Path, frame: dict[str, Any], row: str, picture: Tensor, file: Path | None = None
-) -> None:
-    """Writes one picture at its native size; the page enlarges it."""
-    file = file or folder / f"{frame['stage']}-{frame['step']:03d}-{row}.png"
-    frame[row] = file.name
-    # Level 1: these files live for minutes, and a frame should not wait for the compressor.
-    to_pil(picture)[0].save(file, compress_level=1)
 
 
 def _note_costs(progress: Progress, event: TraceEvent, flops: dict[str, list[int]]) -> None:

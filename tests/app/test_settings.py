@@ -1,8 +1,10 @@
 """Settings of the app from values of any kind, as JSON or a program may hold them."""
 
+import json
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +13,7 @@ from apps.shared.settings import Settings
 from ecar_lab.errors import EcarError
 
 NAMES = ("class_name", "seed", "steps", "guidance", "solver", "intervals", "powers", "seeds",
-         "classes", "renoise", "edits")  # fmt: skip
+         "classes", "renoise", "edits", "mix_class", "mix", "walk_seed", "walk")  # fmt: skip
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
@@ -28,6 +30,53 @@ def test_any_value_makes_settings_that_survive_or_one_sentence(name: str, value:
     except EcarError:
         return
     assert Settings.from_json(made.to_json()) == made
+
+
+def test_a_mix_and_a_walk_survive_json_and_are_said():
+    made = Settings.from_json(
+        {**SOUND, "mix_class": "dog", "mix": [0, 0.25], "walk_seed": 9, "walk": [1, 0.5]}
+    )
+    assert Settings.from_json(json.loads(json.dumps(made.to_json()))) == made
+    assert made.differences() == [
+        "euler",
+        "25% dog in stage 2",
+        "100% of the way to the noise of seed 9 in stage 1",
+        "50% of the way to the noise of seed 9 in stage 2",
+    ]
+    assert made.plain() == Settings.from_json(SOUND)
+    # None of it is the plain run, in whatever way it is said.
+    assert Settings.from_json({**SOUND, "mix_class": "dog", "mix": [0, 0]}) == made.plain()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"mix": [0, 0.5]}, "these settings have mix and no mix_class"),
+        ({"walk": [0.5], "walk_seed": 1}, "walk has 1 values for 2 stages"),
+        ({"walk": [0, 2], "walk_seed": 1}, "walk"),
+        ({"walk": [0, 1], "walk_seed": 2**31}, "seed 2147483648 is out of range"),
+    ],
+)
+def test_a_mix_or_a_walk_that_cannot_be_is_one_sentence(values, words):
+    with pytest.raises(EcarError, match=words):
+        Settings.from_json({**SOUND, **values})
+
+
+def test_a_mix_and_a_walk_go_from_one_run_to_the_other(studio):
+    """At the ends they are the plain runs of either, bit for bit; between them, neither."""
+
+    def final(**values: Any) -> torch.Tensor:
+        *_, event = studio.trace(Settings.from_json({**SOUND, **values}))
+        return event.latent
+
+    cat, dog, other = final(), final(class_name="dog"), final(seed=9)
+    mixes = [final(mix_class="dog", mix=[share] * 2) for share in (0, 0.5, 1)]
+    walks = [final(walk_seed=9, walk=[share] * 2) for share in (0, 0.5, 1)]
+    for between, end in ((mixes, dog), (walks, other)):
+        assert torch.equal(between[0], cat)
+        assert torch.equal(between[2], end)
+        assert not torch.allclose(between[1], cat)
+        assert not torch.allclose(between[1], end)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 """Settings, and the frames and times that are streamed of their run."""
 
+import io
 import json
 import re
 
 import pytest
 import torch
+from PIL import Image
 
 from apps.generate.views import cost_table
 from apps.shared import stream
+from apps.shared.inline import png_of
 from apps.shared.settings import Edit, Settings
 from ecar_lab.errors import EcarError
 from ecar_lab.viz.colours import LatentColours
@@ -41,9 +44,17 @@ def test_no_event_is_lost_however_seldom_the_page_is_told(
         *((1, step) for step in range(3)),
     ]
     ends = [frame for frame in last["frames"] if frame["step"] == frame["steps"]]
-    names = {frame[row] for frame in last["frames"] for row in ("noisy", "clean")}
-    names |= {frame["decoded"] for frame in ends}
-    assert names <= {path.name for path in tmp_path.iterdir()}
+    sizes = {(row, size_of(frame[row])) for frame in last["frames"] for row in ("noisy", "clean")}
+    assert sizes == {(row, (side, side)) for row in ("noisy", "clean") for side in (4, 8)}
+    assert [size_of(frame["decoded"]) for frame in ends] == [(4, 4), (8, 8)]
+    # The finished image alone is a file, and it is what the last frame shows.
+    (image,) = tmp_path.iterdir()
+    assert image.read_bytes() == png_of(last["frames"][-1]["decoded"])
+
+
+def size_of(url: str) -> tuple[int, int]:
+    with Image.open(io.BytesIO(png_of(url))) as picture:
+        return picture.size
 
 
 def test_a_view_stays_as_it_was_when_the_run_goes_on(tiny_pipeline, settings, colours, tmp_path):
