@@ -73,8 +73,7 @@ def page_of(studio: Studio) -> gr.Blocks:
             with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
                 parts: dict[str, Any] = {}
                 for name, kind in TABS:
-                    # Rendered from the start: other tabs open it, and its run fills the strip.
-                    with gr.Tab(name, id=name.lower(), render_children=kind is Generate):
+                    with gr.Tab(name, id=name.lower()):
                         parts[name] = kind(studio)
                         parts[name].wire(page)
             parts["All classes"].open_into(tabs, parts["Generate"])

@@ -71,7 +71,7 @@ function show(place, aloud) {
   status.textContent = text;
   slider.setAttribute("aria-valuetext", text);
   if (aloud) spoken.textContent = text;
-  announce();
+  tellPlace();
 }
 
 function seek(place) {
@@ -234,12 +234,10 @@ function picture(box, source, alt) {
 }
 
 // The strip at the top of the page shows where E-CAR is.
-function announce() {
+function tellPlace() {
   const { frame, done, hues } = lanes[0];
   const part = done ? "decode" : !frame || frame.step === 0 ? "map" : "flow";
-  document.dispatchEvent(new CustomEvent("ecar:at", {
-    detail: { stage: done ? hues.length : frame?.stage ?? 0, part },
-  }));
+  announce(root, done ? hues.length : frame?.stage ?? 0, part);
 }
 
 // -- the finished images ----------------------------------------------------------------------------

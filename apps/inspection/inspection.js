@@ -228,6 +228,7 @@ function looks() {
 function show() {
   const row = looks();
   const { stage, token } = chosen;
+  announce(root, stage, "map");
   const top = Math.max(...row);
   const told = [];
   stages.forEach((part, index) => {

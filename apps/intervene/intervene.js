@@ -21,6 +21,7 @@ function results() {
       return;
     }
     status.textContent = view.sentence;
+    announce(root, 0, "decode");
     body.replaceChildren();
     if (view.says) make("p", "says", view.says, body);
     for (const group of view.groups) {

@@ -123,6 +123,8 @@ function show() {
   say();
 }
 
+// An image was chosen, and the Generate tab has its class and seed.
+document.addEventListener("ecar:press", ({ detail }) => press(detail));
 document.addEventListener("ecar:wait", (event) => {
   if (event.detail !== "overview-images") return;
   root.classList.add("waiting");

@@ -88,7 +88,7 @@ class Overview:
         chosen = [generate.controls.class_name, generate.controls.seed]
         self.images.select(
             self.look_inside, self.images, [tabs, *chosen], queue=False, **PRIVATE
-        ).success(None, js="() => document.querySelector('#generate').click()", **PRIVATE)
+        ).success(None, js=tell("press", "#generate"), **PRIVATE)
 
     def open(self) -> Iterator[dict[Any, Any]]:
         """What a visitor sees first; made once for all visitors, each sees it grow."""

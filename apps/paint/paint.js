@@ -309,6 +309,7 @@ function completed() {
       });
     }
     table.classList.toggle("rough", !view.done);
+    announce(root, (view.sprite ? view.at : view.stage) - 1, view.done ? "decode" : "flow");
     status.textContent = view.done
       ? `${tiles.length} images from your stage ${view.stage}, in ${view.seconds.toFixed(2)} s.`
       : view.sprite

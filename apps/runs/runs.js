@@ -25,6 +25,7 @@ function add(run, parent) {
 function draw() {
   const view = props.value;
   if (!view) return;
+  if (view.runs.length) announce(root, 0, "decode");
   const numbers = view.runs.map((run) => run.number).join();
   if (numbers !== drawn) {
     const focused = root.contains(document.activeElement) ? document.activeElement.value : null;

@@ -25,3 +25,10 @@ function openTab(name) {
   const tabs = [...document.querySelectorAll("#tabs > .tab-wrapper [role=tab]")];
   tabs.find((tab) => tab.textContent.trim() === name)?.click();
 }
+
+// Presses what a tab holds, once that is there: a tab's content comes with its first opening.
+function press(selector, patience = 300) {
+  const target = document.querySelector(selector);
+  if (target?.offsetParent) target.click();
+  else if (patience) requestAnimationFrame(() => press(selector, patience - 1));
+}

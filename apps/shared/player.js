@@ -16,6 +16,7 @@ const CURVES = [
 const SIDES = [64, 460]; // pixels of the finest stage: at least, at most; between them, the room there is
 const HEADING = 116; // pixels of the column that names the stages
 const NARROW_HEADING = 64; // and on a phone
+const WIDE_HEADING = 152; // and in a talk
 const GAP = 8; // pixels between two columns
 const PACE = 70; // milliseconds a frame stays, at least
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -30,6 +31,7 @@ let frames = []; // what can be shown, the upsampling before each new stage incl
 let received = 0; // frames of the view already taken over
 let at = -1; // the frame in sight
 let following = true; // going on by itself; a person who scrubs stops that
+const presenting = () => document.documentElement.classList.contains("present");
 let looping = false;
 let gate = -1; // the frame before which a talk waits
 let stopped = false; // what still arrives of a stopped run is not shown
@@ -174,11 +176,13 @@ function point() {
 function room(heading) {
   const wide = (root.clientWidth - heading) / ROWS.length - GAP;
   const top = root.getBoundingClientRect().top + scrollY;
-  const parts = view.stages.reduce((sum, stage) => sum + stage.size, 0) / view.stages.at(-1).size;
+  const finest = view.stages.at(-1).size;
+  const parts = view.stages.reduce((sum, stage) => sum + stage.size, 0) / finest;
   const words = root.scrollHeight - grid.scrollHeight + grid.querySelector(".label").offsetHeight;
   const notes = document.querySelector(".present-notes:not([hidden])")?.offsetHeight ?? 0;
   const high = (innerHeight - top - words - (notes || 40) - 20) / parts;
-  return Math.floor(Math.max(SIDES[0], Math.min(SIDES[1], wide, high < 2 * SIDES[0] ? wide : high)));
+  const side = Math.max(SIDES[0], Math.min(SIDES[1], wide, high < 2 * SIDES[0] ? wide : high));
+  return side > finest ? Math.floor(side / finest) * finest : side; // whole pixels for each number
 }
 
 function layout() {
@@ -186,7 +190,7 @@ function layout() {
   const finest = view.stages.at(-1).size;
   const tight = root.clientWidth < 480; // pictures come before words
   root.classList.toggle("tight", tight);
-  const heading = tight ? NARROW_HEADING : HEADING;
+  const heading = tight ? NARROW_HEADING : presenting() ? WIDE_HEADING : HEADING;
   const side = room(heading);
   grid.style.gridTemplateColumns = `${heading}px repeat(${ROWS.length}, minmax(0, ${side}px))`;
   tiles.forEach((lane, stage) =>
@@ -311,7 +315,7 @@ async function play() {
     await frame.loaded;
     if (stopped || !following || frames[index] !== frame || at !== index - 1) continue;
     // In a talk every stage waits for the speaker.
-    if (frame.upsampled && gate !== index && document.documentElement.classList.contains("present")) {
+    if (frame.upsampled && gate !== index && presenting()) {
       gate = index;
       following = false;
       break;

@@ -1,4 +1,4 @@
-// The glossary: terms in the page's own words become buttons that say what they mean, on hover, focus
+// The glossary: terms in the page's own words become ones that say what they mean, on hover, focus
 // and touch; all of them in a list behind a button of the head. `element` and `props` come from Gradio.
 
 // Where words are ours, and nobody else changes them while they are shown.
@@ -37,7 +37,7 @@ dialog.addEventListener("click", (event) => {
 
 // -- a term in a text -------------------------------------------------------------------------------
 
-const tip = make("div", "meaning", "", document.querySelector(".gradio-container"));
+const tip = make("div", "term-meaning", "", document.querySelector(".gradio-container"));
 tip.id = "term-meaning";
 tip.setAttribute("role", "tooltip");
 tip.hidden = true;
@@ -69,7 +69,7 @@ function hush() {
   tip.hidden = true;
 }
 
-const termOf = (event) => event.target.closest?.("button.term");
+const termOf = (event) => event.target.closest?.(".term");
 // Long enough to move the pointer onto the meaning, which may be read and copied there.
 const leave = () => {
   clearTimeout(leaving);
@@ -98,7 +98,7 @@ document.addEventListener("keydown", (event) => {
 }, true);
 addEventListener("scroll", () => { if (told) hush(); }, { passive: true });
 
-// The first time that a text says a term, it becomes a button.
+// The first time that a text says a term, it becomes one that can be asked.
 function mark(text) {
   if (text.dataset.terms) return;
   text.dataset.terms = "marked";
@@ -107,17 +107,18 @@ function mark(text) {
   const nodes = [];
   while (walker.nextNode()) nodes.push(walker.currentNode);
   for (const node of nodes) {
-    if (node.parentElement.closest("button, a, label, code, svg, h2")) continue;
+    if (node.parentElement.closest(".term, button, a, label, code, svg, h2")) continue;
     const pieces = [];
     let from = 0;
     for (const found of node.data.matchAll(any)) {
       const index = terms.findIndex((entry) => entry.of.test(found[0]) || entry.term === found[0]);
       if (index < 0 || known.has(index)) continue;
       known.add(index);
-      const button = make("button", "term", found[0]);
-      button.type = "button";
-      button.dataset.term = index;
-      pieces.push(node.data.slice(from, found.index), button);
+      const word = make("dfn", "term", found[0]);
+      word.tabIndex = 0;
+      word.setAttribute("role", "button");
+      word.dataset.term = index;
+      pieces.push(node.data.slice(from, found.index), word);
       from = found.index + found[0].length;
     }
     if (pieces.length) node.replaceWith(...pieces, node.data.slice(from));

@@ -44,6 +44,10 @@ const presenting = () => page.classList.contains("present");
 const tabs = () => [...document.querySelectorAll("#tabs > .tab-wrapper [role=tab]")];
 const openName = () => tabs().find((tab) => tab.ariaSelected === "true")?.textContent.trim();
 
+const measure = () => page.classList.toggle("low", innerHeight < 900);
+addEventListener("resize", measure);
+measure();
+
 function present(on) {
   page.classList.toggle("present", on);
   opener.textContent = on ? "Leave" : "Present";
@@ -77,7 +81,7 @@ function write() {
 
 document.addEventListener("ecar:at", ({ detail }) => {
   if (detail.from && !detail.from.offsetParent) return; // a tab that is not open
-  place = openName() === "Generate" ? { part: detail.part, stage: detail.stage } : null;
+  place = detail.view ? { part: detail.part, stage: detail.stage } : null;
   write();
 });
 new MutationObserver((changes) => {
@@ -91,7 +95,7 @@ function generate() {
   const shown = (id) => document.querySelector(id)?.offsetParent;
   if (shown("#overview-dice")) return document.querySelector("#overview-dice").click();
   openTab("Generate");
-  document.querySelector("#generate")?.click();
+  press("#generate");
 }
 
 function act(key) {
@@ -122,7 +126,7 @@ document.addEventListener("keydown", (event) => {
   const { target } = event;
   if (target.closest?.(FIELDS)) return;
   // Space presses the button that a keyboard has come to, not one that was clicked.
-  if (key === " " && target.matches?.("button, a, summary") && target.matches(":focus-visible")) return;
+  if (key === " " && target.matches?.("button, a, summary, [role=button]") && target.matches(":focus-visible")) return;
   if (act(key) !== false) event.preventDefault();
 });
 

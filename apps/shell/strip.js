@@ -20,7 +20,8 @@ const buttons = props.value.map((part) => {
   if (part.hue) item.style.setProperty("--hue", part.hue);
   const button = make("button", "", part.name, item);
   button.type = "button";
-  button.dataset.part = `${part.part}-${part.stage}`;
+  const once = part.part === "class" || part.part === "decode";
+  button.dataset.part = once ? part.part : `${part.part}-${part.stage}`;
   button.setAttribute("aria-expanded", "false");
   button.setAttribute("aria-controls", panel.id);
   button.addEventListener("click", () => open(opened === part ? null : part));
@@ -35,14 +36,22 @@ const visible = (tab) => tab === null || tab.offsetParent !== null;
 function light() {
   const [, place] = [...places].find(([tab]) => tab && visible(tab)) ?? [null, places.get(null)];
   buttons.forEach((button) => {
-    const now = place && button.dataset.part === `${place.part}-${place.stage}`;
+    const now = place && [`${place.part}-${place.stage}`, place.part].includes(button.dataset.part);
     if (!now) return button.removeAttribute("aria-current");
     if (button.hasAttribute("aria-current")) return;
     button.setAttribute("aria-current", "step");
-    const left = button.parentNode.offsetLeft - (list.clientWidth - button.offsetWidth) / 2;
-    list.scrollTo({ left, behavior: calm.matches ? "auto" : "smooth" });
+    center();
   });
 }
+
+// Where the strip is longer than the screen is wide, the part that is lit comes into sight.
+function center() {
+  const item = list.querySelector("[aria-current]")?.parentNode;
+  if (!item) return;
+  const left = item.offsetLeft - (list.clientWidth - item.offsetWidth) / 2;
+  list.scrollTo({ left, behavior: calm.matches ? "auto" : "smooth" });
+}
+addEventListener("resize", center);
 
 document.addEventListener("ecar:at", ({ detail }) => {
   places.set(panelOf(detail.from), { stage: detail.stage, part: detail.part });
@@ -90,6 +99,7 @@ const body = make("div", "body", "", panel);
 function fill() {
   const { part, stage, name, sentence, note, tensors } = opened;
   body.replaceChildren();
+  delete body.dataset.terms; // new words for the glossary
   panel.setAttribute("aria-label", name);
   panel.style.setProperty("--hue", opened.hue || "var(--border-color-primary)");
   make("h2", "", part === "flow" || part === "up" ? `${name}, stage ${stage + 1}` : name, body);
@@ -146,7 +156,10 @@ function pictures(row, part, stage) {
 function cost() {
   const { part, stage, gflop } = opened;
   const facts = run?.facts ?? [];
-  const share = (own, whole) => (whole ? ` (${((100 * own) / whole).toFixed(0)} % of the image)` : "");
+  const share = (own, whole) => {
+    const percent = whole ? (100 * own) / whole : 0;
+    return whole ? ` (${percent < 1 ? "under 1" : percent.toFixed(0)} % of the image)` : "";
+  };
   if (part === "class" || part === "up") return "Cost: next to none, no network runs.";
   if (part === "decode") {
     const took = facts.at(-1)?.ms.decode;

@@ -52,6 +52,7 @@ function show(index, focus) {
   unmark();
   title.textContent = steps[step].title;
   text.textContent = steps[step].text;
+  delete text.dataset.terms; // new words for the glossary
   count.textContent = `${step + 1} of ${steps.length}`;
   back.disabled = step === 0;
   next.textContent = step === steps.length - 1 ? "Done" : "Next";

@@ -83,6 +83,7 @@ function receive() {
   if (!props.value?.sections || view?.run === props.value.run) return;
   view = props.value;
   root.replaceChildren();
+  announce(root, 0, "decode");
   const title = make("p", "title", `Picture: ${view.title}`, root);
   title.setAttribute("role", "status");
   view.sections.forEach((data) => {

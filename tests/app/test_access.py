@@ -4,7 +4,7 @@ and dark, and on a phone."""
 import pytest
 
 from apps.demo import TABS
-from tests.app.page import DONE, QUIET, open_tab
+from tests.app.page import GROWN, QUIET, open_tab
 from tests.browsing import PATIENCE
 
 pytestmark = QUIET
@@ -20,7 +20,7 @@ def test_axe_finds_nothing_serious_that_is_ours(browser, demo_address, theme, wi
     tab = browser.new_page(viewport={"width": width, "height": 1000}, reduced_motion="reduce")
     tab.set_default_timeout(PATIENCE)
     tab.goto(f"{demo_address}?__theme={theme}")  # with the tour's card, as on a first visit
-    tab.wait_for_function(DONE % "")
+    tab.wait_for_function(GROWN)
     found = []
     for name, _ in TABS:
         open_tab(tab, name)

@@ -6,7 +6,7 @@ import pytest
 
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
-from tests.app.page import DONE, NO_TOUR, QUIET, wait_for_sizes
+from tests.app.page import DONE, NO_TOUR, QUIET, open_generate, wait_for_sizes
 from tests.browsing import PATIENCE
 
 pytestmark = QUIET
@@ -19,8 +19,7 @@ def tab(browser, demo_address: str):
     context.set_default_timeout(PATIENCE)
     context.add_init_script(NO_TOUR)
     page = context.new_page()
-    page.goto(demo_address)
-    page.wait_for_function(DONE % "")
+    open_generate(page, demo_address)
     yield page
     context.close()
 
@@ -86,8 +85,8 @@ def test_generate_shows_every_stage_and_the_image(tab):
         "#generate-player .tile img", "images => images.map(image => image.alt)"
     )
     assert alts[0] == "Noisy latent of stage 1, 4 by 4, step 2 of 2"
-    rows = tab.locator(".costs tbody tr")
-    assert [row.split()[0] for row in rows.all_inner_texts()] == ["1:", "2:", "All"]
+    head = tab.locator(".costs thead th").all_inner_texts()
+    assert head == ["Stage", "1: 4×4", "2: 8×8", "All"]
 
 
 def test_a_seed_left_empty_is_drawn_and_shown(tab):
@@ -170,6 +169,7 @@ def test_a_visitor_who_goes_away_does_not_hold_up_the_next(browser, tab, demo_ad
     other.set_default_timeout(PATIENCE)
     page = other.new_page()
     page.goto(demo_address)
+    page.get_by_role("tab", name="Generate", exact=True).click()
     page.get_by_role("button", name="Generate", exact=True).click()
     page.wait_for_function("document.querySelectorAll('#generate-player .tile img').length > 0")
     other.close()

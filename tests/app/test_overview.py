@@ -15,7 +15,7 @@ from apps.overview.tab import Overview
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
-from tests.app.page import DONE, NO_TOUR, QUIET, open_tab
+from tests.app.page import DONE, NO_TOUR, QUIET
 from tests.browsing import PATIENCE
 
 pytestmark = QUIET
@@ -77,8 +77,6 @@ def test_all_classes_grow_and_one_is_looked_into(browser, demo_address):
     page.set_default_timeout(PATIENCE)
     page.add_init_script(NO_TOUR)
     page.goto(demo_address)
-    page.wait_for_function(DONE % "")
-    open_tab(page, "All classes")
     told = "document.querySelector('.overview .status')?.textContent.includes('%s')"
     page.wait_for_function(told % "3 classes from seed 0, in")
     page.get_by_label("Seed").and_(page.locator("#overview-seed input")).fill("7")

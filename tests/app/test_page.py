@@ -12,32 +12,32 @@ from PIL import Image
 
 from apps import demo
 from ecar_lab.errors import EcarError
-from tests.app.page import DONE, QUIET
+from tests.app.page import GROWN, QUIET, open_generate
 from tests.browsing import PATIENCE, free_port
 
 pytestmark = QUIET
 
 
-def test_the_tour_shows_itself_once_and_points_at_five_places(browser, demo_address):
+def test_the_tour_shows_itself_once_and_points_at_six_places(browser, demo_address):
     context = browser.new_context(reduced_motion="reduce")
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(demo_address)
-    page.wait_for_function(DONE % "")
+    page.wait_for_function(GROWN)
     card = page.get_by_role("dialog")
     titles = []
-    for number in range(1, 6):
+    for number in range(1, 7):
         page.wait_for_function(
-            f"document.querySelector('.tour .count').textContent === '{number} of 5'"
+            f"document.querySelector('.tour .count').textContent === '{number} of 6'"
         )
         page.wait_for_selector("[data-toured]")
         assert page.locator("[data-toured]").count() == 1
         titles.append(card.get_by_role("heading").inner_text())
         card.get_by_role("button", name=re.compile("Next|Done")).click()
-    assert len(set(titles)) == 5
+    assert len(set(titles)) == 6
     assert card.is_hidden()
     page.reload()
-    page.wait_for_function(DONE % "")
+    page.wait_for_function(GROWN)
     assert page.get_by_role("dialog").is_hidden()
     page.get_by_role("button", name="Guided tour").click()
     assert page.get_by_role("dialog").is_visible()
@@ -65,8 +65,7 @@ def test_a_page_without_a_checkpoint_says_what_to_do(browser):
 def test_a_phone_needs_no_sideways_scrolling(browser, demo_address):
     tab = browser.new_page(viewport={"width": 390, "height": 844})
     tab.set_default_timeout(PATIENCE)
-    tab.goto(demo_address)
-    tab.wait_for_function(DONE % "")
+    open_generate(tab, demo_address)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     beyond = (
         "[...document.querySelectorAll('%s')].filter(e => e.getBoundingClientRect().right > 390)"
@@ -85,8 +84,7 @@ def test_the_page_asks_nobody_else_for_anything(browser, demo_address):
     tab.set_default_timeout(PATIENCE)
     hosts = set()
     tab.on("request", lambda request: hosts.add(request.url.split("/")[2]))
-    tab.goto(demo_address)
-    tab.wait_for_function(DONE % "")
+    open_generate(tab, demo_address)
     tab.close()
     assert {host for host in hosts if host} == {demo_address.split("/")[2]}
 

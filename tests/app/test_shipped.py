@@ -3,7 +3,7 @@
 from apps import demo
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
-from tests.app.page import DONE, NO_TOUR, QUIET, download, load, open_tab
+from tests.app.page import DONE, NO_TOUR, QUIET, download, load, open_generate, open_tab
 from tests.browsing import PATIENCE, free_port
 
 pytestmark = QUIET
@@ -18,19 +18,17 @@ def test_a_visit_to_every_tab_of_the_shipped_model(browser, tmp_path, monkeypatc
         context.add_init_script(NO_TOUR)
         context.set_default_timeout(PATIENCE)
         tab = context.new_page()
-        tab.goto(address)
-        tab.wait_for_function(DONE % "airplane, seed 0")
+        open_generate(tab, address)
+        assert "ship, seed 31" in tab.inner_text("#generate-player .status")
 
         controls = tab.locator("#generate-controls")
-        controls.get_by_label("Class").click()
-        tab.get_by_role("option", name="ship", exact=True).click()
         controls.get_by_label("fast", exact=True).check()
         tab.wait_for_function(
             "document.querySelector('#generate-more input[type=number]')?.value === '4' || "
             "!document.querySelector('#generate-more input[type=number]')"
         )
         tab.get_by_role("button", name="Generate", exact=True).click()
-        tab.wait_for_function(DONE % "ship, seed 0")
+        tab.wait_for_function(DONE % "ship, seed 31")
         tab.get_by_label("Step of the run").focus()
         tab.keyboard.press("Home")
         assert "pure noise" in tab.inner_text("#generate-player .status")
@@ -45,12 +43,12 @@ def test_a_visit_to_every_tab_of_the_shipped_model(browser, tmp_path, monkeypatc
 
         open_tab(tab, "Inspect")
         tab.get_by_role("button", name="Inspect my latest run").click()
-        tab.wait_for_selector("text=Open: ship, seed 0")
+        tab.wait_for_selector("text=Open: ship, seed 31")
 
         open_tab(tab, "Intervene")
         tab.get_by_role("button", name="My latest run as base").click()
         said = SAYS % ".results .status"
-        tab.wait_for_function(said, arg="ship, seed 0")
+        tab.wait_for_function(said, arg="ship, seed 31")
         tab.get_by_role("button", name="Fork", exact=True).click()
         tab.wait_for_function(said, arg="forked after stage 1")
         tab.get_by_role("tab", name="Paint", exact=True).click()

@@ -129,6 +129,7 @@ def clicks(switches: Switches) -> dict[str, list[float]]:
         tab = browser.new_page()
         tab.add_init_script("localStorage.setItem('ecar-tour-seen', 'yes')")
         tab.goto(address)
+        tab.get_by_role("tab", name="Generate", exact=True).click()
         done = "document.querySelector('#generate-player .status')?.textContent.startsWith('Done')"
         tab.wait_for_function(done)
         tab.get_by_label(switches.preset, exact=True).click()
