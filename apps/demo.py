@@ -35,6 +35,7 @@ NO_CHECKPOINT = (
     "Start the demo again on another one, `ecar app --checkpoint NAME_OR_FOLDER`, or train one: "
     "`ecar train tokenizer`, then `ecar train model`."
 )
+LATEST_BASE = "(view?.changed ? '#intervene-latest' : '#intervene-base')"
 TITLE = "E-CAR, stage by stage"
 TABS = (
     ("Generate", Generate),
@@ -73,17 +74,55 @@ def page_of(studio: Studio) -> gr.Blocks:
             add_pipeline(studio)
             with gr.Tabs(elem_id="tabs") as tabs:
                 parts: dict[str, Any] = {}
+                opened: dict[str, gr.Tab] = {}
                 for name, kind in TABS:
-                    with gr.Tab(name, id=name.lower()):
+                    with gr.Tab(name, id=name.lower()) as opened[name]:
                         parts[name] = kind(studio)
                         parts[name].wire(page)
             parts["All classes"].open_into(tabs, parts["Generate"])
+            share_current(page, tabs, opened, parts)
             page.unload(leaver(studio))
             studio.open_in_background()
         else:
             show_banner(f"{studio.problem}. {NO_CHECKPOINT}")
     page.queue(max_size=64)
     return page
+
+
+def share_current(
+    page: gr.Blocks, tabs: gr.Tabs, opened: dict[str, gr.Tab], parts: dict[str, Any]
+) -> None:
+    """Lets all tabs have one current run, which is in the page's address, too."""
+    generate, intervene, paint = (
+        parts[name] for name in ("Generate", "Intervene", "Paint a stage")
+    )
+    current = generate.current
+    for event in intervene.made:
+        current.after(event)
+    for name in ("Compare", "Inspect"):
+        current.after_asking(parts[name].made, parts[name].controls)
+    shows: dict[str, tuple[Any, list[Any]]] = {
+        "Generate": (generate.show, generate.shown),
+        "Paint a stage": (paint.show, [paint.classes, paint.seed]),
+        **{
+            name: (parts[name].controls.show, parts[name].controls.inputs)
+            for name in ("Compare", "Inspect", "Intervene")
+        },
+    }
+    for name, (show, shown) in shows.items():
+        current.follow(opened[name], show, shown)
+    overview = parts["All classes"]
+    current.follow(
+        opened["All classes"], lambda settings: {overview.seed: settings.seed}, [overview.seed]
+    )
+    for word, name, press, condition in (
+        ("Compare", "Compare", "'#compare'", "true"),
+        ("Inspect", "Inspect", "(view?.changed ? '#inspect-latest' : '#inspect-go')", "true"),
+        ("Intervene", "Intervene", LATEST_BASE, "true"),
+        ("Paint", "Paint a stage", "'#paint-latest'", "view"),
+    ):
+        current.bring(generate.onward[word], tabs, opened[name], *shows[name], press, condition)
+    current.open_link(page, tabs, opened["Generate"], *shows["Generate"], "'#generate'")
 
 
 def leaver(studio: Studio):
