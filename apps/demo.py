@@ -17,6 +17,7 @@ from apps.compare.tab import Compare
 from apps.generate.tab import Generate
 from apps.inspection.tab import Inspect
 from apps.intervene.tab import Intervene
+from apps.live.tab import Live
 from apps.overview.tab import Overview
 from apps.paint.tab import Paint
 from apps.runs.tab import Runs
@@ -41,6 +42,7 @@ TABS = (
     ("Generate", Generate),
     ("All classes", Overview),
     ("Paint a stage", Paint),
+    ("Live", Live),
     ("Compare", Compare),
     ("Inspect", Inspect),
     ("Intervene", Intervene),
@@ -97,13 +99,14 @@ def share_current(
         parts[name] for name in ("Generate", "Intervene", "Paint a stage")
     )
     current = generate.current
-    for event in intervene.made:
+    for event in (*intervene.made, parts["Runs"].made):
         current.after(event)
     for name in ("Compare", "Inspect"):
         current.after_asking(parts[name].made, parts[name].controls)
     shows: dict[str, tuple[Any, list[Any]]] = {
         "Generate": (generate.show, generate.shown),
         "Paint a stage": (paint.show, [paint.classes, paint.seed]),
+        "Live": (parts["Live"].show, parts["Live"].shown),
         **{
             name: (parts[name].controls.show, parts[name].controls.inputs)
             for name in ("Compare", "Inspect", "Intervene")

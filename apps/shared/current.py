@@ -38,9 +38,20 @@ PRESS = (
 )
 
 
+def view_of(settings: Settings, origin: Origin) -> dict[str, Any]:
+    """A run as the page holds it: settings, their words, the query of its link, and whether
+    something is changed on its way."""
+    return {
+        "settings": settings.to_json(),
+        "title": str(settings),
+        "query": query_of(settings, origin),
+        "changed": settings != settings.plain(),
+    }
+
+
 class CurrentRun:
-    """The place of the current run. ``view``, its value: settings as JSON, their words, the query
-    of its link; None as long as nothing was made."""
+    """The place of the current run, whose value is that of :func:`view_of`; None as long as nothing
+    was made."""
 
     def __init__(self, studio: Studio) -> None:
         self.studio, self.origin = studio, Origin.of(studio)
@@ -55,12 +66,7 @@ class CurrentRun:
 
     def view(self, settings: Settings) -> dict[str, Any]:
         """What the page holds of a run."""
-        return {
-            "settings": settings.to_json(),
-            "title": str(settings),
-            "query": query_of(settings, self.origin),
-            "changed": settings != settings.plain(),
-        }
+        return view_of(settings, self.origin)
 
     def settings(self, view: Any) -> Settings:
         """The settings in a view, which comes back from the page; the model's own without one.

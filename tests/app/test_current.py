@@ -16,6 +16,7 @@ def tab(browser, demo_address):
     context.add_init_script(NO_TOUR)
     page = context.new_page()
     page.goto(demo_address)
+    page.get_by_role("tab", name="Generate", exact=True).wait_for()
     open_tab(page, "Generate")
     page.wait_for_function(DONE % "")
     generate(page, "frog", 5)
