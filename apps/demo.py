@@ -17,6 +17,7 @@ from apps.compare.tab import Compare
 from apps.generate.tab import Generate
 from apps.inspection.tab import Inspect
 from apps.intervene.tab import Intervene
+from apps.live.tab import Live
 from apps.overview.tab import Overview
 from apps.paint.tab import Paint
 from apps.runs.tab import Runs
@@ -35,10 +36,12 @@ NO_CHECKPOINT = (
     "Start the demo again on another one, `ecar app --checkpoint NAME_OR_FOLDER`, or train one: "
     "`ecar train tokenizer`, then `ecar train model`."
 )
+LATEST_BASE = "(view?.changed ? '#intervene-latest' : '#intervene-base')"
 TABS = (
     ("All classes", Overview),
     ("Generate", Generate),
     ("Paint a stage", Paint),
+    ("Live", Live),
     ("Compare", Compare),
     ("Inspect", Inspect),
     ("Intervene", Intervene),
@@ -72,17 +75,56 @@ def page_of(studio: Studio) -> gr.Blocks:
             # "wrap": Gradio then hides no tab in a menu; on narrow screens shell.css scrolls them.
             with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
                 parts: dict[str, Any] = {}
+                opened: dict[str, gr.Tab] = {}
                 for name, kind in TABS:
-                    with gr.Tab(name, id=name.lower()):
+                    with gr.Tab(name, id=name.lower()) as opened[name]:
                         parts[name] = kind(studio)
                         parts[name].wire(page)
             parts["All classes"].open_into(tabs, parts["Generate"])
+            share_current(page, tabs, opened, parts)
             page.unload(leaver(studio))
             studio.open_in_background()
         else:
             show_banner(f"{studio.problem}. {NO_CHECKPOINT}")
     page.queue(max_size=64)
     return page
+
+
+def share_current(
+    page: gr.Blocks, tabs: gr.Tabs, opened: dict[str, gr.Tab], parts: dict[str, Any]
+) -> None:
+    """Lets all tabs have one current run, which is in the page's address, too."""
+    generate, intervene, paint = (
+        parts[name] for name in ("Generate", "Intervene", "Paint a stage")
+    )
+    current = generate.current
+    for event in (*intervene.made, parts["Runs"].made):
+        current.after(event)
+    for name in ("Compare", "Inspect"):
+        current.after_asking(parts[name].made, parts[name].controls)
+    shows: dict[str, tuple[Any, list[Any]]] = {
+        "Generate": (generate.show, generate.shown),
+        "Paint a stage": (paint.show, [paint.classes, paint.seed]),
+        "Live": (parts["Live"].show, parts["Live"].shown),
+        **{
+            name: (parts[name].controls.show, parts[name].controls.inputs)
+            for name in ("Compare", "Inspect", "Intervene")
+        },
+    }
+    for name, (show, shown) in shows.items():
+        current.follow(opened[name], show, shown)
+    overview = parts["All classes"]
+    current.follow(
+        opened["All classes"], lambda settings: {overview.seed: settings.seed}, [overview.seed]
+    )
+    for word, name, press, condition in (
+        ("Compare", "Compare", "'#compare'", "true"),
+        ("Inspect", "Inspect", "(view?.changed ? '#inspect-latest' : '#inspect-go')", "true"),
+        ("Intervene", "Intervene", LATEST_BASE, "true"),
+        ("Paint", "Paint a stage", "'#paint-latest'", "view"),
+    ):
+        current.bring(generate.onward[word], tabs, opened[name], *shows[name], press, condition)
+    current.open_link(page, tabs, opened["Generate"], *shows["Generate"], "'#generate'")
 
 
 def leaver(studio: Studio):

@@ -115,7 +115,7 @@ class Compare:
         """Connects clicks to what they do."""
         shown: list[Any] = [self.lanes, self.frame, self.pictures, self.table, self.controls.seed]
         shown += [self.banner, self.go, self.stop]
-        made = self.go.click(
+        self.made = self.go.click(
             self.run,
             [*self.controls.inputs, self.dit_steps, self.dit_guidance],
             shown,
@@ -123,7 +123,7 @@ class Compare:
             **PRIVATE,
             **QUEUE,
         )
-        let_stop(made, self.go, self.stop, LANES)
+        let_stop(self.made, self.go, self.stop, LANES)
 
     def run(self, request: gr.Request, *values: Any) -> Iterator[dict]:
         """One click on Compare."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 
 from apps.generate.views import cost_table
+from apps.shared.current import CurrentRun
 from apps.shared.parts import (
     PRIVATE,
     QUEUE,
@@ -20,11 +22,14 @@ from apps.shared.parts import (
     tell,
     visitor,
 )
+from apps.shared.settings import Settings
 from apps.shared.stream import Progress, blank_view
 from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
 
 PLAYER = "generate-player"
+# Tabs that look further at a run.
+ONWARD = ("Compare", "Inspect", "Intervene", "Paint")
 INTRODUCTION = (
     "Each stage asks the transformer once for a token map; then a small flow model carries the "
     "latent part of the way from noise to image. The next stage starts from there: twice the size, "
@@ -42,6 +47,12 @@ class Generate:
         with gr.Row(elem_classes="desk"):
             with gr.Column(scale=3, min_width=270, elem_id="generate-controls"):
                 self.controls = RunControls(studio, "generate")
+                self.changes = gr.State(None)  # a run's settings, whose changes are made here, too
+                with gr.Row(visible=False, elem_id="generate-changes") as self.changed:
+                    self.words = gr.HTML("", apply_default_css=False)
+                    self.plain = gr.Button(
+                        "Leave it out", size="sm", min_width=110, scale=0, elem_id="generate-plain"
+                    )
                 with gr.Row():
                     self.go = gr.Button(
                         "Generate", variant="primary", min_width=130, elem_id="generate"
@@ -52,6 +63,15 @@ class Generate:
             with gr.Column(scale=6, min_width=330):
                 view = blank_view(studio.pipeline, studio.defaults(), studio.folders.root)
                 self.player = player(view, PLAYER, "Stages")
+                with gr.Row(elem_id="onward", elem_classes="onward"):
+                    self.onward = {
+                        name: gr.Button(
+                            f"{name} this", size="sm", min_width=100,
+                            elem_id=f"onward-{name.lower()}",
+                        )
+                        for name in ONWARD
+                    }  # fmt: skip
+                self.current = CurrentRun(studio)
             with gr.Column(scale=4, min_width=300, elem_id="generate-result"):
                 self.picture = gr.Image(
                     label="Image",
@@ -71,7 +91,7 @@ class Generate:
         opened = page.load(self.open, None, shown, concurrency_limit=None, **PRIVATE)
         made = self.go.click(
             self.run,
-            self.controls.inputs,
+            [self.changes, *self.controls.inputs],
             shown,
             js=tell("wait", PLAYER),
             cancels=[opened],
@@ -79,6 +99,11 @@ class Generate:
             **QUEUE,
         )
         let_stop(made, self.go, self.stop, PLAYER)
+        self.current.after(made)
+        self.plain.click(
+            lambda: self._show_changes(None), None, [self.changes, self.changed, self.words],
+            queue=False, **PRIVATE,
+        )  # fmt: skip
         # After a sentence in place of an image, too, the player waits no longer.
         made.then(None, js=tell("stop", PLAYER), **PRIVATE)
 
@@ -89,11 +114,31 @@ class Generate:
             return {self.banner: banner(self.studio.problem)}
         return self._update(progress) if progress else {self.banner: ""}
 
-    def run(self, request: gr.Request, *values: Any) -> Iterator[dict]:
+    @property
+    def shown(self) -> list[Any]:
+        """What :meth:`show` updates."""
+        return [*self.controls.inputs, self.changes, self.changed, self.words]
+
+    def show(self, settings: Settings) -> dict[Any, Any]:
+        """Updates that put controls and changes to these settings."""
+        return {**self.controls.show(settings), **self._show_changes(settings)}
+
+    def _show_changes(self, settings: Settings | None) -> dict[Any, Any]:
+        changed = settings is not None and settings != settings.plain()
+        words = html.escape("; ".join(settings.changes()) if settings and changed else "")
+        return {
+            self.changes: settings if changed else None,
+            self.changed: gr.Row(visible=changed),
+            self.words: f"<p>Changed on its way: {words}.</p>",
+        }
+
+    def run(self, request: gr.Request, changes: Settings | None, *values: Any) -> Iterator[dict]:
         """One click on Generate."""
         yield {self.banner: "", **run_buttons(self.go, self.stop, running=True)}
         try:
             settings = self.controls.settings(*values)
+            if changes is not None:
+                settings = settings.changed_as(changes)
             first: dict[Any, Any] = {self.controls.seed: settings.seed}
             for progress in self.studio.run(settings, visitor(request)):
                 yield {**first, **self._update(progress)}

@@ -113,6 +113,7 @@ class Inspect:
         ]
         for event in made:
             event.failure(None, js=stopped, **PRIVATE)
+        self.made = made[0]
         self.check.click(
             self.check_cache,
             [self.layer, self.opened],

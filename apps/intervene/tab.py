@@ -34,6 +34,7 @@ class Intervene:
         self.stages = studio.pipeline.model.schedule.num_stages
         gr.HTML(f"<p>{INTRODUCTION}</p>", elem_classes="introduction")
         self.base = gr.State(None)  # the settings of the base
+        self.made: list[Any] = []  # events after which there is a new run
         with gr.Row(elem_classes="desk"):
             with gr.Column(scale=3, min_width=270, elem_id="intervene-controls"):
                 self.controls = RunControls(studio, "intervene")
@@ -60,6 +61,7 @@ class Intervene:
             made = button.click(
                 act, own, outputs, js=tell("wait", RESULTS), **PRIVATE, **QUEUE
             )  # fmt: skip
+            self.made.append(made)
             made.failure(None, js=tell("stop", RESULTS), **PRIVATE)
 
         common = [*where, self.base, *self.controls.inputs]

@@ -13,7 +13,7 @@ from PIL import Image
 from apps.paint import runs
 from apps.paint.runs import BEGINNINGS, MOST_CLASSES, MOST_SEEDS, Painting, Wish
 from apps.shared.parts import LATEST, PRIVATE, QUEUE, banner, script, show_banner, tell, visitor
-from apps.shared.settings import MAX_SEED
+from apps.shared.settings import MAX_SEED, Settings
 from apps.shared.studio import Studio
 from apps.tokenizer.tab import EXTENSIONS
 from apps.tokenizer.uploads import open_upload
@@ -155,6 +155,10 @@ class Paint:
                 self._opening = shown.get(self.results)
                 return shown
         return {self.results: self._opening, self.banner: ""}
+
+    def show(self, settings: Settings) -> dict[Any, Any]:
+        """Updates that put class and first seed to those of a run."""
+        return {self.classes: [settings.class_name], self.seed: settings.seed}
 
     def follow(self, live: bool, *wishes: Any) -> Iterator[dict[Any, Any]]:
         """A stroke or another wish: completed at once, if that is wanted."""

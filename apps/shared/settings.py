@@ -26,6 +26,10 @@ from ecar_lab.trace import trace
 MAX_SEED = 2**31 - 1
 ACTIONS = ("zero", "noise", "copy")
 WHOLE, EVEN = (0.0, 1.0), 1.0
+# Fields of Settings that change a run on its way; at their defaults nothing is changed.
+CHANGES = (
+    "classes", "seeds", "renoise", "edits", "mix_class", "mix", "walk_seed", "walk",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,11 @@ class Settings:
 
     def differences(self) -> list[str]:
         """What sets this run apart from a plain one, a few words each."""
-        words = [] if self.solver == DEFAULT_SOLVER else [self.solver]
+        return ([] if self.solver == DEFAULT_SOLVER else [self.solver]) + self.changes()
+
+    def changes(self) -> list[str]:
+        """What is changed on the way, a few words each."""
+        words = []
         for name, values, plain in (
             ("class", self.classes, self.class_name),
             ("noise of seed", self.seeds, self.seed),
@@ -223,9 +231,19 @@ class Settings:
 
     def plain(self) -> Settings:
         """The same run with nothing changed on its way."""
-        return dataclasses.replace(
-            self, classes=(), seeds=(), renoise=(), edits=(), mix=(), walk=()
-        )
+        fields = (field for field in dataclasses.fields(self) if field.name in CHANGES)
+        return dataclasses.replace(self, **{field.name: field.default for field in fields})
+
+    def changed_as(self, other: Settings) -> Settings:
+        """This run with what is changed on the way of the ``other``, whose own class and seed are
+        this run's where a stage has them."""
+        changes = {name: getattr(other, name) for name in CHANGES}
+        for own, name, names in (
+            (self.class_name, other.class_name, "classes"),
+            (self.seed, other.seed, "seeds"),
+        ):
+            changes[names] = tuple(own if one == name else one for one in changes[names])
+        return dataclasses.replace(self, **changes)
 
     # -- as arguments of trace() -------------------------------------------------------------------
 

@@ -299,7 +299,11 @@ def test_a_server_told_to_end_while_it_works_ends_well_and_keeps_nothing(tiny_ch
                 break
             except OSError:
                 time.sleep(0.2)
-        while len(list(tmp_path.glob("ecar-demo-*/*/*/*"))) < 60:  # the long run has begun
+        # The opening image is there, and the long run, which has a folder of its own, has begun.
+        while (
+            not list(tmp_path.glob("ecar-demo-*/*/*/*.png"))
+            or len(list(tmp_path.glob("ecar-demo-*/*/*"))) < 2
+        ):
             assert server.poll() is None
             time.sleep(0.05)
         server.terminate()

@@ -1,7 +1,11 @@
 """How fast the page is: ``python tests/scripts/speed_app.py --checkpoint cifar10``.
 
 Three ways to the same image, taken in turns in one run: the bare trace with its decoder, the stream
-that writes every frame, and a click in a real browser (chromium, Playwright) against a real server.
+that draws every frame, and a click in a real browser (chromium, Playwright) against a real server.
+
+With ``--live`` the Live tab instead (``--checkpoint cifar10-turbo --live``): a slider is moved without
+a pause in the browser, and what counts is the time from a wish to its picture, and pictures a second.
+The server shares the machine with the browser; the bare model is measured before and after, alone.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ import tyro
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for apps/, which is not installed
 
 from apps import demo
+from apps.live.runs import draw, first_wish
+from apps.live.runs import settings_of as live_settings
 from apps.shared.parts import preset_steps
 from apps.shared.stream import stream
 from apps.shared.studio import Studio
@@ -60,6 +66,8 @@ class Switches:
     """Runs of each kind; medians are reported."""
     preset: str = "balanced"
     """fast, balanced or best."""
+    live: bool = False
+    """Measure the Live tab."""
     out: Path | None = None
     """JSON file to write."""
 
@@ -108,6 +116,99 @@ def measure(switches: Switches) -> dict[str, Any]:
     }
 
 
+# Moves a slider at every frame of the screen, as a finger does, and notes when a picture is wished
+# that is then shown, and when it is in sight.
+DRAG = """(pictures) => new Promise((done) => {
+  const root = document.querySelector(".live");
+  const slider = root.querySelector("input[aria-label='Share of it']");
+  const asked = new Map(), times = [], shown = [];
+  const send = window.fetch;
+  window.fetch = (...call) => {
+    if (String(call[0]).includes("component_server"))
+      asked.set(JSON.parse(call[1].body).data.number, performance.now());
+    return send(...call);
+  };
+  new MutationObserver(() => {
+    const now = performance.now(), began = asked.get(Number(root.dataset.number));
+    if (began === undefined) return;
+    times.push(now - began);
+    shown.push(now);
+    if (times.length === pictures) {
+      window.fetch = send;
+      done({ times, shown });
+    }
+  }).observe(root, { attributes: true, attributeFilter: ["data-number"] });
+  let place = 0;
+  const move = () => {
+    if (times.length >= pictures) return;
+    slider.value = (place = (place + 0.02) % 1);
+    slider.dispatchEvent(new Event("input", { bubbles: true }));
+    requestAnimationFrame(move);
+  };
+  move();
+})"""
+
+
+def measure_live(switches: Switches) -> dict[str, Any]:
+    """Median milliseconds of the bare model with its decoder, of a wish in the server alone, and
+    from a wish to its picture in the browser; pictures a second while a slider is dragged."""
+    studio = Studio(switches.checkpoint)
+    if studio.problem:
+        raise SystemExit(f"error: {studio.problem}")
+    wish = {**first_wish(studio.defaults(), studio.class_names), "mix": 0.3}
+    settings = live_settings(studio.pipeline.model, wish)
+
+    def bare() -> float:
+        *_, event = studio.trace(settings)
+        decode(studio.pipeline.tokenizer, event.latent)
+        return 0.0
+
+    def drawn() -> float:
+        draw(studio, settings)
+        return 0.0
+
+    bare(), drawn()
+    rows: dict[str, list[float]] = {"bare": [], "drawn": []}
+    for _ in range(switches.repeats):
+        rows["bare"].append(timed(bare)[0])
+        rows["drawn"].append(timed(drawn)[0])
+    found = drag(switches)
+    for _ in range(switches.repeats):
+        rows["bare"].append(timed(bare)[0])
+    rows["wish_to_picture"] = [time / 1000 for time in found["times"]]
+    spans = found["shown"][-1] - found["shown"][0]
+    medians = {name: 1000 * statistics.median(values) for name, values in rows.items()}
+    return {
+        "checkpoint": switches.checkpoint,
+        "milliseconds": {name: round(value, 1) for name, value in medians.items()},
+        "aim": round(1.5 * medians["bare"] + 60, 1),
+        "pictures_per_second": round(1000 * (len(found["shown"]) - 1) / spans, 1),
+        "drawn_to_bare": round(medians["drawn"] / medians["bare"], 2),
+        "machine": machine(torch.device("cpu")),
+    }
+
+
+def drag(switches: Switches) -> dict[str, list[float]]:
+    """Moves a slider of the Live tab until enough pictures were shown."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    page, address = demo.launch(switches.checkpoint, port=demo.port_of_environment(), block=False)
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        tab = browser.new_page()
+        tab.set_default_timeout(180_000)
+        tab.add_init_script("localStorage.setItem('ecar-tour-seen', 'yes')")
+        tab.goto(address)
+        tab.get_by_role("tab", name="Live", exact=True).click()
+        tab.wait_for_selector(".live[data-number]:not(.behind)")
+        tab.evaluate(DRAG, 5)  # warms up
+        found = tab.evaluate(DRAG, 4 * switches.repeats)
+        browser.close()
+    page.close()
+    return found
+
+
 def timed(call: Callable[[], float]) -> tuple[float, float]:
     """Seconds that a call takes, and what it returns."""
     started = time.perf_counter()
@@ -149,7 +250,7 @@ def clicks(switches: Switches) -> dict[str, list[float]]:
 
 def main() -> None:
     switches = tyro.cli(Switches, prog="python tests/scripts/speed_app.py")
-    result = measure(switches)
+    result = measure_live(switches) if switches.live else measure(switches)
     text = json.dumps(result, indent=2)
     print(text)
     if switches.out is not None:
