@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from apps.intervene.tab import Intervene
 from apps.overview.tab import Overview
 from apps.paint.tab import Paint
 from apps.runs.tab import Runs
+from apps.server.checks import Hosts
+from apps.server.wiring import attach, names_of_environment, prepare
 from apps.shared import programs
 from apps.shared.parts import script, show_banner, styles, visitor
 from apps.shared.studio import Studio
@@ -82,7 +85,7 @@ def page_of(studio: Studio) -> gr.Blocks:
             studio.open_in_background()
         else:
             show_banner(f"{studio.problem}. {NO_CHECKPOINT}")
-    page.queue(max_size=64)
+    page.queue()
     return page
 
 
@@ -90,7 +93,7 @@ def leaver(studio: Studio):
     """What happens when a visitor has gone: nothing of theirs stays."""
 
     def leave(request: gr.Request) -> None:
-        studio.folders.forget(visitor(request))
+        studio.folders.leave(visitor(request))
 
     return leave
 
@@ -135,6 +138,7 @@ def launch(
     dtype: str = "auto",
     *,
     auth: tuple[str, str] | None = None,
+    hosts: Iterable[str] = (),
     mcp: bool = False,
     browser: bool = False,
     block: bool = True,
@@ -145,16 +149,21 @@ def launch(
         host: this machine only, unless you say otherwise.
         port: None means ``$GRADIO_SERVER_PORT``, else 7860.
         auth: user and password that visitors have to give.
+        hosts: names under which the server is reached besides its address and localhost, e.g. that
+            of a proxy before it; ``$ECAR_APP_HOSTS`` adds to them.
         mcp: offers the programs' interface to language models, too (Model Context Protocol).
         browser: opens the page in the machine's browser.
         block: False returns at once, with the server running.
 
     Raises:
-        EcarError: a port that is no number or is taken, an unknown device or dtype.
+        EcarError: a port that is no number or is taken, an unknown device or dtype, a host that is
+            no name.
     """
+    named = Hosts(host, (*hosts, *names_of_environment()))
     port = port_of_environment() if port is None else port
     studio = Studio(checkpoint, device, dtype)
     page = page_of(studio)
+    queue = prepare(page)
     try:
         with no_proxies():
             _, address, _ = page.launch(
@@ -163,7 +172,7 @@ def launch(
                 auth=auth,
                 mcp_server=mcp,
                 inbrowser=browser,
-                prevent_thread_lock=not block,
+                prevent_thread_lock=True,
                 share=False,
                 run_history=False,
                 max_file_size=LARGEST_UPLOAD,
@@ -171,6 +180,9 @@ def launch(
                 theme=theme(),
                 css_paths=styles(),
             )
+        attach(page, queue, named, studio.folders)
+        if block:
+            page.block_thread()
     except OSError as error:
         if "port" not in str(error):
             raise
@@ -179,7 +191,9 @@ def launch(
         ) from error
     finally:
         if block:  # a run that still works must not keep what visitors made
+            queue.close()
             studio.folders.close()
+            page.close(verbose=False)
     return page, address
 
 

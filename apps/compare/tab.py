@@ -132,7 +132,9 @@ class Compare:
         try:
             *own, dit_steps, dit_guidance = values
             settings = self.controls.settings(*own)
-            folder = self.studio.folders.new_run(visitor)
+            if not 1 <= whole(dit_steps, "steps") <= MAX_DIT_STEPS:
+                raise EcarError(f"{dit_steps} steps of the DiT: use 1 to {MAX_DIT_STEPS}")
+            folder = self.studio.folders.new_run(visitor, "compare")
             first: dict[Any, Any] = {self.controls.seed: settings.seed}
             try:
                 with told_when_memory_is_full():

@@ -95,7 +95,7 @@ class Generate:
         try:
             settings = self.controls.settings(*values)
             first: dict[Any, Any] = {self.controls.seed: settings.seed}
-            for progress in self.studio.run(settings, visitor(request)):
+            for progress in self.studio.run(settings, visitor(request), "generate"):
                 yield {**first, **self._update(progress)}
                 first = {}
         except EcarError as error:

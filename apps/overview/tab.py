@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,7 +40,6 @@ class Overview:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self._opening: dict[str, Any] | None = None
-        self._lock = threading.Lock()
         cost = counted(studio, studio.defaults())
         gr.HTML(f"<p>{EXPLAINED.format(**vars(cost))}</p>", elem_classes="introduction explained")
         self.banner = show_banner(None, "overview-banner")
@@ -84,13 +82,14 @@ class Overview:
 
     def open(self) -> Iterator[dict[Any, Any]]:
         """What a visitor sees first; made once for all visitors, each sees it grow."""
-        with self._lock:
-            if self._opening is None:
-                for update in self.run(OPENING_SEED):
-                    yield update
-                    self._opening = update.get(self.images)
-                return
-        yield {self.images: self._opening, self.banner: ""}
+        if self._opening is not None:
+            yield {self.images: self._opening, self.banner: ""}
+            return
+        shown = None
+        for update in self.run(OPENING_SEED):
+            yield update
+            shown = update.get(self.images)
+        self._opening = shown
 
     def run(self, seed: Any) -> Iterator[dict[Any, Any]]:
         """All classes from a seed."""
