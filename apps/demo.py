@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import time
+import webbrowser
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +174,6 @@ def launch(
                 server_port=port,
                 auth=auth,
                 mcp_server=mcp,
-                inbrowser=browser,
                 prevent_thread_lock=True,
                 share=False,
                 run_history=False,
@@ -181,8 +183,10 @@ def launch(
                 css_paths=styles(),
             )
         attach(page, queue, named, studio.folders)
+        if browser:
+            webbrowser.open(address)
         if block:
-            page.block_thread()
+            wait_for_the_end(page)
     except OSError as error:
         if "port" not in str(error):
             raise
@@ -195,6 +199,13 @@ def launch(
             studio.folders.close()
             page.close(verbose=False)
     return page, address
+
+
+def wait_for_the_end(page: gr.Blocks) -> None:
+    """Until the page is closed, or Ctrl-C."""
+    with suppress(KeyboardInterrupt):
+        while page.is_running:
+            time.sleep(0.1)
 
 
 def port_of_environment() -> int:

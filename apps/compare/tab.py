@@ -33,7 +33,7 @@ PLACE = f'<div class="lanes" data-name="{LANES}" role="group" aria-label="Both r
 DIT_STEPS, MAX_DIT_STEPS = 50, 250
 INTRODUCTION = (
     "A DiT works at full size in every step, E-CAR only in its last stage. Both make an image of "
-    "the same class from the same seed, one after the other and with nothing else in the queue; "
+    "the same class from the same seed, one after the other and while nothing else computes; "
     "then you watch them side by side."
 )
 TRAINED = (

@@ -22,9 +22,10 @@ LARGEST_FILE = 5 * MIB
 FILES = 4  # in one upload
 FRAME = 64 * 1024  # what a form adds to its files
 SECONDS = 30.0  # for a whole body
-READING, READING_EACH = 64, 16  # bodies at the same time: of all, of one network
+READING, READING_EACH = 40, 20  # bodies at the same time: of all, of one network
 # Bytes of uploads that lie on the disk, in an hour: of one network, of all.
 HOUR, UPLOADS_EACH, UPLOADS = 3600.0, 60 * MIB, 600 * MIB
+LEAST = 64 * 1024  # what an upload counts for, however small
 BOUNDARY = re.compile('boundary="?([^";,]+)"?', re.IGNORECASE)
 
 
@@ -152,4 +153,4 @@ class Uploads:
                     "try again in two hours",
                     retry=2 * HOUR,
                 )
-        self._all.append((now, network, size))
+        self._all.append((now, network, max(size, LEAST)))

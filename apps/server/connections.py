@@ -51,6 +51,9 @@ class PatientProtocol(H11Protocol):
         self._no_more_waiting()
         super().connection_lost(exc)
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """The app has no use for WebSockets; the request is answered as if it asked for none."""
+
     def send_400_response(self, msg: str) -> None:
         """Instead of uvicorn's three words."""
         self._say(UNREADABLE)

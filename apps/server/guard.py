@@ -6,20 +6,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
-from apps.server.answers import Headers, Refusal, refused, reworded, security_headers
+from apps.server.answers import (
+    SENTENCES,
+    Headers,
+    Refusal,
+    refused,
+    reworded,
+    security_headers,
+)
 from apps.server.bodies import Bodies, Uploads, check_files, check_length
 from apps.server.checks import CLOSED, Hosts, is_open, is_page
 from apps.server.queue import FairQueue
+from apps.server.sessions import COOKIE, Sessions, named_in_body, named_in_query, new_cookie
 from apps.server.tries import Tries
-from apps.server.visitors import SESSION, network_of
+from apps.server.visitors import Visitor, visitor_of
 
+logger = logging.getLogger("uvicorn.error")
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -29,8 +39,11 @@ LARGEST_ERROR = 100_000
 LINGER = 1.0  # seconds in which the rest of a refused body is thrown away
 HEARTBEAT = re.compile("/gradio_api/heartbeat/([^/]+)")
 CALL = re.compile("/gradio_api/call/(?:v2/)?[^/]+/([^/]+)")
+LONGEST_QUERY = 2000
+SIGN_IN = ("POST", "/login")
 # Gradio writes what the app's functions take into the page that asks for the password, too.
 API_INFO = re.compile(rb"window\.gradio_api_info = .*?;</script>", re.DOTALL)
+LOGIN = (Path(__file__).parent / "login.js").read_bytes()
 GONE = "this session is not known here, or no longer: load the page again"
 
 
@@ -48,6 +61,7 @@ class Guard:
         self.hosts, self.pages, self.folders = hosts, pages, folders
         self.headers = security_headers(sorted(hosts.extra))
         self.tries, self.bodies, self.uploads = Tries(), Bodies(), Uploads()
+        self.sessions = Sessions()
         self.open: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,17 +74,25 @@ class Guard:
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
-        network = network_of((scope.get("client") or (None,))[0])
+        visitor = visitor_of(None, scope.get("client"), headers)
         answer = Answer(send, self.headers)
         try:
-            with self._counted(network):
-                await self._let_in(scope, headers, network, receive, answer)
+            with self._counted(visitor[0]):
+                await self._let_in(scope, headers, visitor, receive, answer)
         except Refusal as refusal:
             if not answer.started:
                 page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
                 await self._refuse(refused(refusal, page), receive, send, scope)
         except ConnectionError:
             pass  # whoever asked has gone
+        except Exception as error:
+            # Gradio's own answer to it has been sent, as a rule.
+            logger.warning("%s %r: %r", scope["method"], scope["path"], error)
+            logger.debug("in full:", exc_info=error)
+            if not answer.started:
+                await self._refuse(
+                    refused(Refusal(500, SENTENCES[500]), False), receive, send, scope
+                )
 
     @contextmanager
     def _counted(self, network: str):
@@ -89,16 +111,19 @@ class Guard:
         self,
         scope: Scope,
         headers: dict[str, str],
-        network: str,
+        visitor: Visitor,
         receive: Receive,
         answer: Answer,
     ) -> None:
-        path, method = scope["path"], scope["method"]
+        path, method, network = scope["path"], scope["method"], visitor[0]
         self.hosts.check(headers)
         self.hosts.check_origin(method, headers)
+        if len(scope["query_string"]) > LONGEST_QUERY:
+            raise Refusal(414, f"this address is too long: {LONGEST_QUERY} letters after the ?")
         if CLOSED.match(path):
             raise Refusal(404, "this part of Gradio is closed here: begin at /")
-        user = self._logged_in(headers)
+        cookies = cookies_of(headers)
+        user = self._logged_in(cookies)
         if not user:
             if not is_open(path, method, self.pages):
                 raise Refusal(401, "you are not logged in: open the page and log in first")
@@ -106,76 +131,69 @@ class Guard:
                 # So that the body can be read; it is small.
                 scope["headers"] = [one for one in scope["headers"] if one[0] != b"accept-encoding"]
                 answer.change = lambda body: API_INFO.sub(
-                    b"window.gradio_api_info = {};</script>", body
+                    lambda _: b"window.gradio_api_info = {};" + LOGIN + b"</script>", body
                 )
+        if is_page(path, self.pages) and COOKIE not in cookies:
+            secure = headers.get("x-forwarded-proto", scope.get("scheme")) == "https"
+            answer.headers = [*answer.headers, (b"set-cookie", new_cookie(secure))]
+        named = named_in_query(scope["query_string"])
+        sessions: list[object] = [named]
+        if match := HEARTBEAT.fullmatch(path):
+            sessions.append(match[1])
         if method not in ("GET", "HEAD", "OPTIONS"):
-            receive = await self._body(scope, headers, network, receive)
-        signing_in = not user and path.rstrip("/") == "/login" and method == "POST"
+            body = await self._body(path, headers, network, receive)
+            receive = replayed(body, receive)
+            sessions.append(named_in_body(body))
+        for session in sessions:
+            self.sessions.check(session, visitor, cookies)
+        signing_in = self.server.auth is not None and (method, path.rstrip("/")) == SIGN_IN
         if signing_in:
             self.tries.begin(network)
-        with self._stream(scope, method, path):
+        with self._stream(named, method, path):
             await self.app(scope, receive, answer)
         if signing_in and answer.status == 200:
             self.tries.succeed(network)
 
-    def _logged_in(self, headers: dict[str, str]) -> bool:
+    def _logged_in(self, cookies: dict[str, str]) -> bool:
         """Whether there is a login, where one is needed: by Gradio's cookie."""
-        auth = self.server.auth
-        if auth is None:
-            return True
-        cookies = dict(
-            one.strip().partition("=")[::2] for one in headers.get("cookie", "").split(";")
+        return self.server.auth is None or any(
+            cookies.get(f"{name}{self.server.cookie_id}") in self.server.tokens
+            for name in ("access-token-", "access-token-unsecure-")
         )
-        for name in ("access-token-", "access-token-unsecure-"):
-            if cookies.get(f"{name}{self.server.cookie_id}") in self.server.tokens:
-                return True
-        return False
 
     async def _body(
-        self, scope: Scope, headers: dict[str, str], network: str, receive: Receive
-    ) -> Receive:
-        """Reads the body, and gives it to Gradio as if it came just now."""
-        path = scope["path"]
+        self, path: str, headers: dict[str, str], network: str, receive: Receive
+    ) -> bytes:
+        """The whole body, once it is there and may be."""
         check_length(headers, path)
         body = await self.bodies.read(receive, path, network)
         if path.startswith("/gradio_api/upload"):
             check_files(headers, body)
             self.uploads.take(network, len(body))
         if path.rstrip("/") == "/gradio_api/cancel":
-            self._check_cancel(body)
-        sent = False
+            self._cancel(body)
+        return body
 
-        async def again() -> MutableMapping[str, Any]:
-            nonlocal sent
-            if sent:
-                return await receive()
-            sent = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        return again
-
-    def _check_cancel(self, body: bytes) -> None:
-        """Nobody ends a job of another session."""
+    def _cancel(self, body: bytes) -> None:
+        """Stops a job at once, of which Gradio waits for the end; nobody's of another session."""
         try:
             asked = json.loads(body)
             event = self.queue.event_ids_to_events.get(asked["event_id"])
             if event is not None and event.session_hash != asked["session_hash"]:
                 raise Refusal(403, "this job belongs to another session: it goes on")
+            if event is not None:
+                event.alive = False  # it ends between two steps, also while it waits for its turn
         except (ValueError, KeyError, TypeError):
             raise Refusal(400, "this names no job: give session_hash, fn_index, event_id") from None
 
-    def _stream(self, scope: Scope, method: str, path: str) -> Any:
+    def _stream(self, session: str | None, method: str, path: str) -> Any:
         """What lasts as long as a request for messages does."""
         if method != "GET":
             return nullcontext()
         if match := HEARTBEAT.fullmatch(path):
-            if not SESSION.fullmatch(match[1]):
-                raise Refusal(400, "session_hash: use 1 to 64 letters, digits, - and _")
             return self.folders.page_open(match[1])
         if path == "/gradio_api/queue/data":
-            query = parse_qs(scope["query_string"].decode("latin-1"))
-            session = (query.get("session_hash") or [""])[0]
-            if session not in self.queue.pending_messages_per_session:
+            if session is None or session not in self.queue.pending_messages_per_session:
                 raise Refusal(404, GONE)
             return self.queue.listening(session)
         if match := CALL.fullmatch(path):
@@ -202,6 +220,25 @@ class Guard:
                     while (await receive()).get("more_body"):
                         pass
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def cookies_of(headers: dict[str, str]) -> dict[str, str]:
+    """What the browser keeps for this server."""
+    return dict(one.strip().partition("=")[::2] for one in headers.get("cookie", "").split(";"))
+
+
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that has been read to Gradio as if it came just now."""
+    sent = False
+
+    async def again() -> MutableMapping[str, Any]:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
 
 
 class Answer:

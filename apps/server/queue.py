@@ -17,6 +17,7 @@ from gradio.server_messages import ProcessCompletedMessage
 from gradio.utils import run_coro_in_background
 
 from apps.server.answers import SENTENCES
+from apps.server.sessions import BAD_NAME
 from apps.server.turns import Left, Turn, Turns
 from apps.server.visitors import SESSION, Shares, Visitor, visitor_of
 
@@ -52,7 +53,7 @@ class FairQueue(Queue):
         """
         session = body.session_hash
         if session is not None and not SESSION.fullmatch(session):
-            raise HTTPException(400, "session_hash: use 1 to 64 letters, digits, - and _")
+            raise HTTPException(400, BAD_NAME)
         sentence = self.refusal(visitor_of(session, request.client, request.headers))
         if sentence is None:
             if session is not None:

@@ -53,7 +53,7 @@ def attach(page: gr.Blocks, queue: FairQueue, hosts: Hosts, folders: Any) -> Non
     config.http_protocol_class = PatientProtocol
     config.timeout_graceful_shutdown = GRACE
     for connection in list(server.server_state.connections):
-        connection.loop.call_soon_threadsafe(connection.transport.abort)
+        connection.loop.call_soon_threadsafe(connection.shutdown)
 
 
 def names_of_environment() -> tuple[str, ...]:

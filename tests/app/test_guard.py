@@ -14,8 +14,8 @@ from apps import demo
 from apps.server import bodies, connections
 from apps.server.answers import Refusal
 from apps.server.tries import FREE, LONGEST, Tries
-from tests.app.page import QUIET
-from tests.browsing import free_port
+from tests.app.page import NO_TOUR, QUIET
+from tests.browsing import PATIENCE, free_port
 
 pytestmark = QUIET
 
@@ -164,6 +164,8 @@ def test_what_the_own_page_sends_is_taken(own, demo_address):
         ("GET", "/gradio_api/queue/data?session_hash=none", 404),
         ("GET", "/gradio_api/call/generate/none", 404),
         ("GET", "/gradio_api/deep_link?session_hash=x", 404),
+        ("GET", "/gradio_api/file=https://example.com/a.png", 404),
+        ("GET", f"/config?{'x' * 3000}", 414),
         ("POST", "/gradio_api/process_recording", 404),
         ("GET", "/gradio_api/heartbeat/a b", 400),
         ("POST", "/gradio_api/cancel", 400),
@@ -198,6 +200,32 @@ def test_bad_input_over_http_gets_a_sentence(own):
     past = own.post("/gradio_api/run/generate", json={"data": ["dog"]})  # past the queue
     assert past.status_code == 404
     assert sentence_of(past)
+
+
+# -- sessions --------------------------------------------------------------------------------------
+
+
+def test_a_session_belongs_to_whoever_began_it(own, demo_address):
+    cookie = httpx.get(demo_address, trust_env=False).headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Lax" in cookie
+    assert "set-cookie" not in own.get("/", headers={"Cookie": cookie.split(";")[0]}).headers
+    mine, asked = {"Cookie": cookie.split(";")[0]}, {"session_hash": "my-own"}
+    assert own.post("/gradio_api/reset", json={**asked, "event_id": "x"}, headers=mine).is_success
+    for path, body in (
+        ("/gradio_api/reset", {"event_id": "x"}),
+        ("/gradio_api/cancel", {"event_id": "x", "fn_index": 0}),
+        (JOIN, {"data": [], "fn_index": 0}),
+        ("/gradio_api/run/generate", {"data": []}),
+    ):
+        thief = httpx.post(
+            f"{demo_address.rstrip('/')}{path}", json={**asked, **body}, trust_env=False
+        )
+        assert (thief.status_code, "somebody else's" in sentence_of(thief)) == (403, True)
+    for path in ("/gradio_api/heartbeat/my-own", "/gradio_api/queue/data?session_hash=my-own"):
+        assert httpx.get(f"{demo_address.rstrip('/')}{path}", trust_env=False).status_code == 403
+    both = "/gradio_api/queue/data?session_hash=another&session_hash=my-own"
+    assert own.get(both).status_code == 400
 
 
 # -- sizes and patience ----------------------------------------------------------------------------
@@ -323,6 +351,15 @@ def test_the_login_page_works_and_gives_nothing_away(stranger):
     assert "class_name" in stranger.get("/").text
 
 
+def test_a_program_logs_in(locked):
+    from gradio_client import Client
+
+    client = Client(locked, auth=("ann", "right"), verbose=False, analytics_enabled=False)
+    _, record = client.predict("dog", steps=1, api_name="/generate")
+    assert record["class_name"] == "dog"
+    client.close()
+
+
 def test_wrong_passwords_wait_longer_every_time(stranger):
     def login(password: str) -> httpx.Response:
         return stranger.post("/login", data={"username": "ann", "password": password})
@@ -334,6 +371,24 @@ def test_wrong_passwords_wait_longer_every_time(stranger):
     )
     assert answers[-1].headers["retry-after"] == "1"
     assert login("right").status_code == 429  # also the right one waits
+
+
+def test_a_person_logs_in_and_is_told_to_wait(browser, locked):
+    """Before the test above has made this address wait, or after: the page says which."""
+    tab = browser.new_page(reduced_motion="reduce")
+    tab.set_default_timeout(PATIENCE)
+    tab.add_init_script(NO_TOUR)
+    tab.goto(locked)
+    tab.get_by_label("username").fill("ann")
+    tab.get_by_label("password").fill("wrong")
+    for _ in range(FREE + 2):
+        tab.get_by_label("password").fill("wrong")
+        with tab.expect_response("**/login"):
+            tab.get_by_role("button", name="Login").click()
+        if tab.locator("#wait").count():
+            break
+    tab.wait_for_selector("#wait:has-text('try again in')")
+    tab.close()
 
 
 def test_the_wait_doubles_and_ends():
