@@ -7,6 +7,10 @@ is computed, is computed there.
 from __future__ import annotations
 
 import os
+import time
+import webbrowser
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,9 @@ from apps.live.tab import Live
 from apps.overview.tab import Overview
 from apps.paint.tab import Paint
 from apps.runs.tab import Runs
+from apps.server.checks import Hosts
 from apps.server.delivery import Delivery
+from apps.server.wiring import attach, names_of_environment, prepare
 from apps.shared import programs
 from apps.shared.parts import show_banner, styles, visitor
 from apps.shared.studio import Studio
@@ -86,7 +92,7 @@ def page_of(studio: Studio) -> gr.Blocks:
             studio.open_in_background()
         else:
             show_banner(f"{studio.problem}. {NO_CHECKPOINT}")
-    page.queue(max_size=64)
+    page.queue()
     return page
 
 
@@ -131,7 +137,7 @@ def leaver(studio: Studio):
     """What happens when a visitor has gone: nothing of theirs stays."""
 
     def leave(request: gr.Request) -> None:
-        studio.folders.forget(visitor(request))
+        studio.folders.leave(visitor(request))
 
     return leave
 
@@ -144,6 +150,7 @@ def launch(
     dtype: str = "auto",
     *,
     auth: tuple[str, str] | None = None,
+    hosts: Iterable[str] = (),
     mcp: bool = False,
     browser: bool = False,
     block: bool = True,
@@ -154,16 +161,21 @@ def launch(
         host: this machine only, unless you say otherwise.
         port: None means ``$GRADIO_SERVER_PORT``, else 7860.
         auth: user and password that visitors have to give.
+        hosts: names under which the server is reached besides its address and localhost, e.g. that
+            of a proxy before it; ``$ECAR_APP_HOSTS`` adds to them.
         mcp: offers the programs' interface to language models, too (Model Context Protocol).
         browser: opens the page in the machine's browser.
         block: False returns at once, with the server running.
 
     Raises:
-        EcarError: a port that is no number or is taken, an unknown device or dtype.
+        EcarError: a port that is no number or is taken, an unknown device or dtype, a host that is
+            no name.
     """
+    named = Hosts(host, (*hosts, *names_of_environment()))
     port = port_of_environment() if port is None else port
     studio = Studio(checkpoint, device, dtype)
     page = page_of(studio)
+    queue = prepare(page)
     try:
         with no_proxies():
             _, address, _ = page.launch(
@@ -171,8 +183,7 @@ def launch(
                 server_port=port,
                 auth=auth,
                 mcp_server=mcp,
-                inbrowser=browser,
-                prevent_thread_lock=not block,
+                prevent_thread_lock=True,
                 share=False,
                 run_history=False,
                 max_file_size=LARGEST_UPLOAD,
@@ -181,6 +192,11 @@ def launch(
                 css_paths=styles(),
                 app_kwargs={"middleware": [Middleware(Delivery)]},
             )
+        attach(page, queue, named, studio.folders)
+        if browser:
+            webbrowser.open(address)
+        if block:
+            wait_for_the_end(page)
     except OSError as error:
         if "port" not in str(error):
             raise
@@ -189,8 +205,17 @@ def launch(
         ) from error
     finally:
         if block:  # a run that still works must not keep what visitors made
+            queue.close()
             studio.folders.close()
+            page.close(verbose=False)
     return page, address
+
+
+def wait_for_the_end(page: gr.Blocks) -> None:
+    """Until the page is closed, or Ctrl-C."""
+    with suppress(KeyboardInterrupt):
+        while page.is_running:
+            time.sleep(0.1)
 
 
 def port_of_environment() -> int:

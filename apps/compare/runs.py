@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apps.server.turns import paced
 from apps.shared.inline import picture_url
 from apps.shared.settings import Settings
 from apps.shared.stream import INTERVAL
@@ -24,7 +24,6 @@ from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.flow import SOLVERS
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.trace import Stream
 from ecar_lab.training.cards import images_seen
 from ecar_lab.viz.colours import STAGE_HUES, LatentColours, decode
 from ecar_lab.viz.pictures import enlarge, to_pil
@@ -211,31 +210,32 @@ def compare(
 
 def dit_trace(
     studio: Studio, dit: Contender, settings: Settings, steps: int, guidance: float
-) -> Stream:
+) -> Iterator[TraceEvent]:
     """The DiT's events for the class, the seed and the solver of ``settings``; a few-step head's
     flow map is no solver of a DiT, which then takes its own."""
-    return dit.pipeline.trace(
-        [settings.class_name],
-        steps,
-        guidance,
-        torch.Generator().manual_seed(settings.seed),
-        solver=settings.solver if settings.solver in SOLVERS else None,
-        dtype=studio.dtype,
+    return paced(
+        dit.pipeline.trace(
+            [settings.class_name],
+            steps,
+            guidance,
+            torch.Generator().manual_seed(settings.seed),
+            solver=settings.solver if settings.solver in SOLVERS else None,
+            dtype=studio.dtype,
+        )
     )
 
 
-def timed(lane: Lane, run: Stream) -> Iterator[Moment]:
+def timed(lane: Lane, run: Iterator[TraceEvent]) -> Iterator[Moment]:
     """Takes in a run's events; says now and then where it is, outside of the measured time."""
     told = time.perf_counter()
-    with closing(run):
-        for event in run:
-            lane.events.append(event)
-            now = time.perf_counter()
-            if now - told >= 5 * INTERVAL:
-                told = now
-                stage = f"stage {event.stage + 1}, " if event.num_stages > 1 else ""
-                where = f"{stage}step {event.step} of {event.num_steps}"
-                yield Moment(f"{lane.contender.name} runs: {where} …")
+    for event in run:
+        lane.events.append(event)
+        now = time.perf_counter()
+        if now - told >= 5 * INTERVAL:
+            told = now
+            stage = f"stage {event.stage + 1}, " if event.num_stages > 1 else ""
+            where = f"{stage}step {event.step} of {event.num_steps}"
+            yield Moment(f"{lane.contender.name} runs: {where} …")
 
 
 # -- frames ----------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ PLACE = f'<div class="lanes" data-name="{LANES}" role="group" aria-label="Both r
 DIT_STEPS, MAX_DIT_STEPS = 50, 250
 INTRODUCTION = (
     "A DiT works at full size in every step, E-CAR only in its last stage. Both make an image of "
-    "the same class from the same seed, one after the other and with nothing else in the queue; "
+    "the same class from the same seed, one after the other and while nothing else computes; "
     "then you watch them side by side."
 )
 TRAINED = (
@@ -132,7 +132,9 @@ class Compare:
         try:
             *own, dit_steps, dit_guidance = values
             settings = self.controls.settings(*own)
-            folder = self.studio.folders.new_run(visitor)
+            if not 1 <= whole(dit_steps, "steps") <= MAX_DIT_STEPS:
+                raise EcarError(f"{dit_steps} steps of the DiT: use 1 to {MAX_DIT_STEPS}")
+            folder = self.studio.folders.new_run(visitor, "compare")
             first: dict[Any, Any] = {self.controls.seed: settings.seed}
             try:
                 with told_when_memory_is_full():

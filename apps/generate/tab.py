@@ -140,7 +140,7 @@ class Generate:
             if changes is not None:
                 settings = settings.changed_as(changes)
             first: dict[Any, Any] = {self.controls.seed: settings.seed}
-            for progress in self.studio.run(settings, visitor(request)):
+            for progress in self.studio.run(settings, visitor(request), "generate"):
                 yield {**first, **self._update(progress)}
                 first = {}
         except EcarError as error:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from apps.inspection.views import attention_view, draw
+from apps.shared.once import Once
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio, a_folder
 from ecar_lab.benchmark.caching import CacheComparison, compare_cache
@@ -46,6 +47,7 @@ class Inspections:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
+        self._made = Once[Inspection]()
         self._kept: OrderedDict[tuple[str | None, Settings], Inspection] = OrderedDict()
         self._lock = Lock()
 
@@ -55,16 +57,25 @@ class Inspections:
         Raises:
             EcarError: settings or a layer that the model does not have, no memory.
         """
+        key = (visitor, settings)
+
+        def compute() -> Inspection:
+            return self._compute(settings, layer, visitor)
+
+        found = self._made.get(key, compute)
+        if not found.folder.exists():
+            self._made.drop(key, found)
+            found = self._made.get(key, compute)
+        if layer not in found.attention:
+            events = self.studio.trace(settings, attention_layer=layer)
+            found.attention[layer] = attention_view([e for e in events if e.step == 0])
         with self._lock:
-            key = (visitor, settings)
-            found = self._kept.pop(key, None)
-            if found is None or not found.folder.exists():
-                found = self._compute(settings, layer, visitor)
-            elif layer not in found.attention:
-                events = self.studio.trace(settings, attention_layer=layer)
-                found.attention[layer] = attention_view([e for e in events if e.step == 0])
             self._kept[key] = found
-            self._make_room(visitor)
+            self._kept.move_to_end(key)
+            spare = self._make_room(visitor)
+        for other, kept in spare.items():
+            self._made.drop(other, kept)
+        self.studio.folders.show(visitor, "inspect", [found.folder])
         return found
 
     def _compute(self, settings: Settings, layer: int, visitor: str | None) -> Inspection:
@@ -75,12 +86,12 @@ class Inspections:
         attention = attention_view([event for event in events if event.step == 0])
         return Inspection(settings, folder, ends, pictures, {layer: attention})
 
-    def _make_room(self, visitor: str | None) -> None:
+    def _make_room(self, visitor: str | None) -> dict[tuple[str | None, Settings], Inspection]:
+        """Takes away what is too much, and returns it."""
         own = [key for key in self._kept if key[0] == visitor]
         gone = [key for key, kept in self._kept.items() if not kept.folder.exists()]
         spare = [key for key in self._kept if key[0] is not None][: -KEEP_ALL or None]
-        for key in {*own[:-KEEP], *gone, *spare}:
-            del self._kept[key]
+        return {key: self._kept.pop(key) for key in {*own[:-KEEP], *gone, *spare}}
 
 
 def compare_caches(studio: Studio, inspection: Inspection) -> list[CacheComparison]:

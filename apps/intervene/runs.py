@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from apps.shared.once import Once
 from apps.shared.settings import MAX_SEED, Edit, Settings, whole
 from apps.shared.stream import Progress, stream
 from apps.shared.studio import Studio, a_folder
@@ -60,6 +61,7 @@ class Bases:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
+        self._made = Once[Made]()
         self._kept: OrderedDict[str | None, Made] = OrderedDict()
         self._lock = Lock()
 
@@ -69,14 +71,24 @@ class Bases:
         Raises:
             EcarError: settings that the model does not take, no memory.
         """
+        key = (visitor, settings)
+        made = self._made.get(key, lambda: self._make(settings, visitor))
+        if not made.image.exists():
+            self._made.drop(key, made)
+            made = self._made.get(key, lambda: self._make(settings, visitor))
         with self._lock:
-            kept = self._kept.pop(visitor, None)
-            if kept is None or kept.settings != settings or not kept.image.exists():
-                kept = again(self.studio, settings, visitor) or make(self.studio, settings, visitor)
-            self._kept[visitor] = kept
+            before = [(visitor, self._kept.pop(visitor))] if visitor in self._kept else []
+            self._kept[visitor] = made
             while len(self._kept) > KEEP:
-                self._kept.popitem(last=False)
-        return kept
+                before.append(self._kept.popitem(last=False))
+        for whose, other in before:
+            if other is not made:
+                self._made.drop((whose, other.settings), other)
+        self.studio.folders.show(visitor, "base", [made.image.parent])
+        return made
+
+    def _make(self, settings: Settings, visitor: str | None) -> Made:
+        return again(self.studio, settings, visitor) or make(self.studio, settings, visitor)
 
 
 # -- running ---------------------------------------------------------------------------------------

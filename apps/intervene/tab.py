@@ -138,6 +138,7 @@ class Intervene:
             base, where = self._base(request, common)
             settings = runs.forked(base.settings, stage, whole(count, "count"), seed_of(seed))
             made = runs.run_fork(self.studio, settings, visitor(request))
+            self._keep(request, *made)
             return self._update(base, views.fork_view(base, stage, made), *where)
 
     def change_class(
@@ -179,6 +180,7 @@ class Intervene:
             mixed = make(
                 self.studio, runs.with_noise_of(base.settings, other, chosen), visitor(request)
             )
+            self._keep(request, b, mixed)
             says = f"A is seed {base.settings.seed}, B is {other}; stages: {', '.join(letters)}."
             view = views.changed_view(base, mixed, says, [("Seed B alone", b)])
             return self._update(base, view, *where)
@@ -226,8 +228,14 @@ class Intervene:
     ) -> dict[Any, Any]:
         base, where = self._base(request, common)
         changed = make(self.studio, change(base.settings), visitor(request))
+        self._keep(request, changed)
         view = views.changed_view(base, changed, words(base, changed))
         return self._update(base, view, *where)
+
+    def _keep(self, request: gr.Request, *results: Made) -> None:
+        """The page shows these from now on."""
+        folders = [made.image.parent for made in results]
+        self.studio.folders.show(visitor(request), "results", folders)
 
     def _update(
         self, base: Made, view: dict[str, Any], painter: dict | None, stage: int, moment: str

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from apps.server.turns import paced
 from apps.shared.inline import data_url, side_by_side
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
@@ -63,7 +64,7 @@ def grow(studio: Studio, seed: int) -> Iterator[dict[str, Any]]:
         "seconds": None,
     }
     begin, shown = time.perf_counter(), -float("inf")
-    for event in studio.pipeline.trace(**arguments):
+    for event in paced(studio.pipeline.trace(**arguments)):
         due = event.step and time.perf_counter() - shown >= INTERVAL
         if not (due or event.is_stage_end):
             continue

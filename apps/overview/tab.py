@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -40,7 +39,6 @@ class Overview:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self._opening: dict[str, Any] | None = None
-        self._lock = threading.Lock()
         self._work: str | None = None
         self._counting = threading.Lock()
         self.cost = counted(studio, studio.defaults())
@@ -92,13 +90,14 @@ class Overview:
 
     def open(self) -> Iterator[dict[Any, Any]]:
         """What a visitor sees first; made once for all visitors, each sees it grow."""
-        with self._lock:
-            if self._opening is None:
-                for update in self.run(self.studio.defaults().seed):
-                    yield update
-                    self._opening = update.get(self.images)
-                return
-        yield {self.images: self._opening, self.banner: ""}
+        if self._opening is not None:
+            yield {self.images: self._opening, self.banner: ""}
+            return
+        shown = None
+        for update in self.run(self.studio.defaults().seed):
+            yield update
+            shown = update.get(self.images)
+        self._opening = shown
 
     def count(self) -> str:
         """The work of an image beside that of a DiT; counted once, which takes a few seconds."""

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from apps.server.turns import paced
 from apps.shared.inline import data_url, side_by_side
 from apps.shared.settings import MAX_SEED, seed_of, whole
 from apps.shared.studio import Studio
@@ -154,10 +155,10 @@ def complete(studio: Studio, wish: Wish) -> Iterator[dict[str, Any]]:
         "done": False,
     }
     yield view
-    events = studio.pipeline.trace(
+    events = pipeline.trace(
         labels, start_from=start, noise=dict(enumerate(noise)), dtype=studio.dtype
     )
-    for event in events:
+    for event in paced(events):
         if event.is_stage_end:
             shown = event.latent if event.is_final else event.clean_estimate
             view = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from PIL import Image
 
 from apps.paint import runs
 from apps.paint.runs import BEGINNINGS, MOST_CLASSES, MOST_SEEDS, Painting, Wish
+from apps.shared.once import Once
 from apps.shared.parts import LATEST, PRIVATE, QUEUE, banner, script, show_banner, tell, visitor
 from apps.shared.settings import MAX_SEED, Settings
 from apps.shared.studio import Studio
@@ -39,8 +39,7 @@ class Paint:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
-        self._opening: dict[str, Any] | None = None
-        self._lock = threading.Lock()
+        self._opening = Once[dict[Any, Any]]()
         model, size = studio.pipeline.model, studio.pipeline.image_size
         self.stages = model.schedule.num_stages
         # Cells as the stages see them, and one per pixel, for strokes.
@@ -148,13 +147,13 @@ class Paint:
         once for all visitors."""
         if self.stages == 1:
             return {self.banner: banner(NO_LATER)}
-        with self._lock:
-            if self._opening is None:
-                first = (self.canvas.value, self.stage.value, self.classes.value)
-                *_, shown = self.complete(*first, self.seed.value, self.count.value)
-                self._opening = shown.get(self.results)
-                return shown
-        return {self.results: self._opening, self.banner: ""}
+        first = (self.canvas.value, self.stage.value, self.classes.value)
+
+        def shown() -> dict[Any, Any]:
+            *_, last = self.complete(*first, self.seed.value, self.count.value)
+            return last
+
+        return self._opening.get(None, shown)
 
     def show(self, settings: Settings) -> dict[Any, Any]:
         """Updates that put class and first seed to those of a run."""

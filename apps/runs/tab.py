@@ -207,6 +207,8 @@ class Runs:
         """Everything on the tab, for a choice; what is chosen but gone no longer is."""
         runs = self._runs(owner)
         chosen, a, b = (runs.get(number) for number in (choice.chosen, choice.a, choice.b))
+        seen = [run.folder for run in (chosen, a, b) if run is not None]
+        self.studio.folders.show(owner, "runs", seen)
         view = {
             "runs": [entry(run) for run in reversed(runs.values())],
             **{name: run and run.number for name, run in (("chosen", chosen), ("a", a), ("b", b))},

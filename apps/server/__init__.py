@@ -1,4 +1,7 @@
-"""What stands between the network and the page.
+"""The door of the live app: who may enter, how much each may ask for, whose turn it is.
 
-Begin with ``delivery.py``: how a first visit gets all that it needs in a few answers.
+Knows Gradio and uvicorn, and nothing of a tab. Begin with ``wiring.py`` (where it is put around a
+page), then ``guard.py`` (every request) and ``queue.py`` (every job). ``turns.py`` hands the model
+from one visitor to the next in the middle of a run; ``delivery.py`` gives a first visit all that it
+needs in a few answers.
 """

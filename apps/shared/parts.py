@@ -13,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 
+from apps.server.queue import MODEL
 from apps.shared.settings import MAX_SEED, Settings, whole
 from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
@@ -21,8 +22,8 @@ from ecar_lab.flow import FLOW_MAP, SOLVERS
 HERE = Path(__file__).parent
 APPS = HERE.parent
 MAX_STEPS, MAX_GUIDANCE = 32, 8.0
-# One image at a time, whoever asks for it, page or program.
-QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+# One image at a time, whoever asks for it, page or program; behind apps.server in turns.
+QUEUE: dict[str, Any] = {"concurrency_id": MODEL, "concurrency_limit": 1}
 # A control that is moved while its last move is still worked on: the last move counts.
 LATEST: dict[str, Any] = {"trigger_mode": "always_last"}
 # For events that only the page uses.

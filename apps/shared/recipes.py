@@ -21,6 +21,7 @@ from PIL import Image
 from apps.shared.settings import MAX_SEED, Settings
 from apps.shared.stream import Progress, StageCost
 from apps.shared.studio import Run, Studio
+from apps.shared.work import MAX_EDITS, MAX_STEPS, check_work
 from ecar_lab.device import DTYPES
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.judge import fingerprint
@@ -29,8 +30,6 @@ from ecar_lab.model import ECAR
 
 FORMAT = 1
 MAX_BYTES = 1_000_000
-# What a recipe or a program may ask for; one run holds up everybody else in the queue.
-MAX_STEPS, MAX_EDITS = 256, 32
 HEX = {"checkpoint_hash": 16, "sha256": 64}
 
 
@@ -268,6 +267,7 @@ def check_settings(model: ECAR, settings: Settings) -> None:
             model.class_ids(edit.class_name)
             if not _whole(edit.seed, MAX_SEED):
                 raise EcarError(f"an edit copies from seed {edit.seed!r}: use 0 to {MAX_SEED}")
+    check_work(model, settings)
 
 
 def _whole(value: Any, largest: int) -> bool:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apps.server.turns import paced
+from apps.shared.work import check_work, copies_of
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import DEFAULT_SOLVER, FLOW_MAP, check_solver
 from ecar_lab.interventions import LatentEdit, stage_noise, walk_noise
@@ -251,17 +253,19 @@ class Settings:
         """``trace(model, **arguments)`` is this run. An edit that copies runs its other image here.
 
         Raises:
-            EcarError: settings that do not fit the model.
+            EcarError: settings that do not fit the model, or need more than one run may.
         """
         stages = model.schedule.num_stages
         if len(self.steps) != stages:
             raise EcarError(
                 f"these settings are for {len(self.steps)} stages, the model has {stages}"
             )
+        check_work(model, self)
         classes = self.classes or (self.class_name,) * stages
         noise = stage_noise(model, self.seeds or self.seed)
         if self.walk_seed is not None:
             noise = walk_noise(noise, stage_noise(model, self.walk_seed), self.walk)
+        copied = self._copied(model, dtype)
         return {
             "class_labels": [classes[0]],
             "class_labels_from": {stage: [name] for stage, name in enumerate(classes) if stage},
@@ -274,22 +278,30 @@ class Settings:
             "noise": dict(enumerate(noise)),
             "generator": torch.Generator().manual_seed(self.seed),  # for an edit's noise
             "renoise": list(self.renoise) or True,
-            "edits": [self._latent_edit(model, edit, dtype) for edit in self.edits],
+            "edits": [self._latent_edit(edit, copied) for edit in self.edits],
             "dtype": dtype,
         }
 
-    def _latent_edit(self, model: ECAR, edit: Edit, dtype: torch.dtype | None) -> LatentEdit:
+    def _copied(self, model: ECAR, dtype: torch.dtype | None) -> dict[tuple, Tensor]:
+        """The latents that edits copy, by class, seed, stage and step; each image is run once."""
+        latents: dict[tuple, Tensor] = {}
+        for (class_name, seed), moments in copies_of(self).items():
+            other = dataclasses.replace(self.plain(), class_name=class_name, seed=seed)
+            for event in paced(trace(model, **other.trace_arguments(model, dtype))):
+                moment = (event.stage, event.step)
+                if moment in moments:
+                    latents[class_name, seed, *moment] = event.latent
+                if moment >= max(moments):
+                    break
+        return latents
+
+    def _latent_edit(self, edit: Edit, copied: Mapping[tuple, Tensor]) -> LatentEdit:
         mask = torch.tensor([[cell == "1" for cell in row] for row in edit.mask])
         replacement: Tensor | str = edit.action
         if edit.action == "copy":
-            assert edit.class_name is not None
-            assert edit.seed is not None
-            plain = dataclasses.replace(self.plain(), class_name=edit.class_name, seed=edit.seed)
             step = self.steps[edit.stage] if edit.step is None else edit.step
-            for event in trace(model, **plain.trace_arguments(model, dtype)):
-                if (event.stage, event.step) == (edit.stage, step):
-                    replacement = event.latent
-                    break
+            moment = (edit.class_name, edit.seed, edit.stage, step)
+            replacement = copied.get(moment, edit.action)  # a moment that is none is refused later
         return LatentEdit(edit.stage, mask, replacement, edit.step)
 
     # -- as JSON -----------------------------------------------------------------------------------

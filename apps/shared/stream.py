@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apps.server.turns import paced
 from apps.shared.inline import data_url, picture_url
 from apps.shared.settings import Settings
 from ecar_lab.events import TraceEvent
@@ -97,7 +98,7 @@ def stream(
         EcarError: a class, step count or guidance that the model does not take.
     """
     model = pipeline.model
-    events = pipeline.trace(**settings.trace_arguments(model, dtype))
+    events = paced(pipeline.trace(**settings.trace_arguments(model, dtype)))
     progress = Progress(settings, view=blank_view(pipeline, settings, folder))
     flops = model.flops(
         settings.steps,

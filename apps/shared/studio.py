@@ -7,24 +7,30 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from apps.server.turns import paced
 from apps.shared.settings import Settings
 from apps.shared.stream import Progress, stream
 from ecar_lab.device import pick_device, pick_dtype, told_when_memory_is_full
 from ecar_lab.errors import EcarError
+from ecar_lab.events import TraceEvent
 from ecar_lab.files import resolve_checkpoint
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.trace import Stream
 from ecar_lab.viz.colours import LatentColours, decode
 
 # A visitor whose browser never said goodbye loses the folder after this many seconds without a run.
 FORGET_AFTER = 3600.0
-# Folders (a run each, as a rule) that a visitor can go back to; older ones are deleted.
-KEEP_RUNS = 48
+# Folders (a run each, as a rule) that a visitor can go back to; older ones are deleted, but for
+# those that an open page shows: so many in each of its places.
+KEEP_RUNS, KEEP_SHOWN = 48, 12
+# Visitors of whom it is known that they have left.
+REMEMBERED = 10_000
+LEFT = "the session has ended: load the page again"
 OPENING_SEED = 0
 # What a page opens with, picked by eye among the seeds 0 to 79: by the checkpoint's name.
 OPENINGS = {name: ("ship", 31) for name in ("cifar10", "cifar10-turbo")}
@@ -47,11 +53,13 @@ class Run:
 
 @dataclass
 class Home:
-    """Where a visitor's files lie: a folder per run, and ``files`` for all else."""
+    """Where a visitor's files lie. ``opened``: a folder per run, the oldest first; ``shown``: those
+    that are in sight, by their place on the page."""
 
     folder: Path
     last_run: float = 0.0
     opened: list[Path] = field(default_factory=list)
+    shown: dict[str, list[Path]] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
     count: int = 0
 
@@ -66,6 +74,8 @@ class Folders:
     def __init__(self) -> None:
         self._root = tempfile.TemporaryDirectory(prefix="ecar-demo-", ignore_cleanup_errors=True)
         self._homes: dict[str | None, Home] = {}
+        self._pages: Counter[str] = Counter()
+        self._left: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -73,26 +83,65 @@ class Folders:
     def root(self) -> Path:
         return Path(self._root.name).resolve()
 
-    def new_run(self, visitor: str | None) -> Path:
-        """An empty folder for the visitor's next run; only the last ``KEEP_RUNS`` stay."""
+    @contextmanager
+    def page_open(self, visitor: str) -> Generator[None]:
+        """While a page of the visitor's is open: it is not forgotten, nor what it shows deleted."""
+        with self._lock:
+            self._pages[visitor] += 1
+            self._left.pop(visitor, None)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._pages[visitor] -= 1
+                self._pages = +self._pages
+                if visitor in self._homes:
+                    self._homes[visitor].last_run = time.monotonic()
+
+    def show(self, visitor: str | None, place: str, folders: Iterable[Path]) -> None:
+        """Notes which folders a place on the visitor's page shows from now on."""
+        with self._lock:
+            if (home := self._homes.get(visitor)) is not None:
+                home.shown[place] = list(folders)[-KEEP_SHOWN:]
+
+    def new_run(self, visitor: str | None, place: str | None = None) -> Path:
+        """An empty folder for the visitor's next run, shown at ``place``. Only the last
+        ``KEEP_RUNS`` stay, and those that are shown on an open page.
+
+        Raises:
+            EcarError: the visitor has left, or the server is closing.
+        """
         now = time.monotonic()
         with self._lock:
+            if visitor in self._left:
+                raise EcarError(LEFT)
             home = self._home(visitor)
-            home.opened.append(self._fresh(home.folder))
-            old, home.opened = home.opened[:-KEEP_RUNS], home.opened[-KEEP_RUNS:]
+            newest = self._fresh(home.folder)
+            home.opened.append(newest)
+            if place is not None:
+                home.shown[place] = [newest]
+            old = self._outdated(visitor, home)
+            home.opened = [run for run in home.opened if run not in old]
             home.runs = [run for run in home.runs if run.folder not in old]
             home.last_run = now
             silent = [
                 name
                 for name, other in self._homes.items()
-                if name is not None and now - other.last_run > FORGET_AFTER
+                if name is not None
+                and name not in self._pages
+                and now - other.last_run > FORGET_AFTER
             ]
-            newest = home.opened[-1]
         for name in silent:
             self.forget(name)
         for run in old:
             shutil.rmtree(run, ignore_errors=True)
         return newest
+
+    def _outdated(self, visitor: str | None, home: Home) -> set[Path]:
+        old = set(home.opened[:-KEEP_RUNS])
+        if visitor is None or visitor in self._pages:
+            old -= {folder for folders in home.shown.values() for folder in folders}
+        return old
 
     def new_file(self, visitor: str | None, name: str) -> Path:
         """A path in a fresh folder of the visitor's, for a file that is not part of a run."""
@@ -111,6 +160,22 @@ class Folders:
         with self._lock:
             home = self._homes.get(visitor)
             return list(home.runs) if home else []
+
+    def leave(self, visitor: str) -> None:
+        """The visitor has closed the page: deletes all that they made, and what still runs for them
+        makes nothing new."""
+        with self._lock:
+            if self._pages[visitor] > 1:  # it has come back before its leaving was noticed
+                return
+            self._left[visitor] = None
+            while len(self._left) > REMEMBERED:
+                self._left.popitem(last=False)
+        self.forget(visitor)
+
+    def return_to(self, visitor: str) -> None:
+        """A visitor who had left asks for something new."""
+        with self._lock:
+            self._left.pop(visitor, None)
 
     def forget(self, visitor: str | None) -> None:
         """Deletes all that the visitor made."""
@@ -185,13 +250,16 @@ class Studio:
             class_name, seed = first
         return Settings.of(self.pipeline.model, class_name, seed)
 
-    def run(self, settings: Settings, visitor: str | None) -> Iterator[Progress]:
+    def run(
+        self, settings: Settings, visitor: str | None, place: str | None = None
+    ) -> Iterator[Progress]:
         """Streams one image; ends early, without a word, if the visitor's folder is deleted.
+        ``place``: where the page shows it.
 
         Raises:
             EcarError: settings that the model does not take, or not enough memory.
         """
-        folder = self.folders.new_run(visitor)
+        folder = self.folders.new_run(visitor, place)
         try:
             with told_when_memory_is_full():
                 for progress in stream(
@@ -206,14 +274,14 @@ class Studio:
         finally:
             self.folders.close_run(folder)
 
-    def trace(self, settings: Settings, **options) -> Stream:
+    def trace(self, settings: Settings, **options) -> Iterator[TraceEvent]:
         """The events of a run, for those who want tensors; ``options`` go to ``trace()``, too.
 
         Raises:
             EcarError: settings that the model does not take.
         """
         model = self.pipeline.model
-        return self.pipeline.trace(**settings.trace_arguments(model, self.dtype), **options)
+        return paced(self.pipeline.trace(**settings.trace_arguments(model, self.dtype), **options))
 
     def open_in_background(self) -> None:
         """Makes the first image, which a page shows before anybody clicks, after a short one that
@@ -240,19 +308,20 @@ class Studio:
 
 
 @contextmanager
-def a_folder(studio: Studio, visitor: str | None) -> Generator[Path]:
-    """A fresh folder of the visitor's; what is written there after they left does not stay.
+def a_folder(studio: Studio, visitor: str | None, place: str | None = None) -> Generator[Path]:
+    """A fresh folder of the visitor's, shown at ``place``; what is written there after they left
+    does not stay.
 
     Raises:
         EcarError: they left meanwhile.
     """
-    folder = studio.folders.new_run(visitor)
+    folder = studio.folders.new_run(visitor, place)
     try:
         with told_when_memory_is_full():
             yield folder
     except FileNotFoundError as error:
         if folder.exists():
             raise
-        raise EcarError("the session has ended: load the page again") from error
+        raise EcarError(LEFT) from error
     finally:
         studio.folders.close_run(folder)

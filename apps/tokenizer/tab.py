@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import gradio as gr
 from PIL import Image
 from torch import Tensor
 
+from apps.shared.once import Once
 from apps.shared.parts import LATEST, PRIVATE, QUEUE, banner, script, show_banner
 from apps.shared.parts import visitor as visitor_of
 from apps.shared.studio import Studio
@@ -38,8 +38,7 @@ class TokenizerTab:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
-        self._known: dict[str, dict[str, Any]] = {}
-        self._lock = threading.Lock()
+        self._known = Once[dict[str, Any]]()
         gr.HTML(f"<p>{INTRODUCTION}</p>", elem_classes="introduction")
         self.banner = show_banner(None, "tokenizer-banner")
         with gr.Row(elem_classes="desk"):
@@ -79,14 +78,15 @@ class TokenizerTab:
     def choose(self, name: str) -> dict:
         """The views of a picture that is at hand; they are made once for all visitors."""
         try:
-            with self._lock, told_when_memory_is_full():
-                if name not in self._known:
-                    picture, title = self._picture(name)
-                    folder = self.studio.folders.new_run(None)
-                    self._known[name] = self._make(picture, title, folder)
-            return {self.views: self._known[name], self.banner: ""}
+            with told_when_memory_is_full():
+                views = self._known.get(name, lambda: self._make_known(name))
+            return {self.views: views, self.banner: ""}
         except EcarError as error:
             return {self.banner: banner(str(error))}
+
+    def _make_known(self, name: str) -> dict[str, Any]:
+        picture, title = self._picture(name)
+        return self._make(picture, title, self.studio.folders.new_run(None))
 
     def bring(self, file: str, request: gr.Request) -> dict:
         """The views of a visitor's own picture, in the visitor's own folder."""
@@ -96,7 +96,7 @@ class TokenizerTab:
             size = self.studio.pipeline.image_size
             title = f"your picture, {width}×{height} px, its middle square scaled to {size}×{size}"
             with told_when_memory_is_full():
-                folder = self.studio.folders.new_run(visitor_of(request))
+                folder = self.studio.folders.new_run(visitor_of(request), "tokenizer")
                 views = self._make(picture_of(image, size), title, folder)
         except EcarError as error:
             return {self.banner: banner(str(error))}

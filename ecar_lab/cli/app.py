@@ -39,6 +39,11 @@ class AppSwitches:
     auth: Annotated[str | None, tyro.conf.arg(metavar="USER:PASSWORD")] = None
     """Who may enter. Others on this machine can read a command line: rather set the variable
     ECAR_APP_AUTH."""
+    allow_host: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")
+    ] = ()
+    """A further name that visitors reach the server by, e.g. that of a proxy before it; may be
+    given several times. The variable ECAR_APP_HOSTS adds to them."""
     browser: bool = False
     """Open the page in this machine's browser."""
 
@@ -76,6 +81,7 @@ def run(arguments: list[str]) -> None:
                 device=switches.device,
                 dtype=switches.dtype,
                 auth=auth,
+                hosts=switches.allow_host,
                 mcp=switches.mcp,
                 browser=switches.browser,
             )

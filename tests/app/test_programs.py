@@ -230,6 +230,9 @@ def test_the_password_comes_from_the_switch_or_the_variable(served, monkeypatch,
     assert served["browser"] is True
     assert cli.main(["app", "--auth", "bob:x"]) == 0
     assert served["auth"] == ("bob", "x")
+    assert served["hosts"] == ()
+    assert cli.main(["app", "--allow-host", "a.example", "--allow-host", "b.example"]) == 0
+    assert served["hosts"] == ("a.example", "b.example")
     assert "warning" not in capsys.readouterr().err
 
 
@@ -275,13 +278,14 @@ def test_mcp_without_its_package_says_what_to_install(served, capsys, monkeypatc
 
 
 def test_a_server_told_to_end_while_it_works_ends_well_and_keeps_nothing(tiny_checkpoint, tmp_path):
+    uploads = tmp_path / "uploads"
     port, silent = free_port(), {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     command = [sys.executable, "-m", "ecar_lab.cli", "app", "--checkpoint", str(tiny_checkpoint)]
     # A proxy is none of its business: it asks nobody but itself.
     proxies = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
     server = subprocess.Popen(
         [*command, "--port", str(port)],
-        env={**os.environ, **proxies, "TMPDIR": str(tmp_path)},
+        env={**os.environ, **proxies, "TMPDIR": str(tmp_path), "GRADIO_TEMP_DIR": str(uploads)},
         cwd=Path(__file__).parents[2],
         **silent,
     )
@@ -289,6 +293,12 @@ def test_a_server_told_to_end_while_it_works_ends_well_and_keeps_nothing(tiny_ch
         f"http://127.0.0.1:{port}/gradio_api/call/generate",
         json.dumps({"data": ["dog", 0, [256, 256], None, "heun", None, None, None]}).encode(),
         {"Content-Type": "application/json"},
+    )
+    form = "--x\r\nContent-Disposition: form-data; name=files; filename=a\r\n\r\nmine\r\n--x--\r\n"
+    picture = urllib.request.Request(
+        f"http://127.0.0.1:{port}/gradio_api/upload",
+        form.encode(),
+        {"Content-Type": "multipart/form-data; boundary=x"},
     )
     straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -299,6 +309,10 @@ def test_a_server_told_to_end_while_it_works_ends_well_and_keeps_nothing(tiny_ch
                 break
             except OSError:
                 time.sleep(0.2)
+        for _ in range(9):  # further ones wait
+            straight.open(asked, timeout=60).close()
+        straight.open(picture, timeout=60).close()
+        assert any(path.is_file() for path in uploads.rglob("*"))
         # The opening image is there, and the long run, which has a folder of its own, has begun.
         while (
             not list(tmp_path.glob("ecar-demo-*/*/*/*.png"))
@@ -311,3 +325,4 @@ def test_a_server_told_to_end_while_it_works_ends_well_and_keeps_nothing(tiny_ch
     finally:
         server.kill()
     assert not list(tmp_path.glob("ecar-demo-*"))
+    assert not [path for path in uploads.rglob("*") if path.is_file()]

@@ -1,6 +1,7 @@
 """Many clients at once, on a real server.
 
     python tests/scripts/load_app.py --clients 20 --kill 3
+    python tests/scripts/load_app.py --flood 200
 
 Not a test of ``make test``: it takes minutes. It starts the app, lets every client generate images
 of its own classes and seeds, kills some clients in the middle of a run, compares every image with
@@ -8,11 +9,14 @@ the one that the pipeline makes by itself, and tells how long clients waited and
 server held before, at its peak, and after everybody had left. Exit status 1 if an image was wrong,
 a request failed, files were left behind, a client to be killed had not begun, somebody waited far
 longer than the others, or the memory did not come back. ``--clients 1 --runs 200 --kill 0`` looks
-for memory that one run after the other leaves behind.
+for memory that one run after the other leaves behind. ``--flood`` is another story: one visitor
+measures how long an image takes, alone and beside one who posts so many jobs at once and, whenever
+one of them is taken off the queue, the next.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -23,7 +27,9 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +44,8 @@ ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180
 # A client that has gone is noticed at its next heartbeat, 15 seconds apart.
 SETTLE_SECONDS = 20
+# Nobody should wait longer than so many of their usual waits because of somebody's flood.
+FLOODED = 3.0
 # Nobody should wait longer than so many medians, and memory come back to within so many MiB.
 FAIR, SLACK_MIB = 4.0, 96
 # What a client does that will be killed: it follows a long run until it is told of the first event.
@@ -63,6 +71,8 @@ class Switches:
     """Further clients that are killed (SIGKILL) in the middle of a run."""
     checkpoint: str = "cifar10"
     """A checkpoint folder, or the name of one that ships."""
+    flood: int = 0
+    """Jobs that one visitor posts at once beside another one; 0 = the story above."""
     out: Path | None = None
     """JSON file to write."""
 
@@ -253,6 +263,100 @@ def load(switches: Switches) -> dict[str, Any]:
     }
 
 
+# -- a flood beside a visitor ----------------------------------------------------------------------
+
+
+def post_flood(address: str, jobs: int, class_name: str, over: threading.Event) -> Counter[int]:
+    """Posts jobs of one session until told to stop, at first all at once, and counts the answers;
+    takes the session's messages, as a page does."""
+    session, answers = "flooder", Counter[int]()
+    body = {
+        "data": [class_name, 1, None, None, None, None, None, None],
+        "session_hash": session,
+        "fn_index": fn_index(address),
+    }
+
+    def post() -> None:
+        answers[post_json(f"{address}gradio_api/queue/join", body)] += 1
+
+    def listen() -> None:
+        while not over.is_set():
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(
+                    f"{address}gradio_api/queue/data?session_hash={session}", timeout=60
+                ) as messages,
+            ):
+                while not over.is_set() and messages.readline():
+                    pass
+            time.sleep(0.05)
+
+    for _ in range(jobs):
+        post()
+    threading.Thread(target=listen, daemon=True).start()
+    while not over.wait(0.05):
+        post()
+    return answers
+
+
+def post_json(address: str, body: dict[str, Any]) -> int:
+    """The status of the answer."""
+    asked = urllib.request.Request(
+        address, json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def fn_index(address: str) -> int:
+    """The number under which the page calls /generate."""
+    with urllib.request.urlopen(f"{address}config", timeout=60) as answer:
+        config = json.load(answer)
+    return next(one["id"] for one in config["dependencies"] if one["api_name"] == "generate")
+
+
+def flood(switches: Switches) -> dict[str, Any]:
+    """A visitor's waits without and with a flood beside them."""
+    from ecar_lab.pipeline import ECARPipeline
+
+    classes = ECARPipeline.from_pretrained(switches.checkpoint).class_names
+    usual: list[dict[str, Any]] = []
+    beside: list[dict[str, Any]] = []
+    answers: list[Counter[int]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        server, address = start_server(switches.checkpoint, Path(folder))
+        try:
+            visit(address, 999, 3, classes, [])
+            visit(address, 1, switches.runs, classes, usual)
+            over = threading.Event()
+            flooder = threading.Thread(
+                target=lambda: answers.append(post_flood(address, switches.flood, classes[0], over))
+            )
+            flooder.start()
+            time.sleep(2)  # until the queue is as full as it gets
+            visit(address, 2, switches.runs, classes, beside)
+            over.set()
+            flooder.join()
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(60)
+    waits = [statistics.median(one["seconds"] for one in story) for story in (usual, beside)]
+    return {
+        "checkpoint": switches.checkpoint,
+        "flood": switches.flood,
+        "runs": switches.runs,
+        "failed": [one["error"] for one in (*usual, *beside) if one["error"]],
+        "posted": dict(answers[0]),
+        "wait_usual": round(waits[0], 3),
+        "wait_beside": round(waits[1], 3),
+        "ratio": round(waits[1] / waits[0], 2),
+        "cores": os.cpu_count(),
+    }
+
+
 def complaints(result: dict[str, Any], switches: Switches) -> list[str]:
     """What is not as it should be, a sentence each."""
     found = [
@@ -294,12 +398,17 @@ def count_files(folder: Path) -> int:
 def main() -> None:
     sys.path.insert(0, str(ROOT))
     switches = tyro.cli(Switches, prog="python tests/scripts/load_app.py")
-    result = load(switches)
+    result = flood(switches) if switches.flood else load(switches)
     print(json.dumps(result, indent=2))
     if switches.out is not None:
         switches.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(table(result))
-    for complaint in (found := complaints(result, switches)):
+    if switches.flood:
+        found = [f"the visitor waited {result['ratio']} times as long as usual"]
+        found = (found if result["ratio"] > FLOODED else []) + result["failed"]
+    else:
+        print(table(result))
+        found = complaints(result, switches)
+    for complaint in found:
         print(f"error: {complaint}", file=sys.stderr)
     raise SystemExit(1 if found else 0)
 
