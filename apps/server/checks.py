@@ -16,7 +16,7 @@ EVERYWHERE = ("0.0.0.0", "::", "")
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(:(?P<port>[0-9]{1,5}))?")
 PORTS = {"http": 80, "https": 443}
 # Without a login: the page that asks for it, and what that page is made of.
-OPEN_FILES = ("/assets/", "/static/", "/svelte/")
+OPEN_FILES = ("/assets/", "/static/", "/svelte/", "/front-end/")
 OPEN = {"/login", "/logout", "/favicon.ico", "/theme.css", "/gradio_api/theme.css", "/robots.txt",
         "/manifest.json", "/pwa_icon"}  # fmt: skip
 # Parts of Gradio that this app has no use for: files on request, programs started, other servers.

@@ -39,7 +39,7 @@ LARGEST_ERROR = 100_000
 LINGER = 1.0  # seconds in which the rest of a refused body is thrown away
 HEARTBEAT = re.compile("/gradio_api/heartbeat/([^/]+)")
 CALL = re.compile("/gradio_api/call/(?:v2/)?[^/]+/([^/]+)")
-LONGEST_QUERY = 2000
+LONGEST_QUERY = 8000  # a share link has at most 6000
 SIGN_IN = ("POST", "/login")
 # Gradio writes what the app's functions take into the page that asks for the password, too.
 API_INFO = re.compile(rb"window\.gradio_api_info = .*?;</script>", re.DOTALL)

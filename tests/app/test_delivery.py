@@ -9,7 +9,7 @@ import brotli
 import pytest
 
 from apps.server.delivery import Delivery, FrontEnd
-from tests.app.page import DONE, NO_TOUR, QUIET
+from tests.app.page import GROWN, NO_TOUR, QUIET
 from tests.browsing import PATIENCE
 
 pytestmark = QUIET
@@ -51,7 +51,7 @@ def visit(browser, demo_address):
         page.on("request", lambda request: addresses.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(demo_address)
-        page.wait_for_function(DONE % "")
+        page.wait_for_function(GROWN)
         assert errors == []
         return [url for url in addresses if url.startswith("http")], sum(sizes)
 
