@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from apps.shared.settings import Settings
-from apps.shared.stream import INTERVAL
 from apps.shared.studio import Studio
 from ecar_lab.baselines import DiT, build, load_pipeline, make_pipeline
 from ecar_lab.benchmark.timing import seconds_of
@@ -31,6 +30,7 @@ from ecar_lab.viz.pictures import enlarge, to_pil
 # Decoding every frame is only for the eye: where it would take longer, frames show the latent's
 # colours instead.
 LONGEST_DECODING = 4.0
+PAUSE = 0.2  # seconds between two words on the way, and so until a stop takes effect
 BATCH = 16  # frames decoded at once
 SMALLEST_FINAL = 256  # pixels of the finished images, enlarged by nearest neighbour
 UNTRAINED = "untrained: timing only"
@@ -174,7 +174,8 @@ def compare(
         EcarError: settings that a model does not take, a DiT that cannot be loaded.
     """
     label = str(settings)
-    studio.opening()  # the first image may still be in the making, and would take our time
+    while not studio.is_opened(PAUSE):  # the first image is in the making, and would take our time
+        yield Moment("The first image is awaited …")
     kind = "The DiT is loaded" if rival.trained else "A DiT of the same size is built"
     yield Moment(f"{kind} …")
     dit = rival.get()
@@ -193,12 +194,11 @@ def compare(
     )
     for lane, (warm_up, run) in zip(lanes, runs, strict=True):
         yield Moment(f"{lane.contender.name} is warmed up …")
-        for _ in warm_up:
-            pass
+        with closing(warm_up):
+            yield from telling(warm_up, f"{lane.contender.name} is warmed up …")
         yield from timed(lane, run)
-    yield Moment("The frames are drawn …")
     for lane in lanes:
-        draw(lane, studio.colours, folder)
+        yield from telling(draw(lane, studio.colours, folder), "The frames are drawn …")
     view = {
         "run": folder.name,
         "folder": folder.as_posix(),
@@ -223,6 +223,16 @@ def dit_trace(
     )
 
 
+def telling(work: Iterable[Any], status: str) -> Iterator[Moment]:
+    """Goes through the work and says so at its beginning and now and then: where something is told
+    a run can be stopped."""
+    told = -float("inf")
+    for _ in work:
+        if time.perf_counter() - told >= PAUSE:
+            yield Moment(status)
+            told = time.perf_counter()
+
+
 def timed(lane: Lane, run: Stream) -> Iterator[Moment]:
     """Takes in a run's events; says now and then where it is, outside of the measured time."""
     told = time.perf_counter()
@@ -230,7 +240,7 @@ def timed(lane: Lane, run: Stream) -> Iterator[Moment]:
         for event in run:
             lane.events.append(event)
             now = time.perf_counter()
-            if now - told >= 5 * INTERVAL:
+            if now - told >= PAUSE:
                 told = now
                 stage = f"stage {event.stage + 1}, " if event.num_stages > 1 else ""
                 where = f"{stage}step {event.step} of {event.num_steps}"
@@ -240,9 +250,10 @@ def timed(lane: Lane, run: Stream) -> Iterator[Moment]:
 # -- frames ----------------------------------------------------------------------------------------
 
 
-def draw(lane: Lane, colours: LatentColours, folder: Path) -> None:
+def draw(lane: Lane, colours: LatentColours, folder: Path) -> Iterator[None]:
     """Writes a lane's frames and its finished image; of an untrained model there is nothing to
-    show."""
+    show. Yields between two pieces of work."""
+    yield
     seconds, flops = 0.0, 0
     for event in lane.events:
         seconds, flops = seconds + event.seconds, flops + event.flops
@@ -260,14 +271,18 @@ def draw(lane: Lane, colours: LatentColours, folder: Path) -> None:
     finished = decode(tokenizer, last)  # once more than needed: the first call is slower
     decodings = (seconds_of(lambda: decode(tokenizer, last), tokenizer.device) for _ in range(3))
     lane.decoder = min(decodings)
+    yield
     if not lane.contender.trained:
         return
     begin = time.perf_counter()
     name = lane.contender.name.lower()
     cheap = lane.decoder * len(lane.events) <= LONGEST_DECODING
-    pictures = (
-        decoded_estimates(lane) if cheap else [colours(e.clean_estimate) for e in lane.events]
-    )
+    pictures: list[Tensor] = []
+    for batch in estimates(lane) if cheap else ():
+        pictures += batch
+        yield
+    if not cheap:
+        pictures = [colours(event.clean_estimate) for event in lane.events]
     pictures[-1] = finished
     for number, (frame, event) in enumerate(zip(lane.frames, lane.events, strict=True)):
         shown = {"noisy": colours(event.latent), "clean": pictures[number]}
@@ -275,6 +290,7 @@ def draw(lane: Lane, colours: LatentColours, folder: Path) -> None:
             frame[row] = f"{name}-{number:03d}-{row}.png"
             to_pil(picture)[0].save(folder / frame[row], compress_level=1)
         frame["decoded"] = cheap or event is lane.events[-1]
+        yield
     lane.image = folder / f"{name}.png"
     picture = to_pil(finished)[0]
     factor = max(1, SMALLEST_FINAL // picture.width)
@@ -282,17 +298,16 @@ def draw(lane: Lane, colours: LatentColours, folder: Path) -> None:
     lane.watching = time.perf_counter() - begin
 
 
-def decoded_estimates(lane: Lane) -> list[Tensor]:
+def estimates(lane: Lane) -> Iterator[Sequence[Tensor]]:
     """The clean estimate of every event through the tokenizer; several of a size at once."""
-    pictures: list[Tensor] = []
     batch: list[Tensor] = []
     tokenizer = lane.contender.pipeline.tokenizer
     for event in lane.events:
         if batch and (len(batch) == BATCH or batch[0].shape != event.clean_estimate.shape):
-            pictures += decode(tokenizer, torch.cat(batch)).split(1)
+            yield decode(tokenizer, torch.cat(batch)).split(1)
             batch = []
         batch.append(event.clean_estimate)
-    return pictures + list(decode(tokenizer, torch.cat(batch)).split(1))
+    yield decode(tokenizer, torch.cat(batch)).split(1)
 
 
 def lane_view(lane: Lane) -> dict[str, Any]:

@@ -10,19 +10,16 @@ import gradio as gr
 from apps.generate.views import cost_table
 from apps.shared.parts import (
     PRIVATE,
-    QUEUE,
     RunControls,
     banner,
-    let_stop,
+    in_sentences,
     player,
-    run_buttons,
+    press,
     show_banner,
-    tell,
     visitor,
 )
 from apps.shared.stream import Progress, blank_view
 from apps.shared.studio import Studio
-from ecar_lab.errors import EcarError
 
 PLAYER = "generate-player"
 INTRODUCTION = (
@@ -69,18 +66,9 @@ class Generate:
         shown: list[Any] = [self.player, self.picture, self.costs, self.controls.seed]
         shown += [self.banner, self.go, self.stop]
         opened = page.load(self.open, None, shown, concurrency_limit=None, **PRIVATE)
-        made = self.go.click(
-            self.run,
-            self.controls.inputs,
-            shown,
-            js=tell("wait", PLAYER),
-            cancels=[opened],
-            **PRIVATE,
-            **QUEUE,
+        press(
+            self.go, self.run, self.controls.inputs, shown, PLAYER, stop=self.stop, cancels=[opened]
         )
-        let_stop(made, self.go, self.stop, PLAYER)
-        # After a sentence in place of an image, too, the player waits no longer.
-        made.then(None, js=tell("stop", PLAYER), **PRIVATE)
 
     def open(self) -> dict:
         """What a visitor sees before the first click: an image that the model made at the start."""
@@ -89,19 +77,14 @@ class Generate:
             return {self.banner: banner(self.studio.problem)}
         return self._update(progress) if progress else {self.banner: ""}
 
+    @in_sentences
     def run(self, request: gr.Request, *values: Any) -> Iterator[dict]:
         """One click on Generate."""
-        yield {self.banner: "", **run_buttons(self.go, self.stop, running=True)}
-        try:
-            settings = self.controls.settings(*values)
-            first: dict[Any, Any] = {self.controls.seed: settings.seed}
-            for progress in self.studio.run(settings, visitor(request)):
-                yield {**first, **self._update(progress)}
-                first = {}
-        except EcarError as error:
-            gr.Warning(str(error))
-            yield {self.banner: banner(str(error))}
-        yield run_buttons(self.go, self.stop)
+        settings = self.controls.settings(*values)
+        first: dict[Any, Any] = {self.controls.seed: settings.seed}
+        for progress in self.studio.run(settings, visitor(request)):
+            yield {**first, **self._update(progress)}
+            first = {}
 
     def _update(self, progress: Progress) -> dict:
         update: dict[Any, Any] = {self.player: progress.view, self.costs: cost_table(progress)}

@@ -3,8 +3,6 @@
 // of the two this is, its template says.
 
 const root = element.querySelector(".painter, .results");
-const name = root.closest("[id]").id;
-
 
 // -- results ----------------------------------------------------------------------------------------
 
@@ -39,14 +37,7 @@ function results() {
     }
   }
 
-  document.addEventListener("ecar:wait", (event) => {
-    if (event.detail !== name) return;
-    root.classList.add("waiting");
-    status.textContent = "Waiting for the model …";
-  });
-  document.addEventListener("ecar:stop", (event) => {
-    if (event.detail === name) show();
-  });
+  awaits(root, status, (cut) => (cut ? (status.textContent = "Stopped.") : show()));
   watch("value", show);
   show();
 }

@@ -113,14 +113,7 @@ function show() {
   say();
 }
 
-document.addEventListener("ecar:wait", (event) => {
-  if (event.detail !== "overview-images") return;
-  root.classList.add("waiting");
-  status.textContent = "Waiting for the model …";
-});
-document.addEventListener("ecar:stop", (event) => {
-  if (event.detail === "overview-images" && root.classList.contains("waiting")) show();
-});
+awaits(root, status, (cut) => (cut ? (status.textContent = "Stopped.") : show()));
 watch("value", show);
 show();
 tick();

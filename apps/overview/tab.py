@@ -11,19 +11,17 @@ import gradio as gr
 from apps.generate.tab import Generate
 from apps.overview.runs import counted, grow
 from apps.shared.parts import (
-    LATEST,
     PRIVATE,
     QUEUE,
-    banner,
-    script,
+    follow,
+    in_sentences,
+    piece,
+    seed_field,
     show_banner,
     spoken_errors,
-    tell,
 )
 from apps.shared.settings import MAX_SEED, seed_of, whole
 from apps.shared.studio import OPENING_SEED, Studio
-from ecar_lab.device import told_when_memory_is_full
-from ecar_lab.errors import EcarError
 
 IMAGES = "overview-images"
 EXPLAINED = (
@@ -46,34 +44,25 @@ class Overview:
         gr.HTML(f"<p>{EXPLAINED.format(**vars(cost))}</p>", elem_classes="introduction explained")
         self.banner = show_banner(None, "overview-banner")
         with gr.Row(elem_classes="seed-row", equal_height=True):
-            self.seed = gr.Number(
-                OPENING_SEED, precision=0, minimum=0, maximum=MAX_SEED, label="Seed",
-                info="The noise that all of them start from.", min_width=240, scale=0,
-                elem_id="overview-seed",
+            self.seed = seed_field(
+                OPENING_SEED, "Seed", "overview-seed", min_width=240, scale=0,
+                info="The noise that all of them start from.",
             )  # fmt: skip
             self.dice = gr.Button(
                 "\N{DIE FACE-5} New seed", variant="primary", min_width=130, scale=0,
                 elem_classes="dice", elem_id="overview-dice",
             )  # fmt: skip
-        self.images = gr.HTML(
-            None,
-            html_template='<div class="overview" role="group" aria-label="All classes"></div>',
-            js_on_load=script("overview/overview.js"),
-            apply_default_css=False,
-            elem_id=IMAGES,
-        )
+        self.images = piece("overview", IMAGES, "All classes", "overview/overview.js")
 
     def wire(self, page: gr.Blocks) -> None:
         """Connects clicks to what they do."""
         shown = [self.images, self.banner]
         page.load(self.open, None, shown, **PRIVATE, **QUEUE)
-        go: dict[str, Any] = {"js": tell("wait", IMAGES), **LATEST, **PRIVATE, **QUEUE}
-        ended = tell("stop", IMAGES)
-        self.seed.submit(self.run, self.seed, shown, **go).then(None, js=ended, **PRIVATE)
         rolled = self.dice.click(
             None, outputs=[self.seed], js=f"() => Math.floor(Math.random() * {MAX_SEED})"
         )
-        rolled.then(self.run, self.seed, shown, **go).then(None, js=ended, **PRIVATE)
+        for moved in (self.seed.submit, rolled.then):
+            follow(moved, self.run, self.seed, shown, IMAGES)
 
     def open_into(self, tabs: gr.Tabs, generate: Generate) -> None:
         """An image that is pressed is opened in the Generate tab, and made there step by step."""
@@ -88,18 +77,17 @@ class Overview:
             if self._opening is None:
                 for update in self.run(OPENING_SEED):
                     yield update
-                    self._opening = update.get(self.images)
+                    view = update.get(self.images)
+                    if view and view["done"]:  # not what a visitor saw who left on the way
+                        self._opening = view
                 return
         yield {self.images: self._opening, self.banner: ""}
 
+    @in_sentences
     def run(self, seed: Any) -> Iterator[dict[Any, Any]]:
         """All classes from a seed."""
-        try:
-            with told_when_memory_is_full():
-                for view in grow(self.studio, seed_of(seed)):
-                    yield {self.images: view, self.banner: ""}
-        except EcarError as error:
-            yield {self.banner: banner(str(error))}
+        for view in grow(self.studio, seed_of(seed)):
+            yield {self.images: view}
 
     def look_inside(self, view: Any, chosen: gr.EventData) -> tuple[Any, ...]:
         """The Generate tab, with class and seed of the image that was pressed."""

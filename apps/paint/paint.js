@@ -327,14 +327,7 @@ function completed() {
       make("span", "", one.note, caption);
     }
   }
-  document.addEventListener("ecar:wait", (event) => {
-    if (event.detail !== "paint-results") return;
-    root.classList.add("waiting");
-    status.textContent = "Waiting for the model …";
-  });
-  document.addEventListener("ecar:stop", (event) => {
-    if (event.detail === "paint-results" && root.classList.contains("waiting")) show();
-  });
+  awaits(root, status, (cut) => (cut ? (status.textContent = "Stopped.") : show()));
   watch("value", show);
   show();
 }

@@ -12,15 +12,26 @@ from PIL import Image
 
 from apps.paint import runs
 from apps.paint.runs import BEGINNINGS, MOST_CLASSES, MOST_SEEDS, Painting, Wish
-from apps.shared.parts import LATEST, PRIVATE, QUEUE, banner, script, show_banner, tell, visitor
-from apps.shared.settings import MAX_SEED
+from apps.shared.parts import (
+    PRIVATE,
+    QUEUE,
+    Slider,
+    banner,
+    follow,
+    in_sentences,
+    piece,
+    press,
+    seed_field,
+    show_banner,
+    visitor,
+)
 from apps.shared.studio import Studio
 from apps.tokenizer.tab import EXTENSIONS
 from apps.tokenizer.uploads import open_upload
-from ecar_lab.device import told_when_memory_is_full
 from ecar_lab.errors import EcarError
 
 CANVAS, RESULTS = "paint-canvas", "paint-results"
+SCRIPTS = ("shared/grid.js", "paint/paint.js")
 INTRODUCTION = (
     "Be the coarse stage yourself. Colour a few cells: they become the state in which a stage "
     "ends, and the later stages complete it, each class and each seed in its own way."
@@ -50,7 +61,9 @@ class Paint:
         known = [name for name in FIRST_CLASSES if name in studio.class_names]
         with gr.Row(elem_classes="desk"):
             with gr.Column(scale=4, min_width=300, elem_id="paint-controls"):
-                self.canvas = self._piece("canvas", CANVAS, "Canvas", self._first_canvas())
+                self.canvas = piece(
+                    "canvas", CANVAS, "Canvas", *SCRIPTS, value=self._first_canvas()
+                )
                 with gr.Row():
                     self.upload = gr.UploadButton(
                         "From a picture of yours",
@@ -80,11 +93,8 @@ class Paint:
                     label="Classes",
                     elem_id="paint-classes",
                 )
-                self.seed = gr.Number(
-                    0, precision=0, minimum=0, maximum=MAX_SEED, label="First seed",
-                    elem_id="paint-seed",
-                )  # fmt: skip
-                self.count = gr.Slider(
+                self.seed = seed_field(0, "First seed", "paint-seed")
+                self.count = Slider(
                     1, MOST_SEEDS, 4, step=1, label="Seeds", elem_id="paint-count"
                 )
                 self.live = gr.Checkbox(
@@ -92,19 +102,16 @@ class Paint:
                     label="Live: complete every stroke at once",
                     elem_id="paint-live",
                 )
-                self.go = gr.Button("Complete it", variant="primary", elem_id="paint-go")
+                with gr.Row():
+                    self.go = gr.Button(
+                        "Complete it", variant="primary", min_width=130, elem_id="paint-go"
+                    )
+                    self.stop = gr.Button(
+                        "Stop", variant="stop", interactive=False, min_width=90,
+                        elem_id="paint-stop",
+                    )  # fmt: skip
             with gr.Column(scale=7, min_width=330):
-                self.results = self._piece("completed", RESULTS, "Completed", None)
-
-    @staticmethod
-    def _piece(kind: str, elem_id: str, label: str, value: Any) -> gr.HTML:
-        return gr.HTML(
-            value,
-            html_template=f'<div class="{kind}" role="group" aria-label="{label}"></div>',
-            js_on_load=script("paint/paint.js"),
-            apply_default_css=False,
-            elem_id=elem_id,
-        )
+                self.results = piece("completed", RESULTS, "Completed", *SCRIPTS)
 
     def _first_canvas(self) -> dict[str, Any]:
         side = self.sides[0]
@@ -122,26 +129,24 @@ class Paint:
     def wire(self, page: gr.Blocks) -> None:
         """Connects strokes and clicks to what they do."""
         wishes = [self.canvas, self.stage, self.classes, self.seed, self.count]
-        shown = [self.results, self.banner]
+        shown = [self.results, self.banner, self.stop]
         page.load(self.open, None, shown, **PRIVATE, **QUEUE)
-        waiting = tell("wait", RESULTS)
-        ended = tell("stop", RESULTS)
-        clicked = self.go.click(self.complete, wishes, shown, js=waiting, **PRIVATE, **QUEUE)
-        clicked.then(None, js=ended, **PRIVATE)
-        for moved in (
-            self.canvas.input, self.stage.input, self.classes.input,
-            self.seed.submit, self.count.release,
-        ):  # fmt: skip
-            made = moved(self.follow, [self.live, *wishes], shown, **LATEST, **PRIVATE, **QUEUE)
-            made.then(None, js=ended, **PRIVATE)
+        press(self.go, self.complete, wishes, shown, RESULTS, stop=self.stop)
+        live = (self.at_once, [self.live, *wishes], shown, RESULTS)
+        moved = [
+            follow(moves, *live)
+            for moves in (
+                self.canvas.input, self.stage.input, self.classes.input,
+                self.seed.submit, self.count.release,
+            )
+        ]  # fmt: skip
         taken = [self.canvas, self.banner]
         for event in (
             self.upload.upload(self.take_file, [self.upload, self.canvas], taken, **PRIVATE),
             self.latest.click(self.take_run, self.canvas, taken, **PRIVATE),
         ):
-            event.success(
-                self.follow, [self.live, *wishes], shown, **LATEST, **PRIVATE, **QUEUE
-            ).then(None, js=ended, **PRIVATE)
+            moved.append(follow(event.success, *live))
+        self.stop.click(None, cancels=moved, queue=False, **PRIVATE)
 
     def open(self) -> dict[Any, Any]:
         """What a visitor sees before the first stroke: the first painting completed. It is made
@@ -151,30 +156,34 @@ class Paint:
         with self._lock:
             if self._opening is None:
                 first = (self.canvas.value, self.stage.value, self.classes.value)
-                *_, shown = self.complete(*first, self.seed.value, self.count.value)
-                self._opening = shown.get(self.results)
-                return shown
+                try:
+                    wish = self._wish(*first, self.seed.value, self.count.value)
+                    *_, self._opening = runs.complete(self.studio, wish)
+                except EcarError as error:
+                    return {self.banner: banner(str(error))}
         return {self.results: self._opening, self.banner: ""}
 
-    def follow(self, live: bool, *wishes: Any) -> Iterator[dict[Any, Any]]:
+    def _wish(self, canvas: Any, stage: Any, classes: Any, seed: Any, count: Any) -> Wish:
+        """What the controls say.
+
+        Raises:
+            EcarError: a value that is none of what they offer.
+        """
+        painting = Painting.of_page(canvas, self.sides)
+        if stage is None:
+            raise EcarError("no stage is chosen: choose the one that the painting stands for")
+        return Wish.of_page(painting, stage, classes, seed, count)
+
+    @in_sentences
+    def complete(self, *wishes: Any) -> Iterator[dict[Any, Any]]:
+        """The later stages complete what is painted."""
+        for view in runs.complete(self.studio, self._wish(*wishes)):
+            yield {self.results: view}
+
+    def at_once(self, live: bool, *wishes: Any) -> Iterator[dict[Any, Any]]:
         """A stroke or another wish: completed at once, if that is wanted."""
         if live:
             yield from self.complete(*wishes)
-
-    def complete(
-        self, canvas: Any, stage: Any, classes: Any, seed: Any, count: Any
-    ) -> Iterator[dict[Any, Any]]:
-        """The later stages complete what is painted."""
-        try:
-            painting = Painting.of_page(canvas, self.sides)
-            if stage is None:
-                raise EcarError("no stage is chosen: choose the one that the painting stands for")
-            wish = Wish.of_page(painting, stage, classes, seed, count)
-            with told_when_memory_is_full():
-                for view in runs.complete(self.studio, wish):
-                    yield {self.results: view, self.banner: ""}
-        except EcarError as error:
-            yield {self.banner: banner(str(error))}
 
     def take_file(self, file: str, canvas: Any) -> dict[Any, Any]:
         """A visitor's picture as a painting."""

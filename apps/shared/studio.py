@@ -227,6 +227,10 @@ class Studio:
         finally:
             self._opened.set()
 
+    def is_opened(self, timeout: float) -> bool:
+        """Whether the first image is there, or will never be, after ``timeout`` seconds."""
+        return self._opened.wait(timeout)
+
     def opening(self, timeout: float = 60.0) -> Progress | None:
         """The first image once it is there; None if it does not come within ``timeout`` seconds."""
         self._opened.wait(timeout)

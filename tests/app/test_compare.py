@@ -123,7 +123,7 @@ def test_every_event_is_a_frame_at_the_seconds_and_operations_it_took(studio, tm
 
 
 def test_nothing_is_drawn_while_a_model_runs(studio, tmp_path, monkeypatch):
-    monkeypatch.setattr(compare_runs, "INTERVAL", 0)
+    monkeypatch.setattr(compare_runs, "PAUSE", 0)
     said = []
     for moment in compare(studio, Rival(studio), SETTINGS, 4, 2.0, tmp_path):
         if moment.view is None:
