@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from apps.shared.settings import Settings
+from apps.shared.stream import PAUSE
 from apps.shared.studio import Studio
 from ecar_lab.baselines import DiT, build, load_pipeline, make_pipeline
 from ecar_lab.benchmark.timing import seconds_of
@@ -30,7 +31,6 @@ from ecar_lab.viz.pictures import enlarge, to_pil
 # Decoding every frame is only for the eye: where it would take longer, frames show the latent's
 # colours instead.
 LONGEST_DECODING = 4.0
-PAUSE = 0.2  # seconds between two words on the way, and so until a stop takes effect
 BATCH = 16  # frames decoded at once
 SMALLEST_FINAL = 256  # pixels of the finished images, enlarged by nearest neighbour
 UNTRAINED = "untrained: timing only"

@@ -19,6 +19,7 @@ from apps.shared.parts import (
     banner,
     follow,
     in_sentences,
+    let_stop,
     piece,
     press,
     seed_field,
@@ -94,9 +95,7 @@ class Paint:
                     elem_id="paint-classes",
                 )
                 self.seed = seed_field(0, "First seed", "paint-seed")
-                self.count = Slider(
-                    1, MOST_SEEDS, 4, step=1, label="Seeds", elem_id="paint-count"
-                )
+                self.count = Slider(1, MOST_SEEDS, 4, step=1, label="Seeds", elem_id="paint-count")
                 self.live = gr.Checkbox(
                     True,
                     label="Live: complete every stroke at once",
@@ -131,22 +130,20 @@ class Paint:
         wishes = [self.canvas, self.stage, self.classes, self.seed, self.count]
         shown = [self.results, self.banner, self.stop]
         page.load(self.open, None, shown, **PRIVATE, **QUEUE)
-        press(self.go, self.complete, wishes, shown, RESULTS, stop=self.stop)
+        made = [press(self.go, self.complete, wishes, shown, RESULTS)]
         live = (self.at_once, [self.live, *wishes], shown, RESULTS)
-        moved = [
-            follow(moves, *live)
-            for moves in (
-                self.canvas.input, self.stage.input, self.classes.input,
-                self.seed.submit, self.count.release,
-            )
-        ]  # fmt: skip
+        for moved in (
+            self.canvas.input, self.stage.input, self.classes.input,
+            self.seed.submit, self.count.release,
+        ):  # fmt: skip
+            made.append(follow(moved, *live))
         taken = [self.canvas, self.banner]
         for event in (
             self.upload.upload(self.take_file, [self.upload, self.canvas], taken, **PRIVATE),
             self.latest.click(self.take_run, self.canvas, taken, **PRIVATE),
         ):
-            moved.append(follow(event.success, *live))
-        self.stop.click(None, cancels=moved, queue=False, **PRIVATE)
+            made.append(follow(event.success, *live))
+        let_stop(self.stop, made, RESULTS)
 
     def open(self) -> dict[Any, Any]:
         """What a visitor sees before the first stroke: the first painting completed. It is made

@@ -298,9 +298,14 @@ def press(
     made.success(None, None, buttons, js=tell("done", elem_id, *back), **PRIVATE)
     made.failure(None, None, buttons, js=tell("stop", elem_id, *back), **PRIVATE)
     if stop:
-        stop.click(None, None, [stop], js=tell("stopping", elem_id, False), **PRIVATE)
-        stop.click(None, cancels=[made], queue=False, **PRIVATE)
+        let_stop(stop, [made], elem_id)
     return made
+
+
+def let_stop(stop: gr.Button, made: list[Any], elem_id: str) -> None:
+    """Lets ``stop`` end what ``made`` runs, if one of them runs."""
+    stop.click(None, None, [stop], js=tell("stopping", elem_id, False), **PRIVATE)
+    stop.click(None, cancels=made, queue=False, **PRIVATE)
 
 
 def follow(moved: Any, act: Callable, inputs: Any, outputs: Any, elem_id: str) -> Any:

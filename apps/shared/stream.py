@@ -24,6 +24,8 @@ from ecar_lab.viz.pictures import to_pil
 
 # Seconds between two views: a browser shows no more than ten per second without stumbling.
 INTERVAL = 0.1
+# Seconds between two words about a run that shows no frames, and so until a stop takes effect.
+PAUSE = 0.2
 # Decoding in the middle of a stage is only for the eye: it may take this share of the model's time.
 PREVIEW_SHARE = 0.1
 

@@ -13,6 +13,7 @@ window.ecarTell ??= (event, name) => {
     own.stopping = false;
     tell("wait", { run: own.begun });
   } else if (event === "stopping") {
+    if (own.ended === own.begun) return false;
     own.stopping = true;
     tell("stopping", { run: own.begun });
   } else if (event === "done" && own.stopping) {
