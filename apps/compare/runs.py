@@ -62,7 +62,6 @@ class Rival:
         checkpoint = studio.checkpoint.resolve()
         beside = checkpoint.with_name(f"{checkpoint.name}-dit")
         self.folder = beside if (beside / "model_index.json").is_file() else None
-        self._contender: Contender | None = None
         self._lock = threading.Lock()
 
     @property
@@ -80,16 +79,17 @@ class Rival:
             return self.studio.defaults().guidance[0]
 
     def get(self) -> Contender:
-        """The DiT, on the studio's device.
+        """The DiT, on the studio's device. It is held together with the studio's own model.
 
         Raises:
             EcarError: the checkpoint beside is damaged, no DiT, or made for other images.
         """
+        beside = self.studio.loaded.beside
         with self._lock:
-            if self._contender is None:
-                self._contender = self._load() if self.folder else self._build()
-                self._contender.pipeline.to(self.studio.device)
-            return self._contender
+            if "dit" not in beside:
+                beside["dit"] = self._load() if self.folder else self._build()
+                beside["dit"].pipeline.to(self.studio.device)
+            return beside["dit"]
 
     def _load(self) -> Contender:
         assert self.folder is not None

@@ -14,14 +14,13 @@ from apps.shared.parts import (
     MAX_GUIDANCE,
     RunControls,
     Slider,
-    in_sentences,
-    press,
     script,
     show_banner,
 )
 from apps.shared.parts import visitor as visitor_of
 from apps.shared.settings import number, whole
 from apps.shared.studio import Studio
+from apps.shared.waiting import in_sentences, let_stop, press
 
 LANES = "compare-lanes"
 PLACE = f'<div class="lanes" data-name="{LANES}" role="group" aria-label="Both runs"></div>'
@@ -112,8 +111,9 @@ class Compare:
         shown += [self.banner, self.go, self.stop]
         press(
             self.go, self.run, [*self.controls.inputs, self.dit_steps, self.dit_guidance], shown,
-            LANES, stop=self.stop,
+            LANES,
         )  # fmt: skip
+        let_stop(self.stop, LANES)
 
     @in_sentences
     def run(self, request: gr.Request, *values: Any) -> Iterator[dict]:

@@ -12,14 +12,13 @@ from apps.shared.parts import (
     PRIVATE,
     RunControls,
     banner,
-    in_sentences,
     player,
-    press,
     show_banner,
     visitor,
 )
 from apps.shared.stream import Progress, blank_view
 from apps.shared.studio import Studio
+from apps.shared.waiting import in_sentences, let_stop, press
 
 PLAYER = "generate-player"
 INTRODUCTION = (
@@ -66,9 +65,8 @@ class Generate:
         shown: list[Any] = [self.player, self.picture, self.costs, self.controls.seed]
         shown += [self.banner, self.go, self.stop]
         opened = page.load(self.open, None, shown, concurrency_limit=None, **PRIVATE)
-        press(
-            self.go, self.run, self.controls.inputs, shown, PLAYER, stop=self.stop, cancels=[opened]
-        )
+        press(self.go, self.run, self.controls.inputs, shown, PLAYER, cancels=[opened])
+        let_stop(self.stop, PLAYER)
 
     def open(self) -> dict:
         """What a visitor sees before the first click: an image that the model made at the start."""

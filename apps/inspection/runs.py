@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -48,7 +47,7 @@ class Inspections:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self._kept: OrderedDict[tuple[str | None, Settings], Inspection] = OrderedDict()
-        self._lock, self._opening = Lock(), Lock()
+        self._lock = Lock()
 
     def open(self, settings: Settings, layer: int, visitor: str | None) -> Inspection:
         """The run of these settings with the attention of one layer.
@@ -56,20 +55,16 @@ class Inspections:
         Raises:
             EcarError: settings or a layer that the model does not have, no memory.
         """
-        key = (visitor, settings)
-        # All visitors begin with the same run: it is made once, whoever comes meanwhile waits.
-        with self._opening if visitor is None else nullcontext():
-            with self._lock:
-                found = self._kept.get(key)
+        with self._lock:
+            key = (visitor, settings)
+            found = self._kept.pop(key, None)
             if found is None or not found.folder.exists():
                 found = self._compute(settings, layer, visitor)
             elif layer not in found.attention:
                 events = self.studio.trace(settings, attention_layer=layer)
                 found.attention[layer] = attention_view([e for e in events if e.step == 0])
-            with self._lock:
-                self._kept[key] = found
-                self._kept.move_to_end(key)
-                self._make_room(visitor)
+            self._kept[key] = found
+            self._make_room(visitor)
         return found
 
     def _compute(self, settings: Settings, layer: int, visitor: str | None) -> Inspection:

@@ -13,15 +13,13 @@ from apps.inspection.views import cache_table
 from apps.shared.parts import (
     PRIVATE,
     RunControls,
-    follow,
-    in_sentences,
     piece,
-    press,
     show_banner,
     visitor,
 )
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
+from apps.shared.waiting import follow, in_sentences, press
 from ecar_lab.errors import EcarError
 
 INSPECTOR = "inspect-view"

@@ -9,7 +9,6 @@ import dataclasses
 import itertools
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from apps.shared.settings import MAX_SEED, Edit, Settings, whole
 from apps.shared.stream import Progress, stream
-from apps.shared.studio import Run, Studio, a_folder
+from apps.shared.studio import Studio, a_folder
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.interventions import fork_seeds
@@ -62,82 +61,60 @@ class Bases:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self._kept: OrderedDict[str | None, Made] = OrderedDict()
-        self._lock, self._opening = Lock(), Lock()
+        self._lock = Lock()
 
-    def of(self, settings: Settings, visitor: str | None) -> Generator[str, None, Made]:
-        """The run of these settings, made and recorded unless it is at hand. Yields where it is.
+    def of(self, settings: Settings, visitor: str | None) -> Made:
+        """The run of these settings, made and recorded unless it is at hand.
 
         Raises:
             EcarError: settings that the model does not take, no memory.
         """
         with self._lock:
-            kept = self._kept.get(visitor)
-        if kept is None or kept.settings != settings or not kept.image.exists():
-            known = known_run(self.studio, settings, visitor)
-            kept = yield from making(self.studio, settings, visitor, "The base", known)
-        with self._lock:
+            kept = self._kept.pop(visitor, None)
+            if kept is None or kept.settings != settings or not kept.image.exists():
+                kept = again(self.studio, settings, visitor) or make(self.studio, settings, visitor)
             self._kept[visitor] = kept
-            self._kept.move_to_end(visitor)
             while len(self._kept) > KEEP:
                 self._kept.popitem(last=False)
         return kept
-
-    def first(self) -> Made:
-        """The base that all visitors see first; made once, whoever comes meanwhile waits for it."""
-        with self._opening:
-            return finish(self.of(self.studio.defaults(), None))
 
 
 # -- running ---------------------------------------------------------------------------------------
 
 
-Work = Generator[str, None, Made]  # yields where it is, so that it can be stopped there
-
-
-def finish(work: Work) -> Made:
-    """Does work that yields to its end."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as done:
-            return done.value
-
-
-def making(
-    studio: Studio, settings: Settings, visitor: str | None, name: str, known: Run | None = None
-) -> Work:
-    """Runs the settings and records the run as the visitor's; one that is ``known`` is recorded.
-    ``name`` begins the words on the way.
+def make(studio: Studio, settings: Settings, visitor: str | None) -> Made:
+    """Runs the settings and records the run as the visitor's.
 
     Raises:
-        EcarError: settings that the model does not take, no memory, the visitor has left.
+        EcarError: settings that the model does not take, no memory.
     """
-    with nullcontext() if known else a_folder(studio, visitor) as folder:
-        events = []
-        with closing(studio.trace(settings)) as run:
-            for event in run:
-                events.append(event)
-                where = f"stage {event.stage + 1}, step {event.step} of {event.num_steps}"
-                yield f"{name}: {where} …"
-        progress = known.progress if known else None
-        if folder is not None:
-            progress = record(studio, settings, events, visitor, folder)
-    assert progress is not None
-    picture = decode(studio.pipeline.tokenizer, events[-1].latent)[0]
-    return Made(settings, progress, events, picture)
+    return record(studio, settings, list(studio.trace(settings)), visitor)
 
 
-def make(studio: Studio, settings: Settings, visitor: str | None) -> Made:
-    """:func:`making`, done to its end."""
-    return finish(making(studio, settings, visitor, ""))
+Work = Generator[str, None, Made]  # yields where it is, and can be stopped there
 
 
-def known_run(studio: Studio, settings: Settings, visitor: str | None) -> Run | None:
-    """A run that the visitor has made before; its tensors are not kept. (A recipe may have been run
-    in a dtype of its own: that is another run.)"""
+def making(studio: Studio, settings: Settings, visitor: str | None, name: str) -> Work:
+    """As :func:`make`; ``name`` begins the words on the way.
+
+    Raises:
+        EcarError: settings that the model does not take, no memory.
+    """
+    events = []
+    for event in studio.trace(settings):
+        events.append(event)
+        yield f"{name}: stage {event.stage + 1}, step {event.step} of {event.num_steps} …"
+    return record(studio, settings, events, visitor)
+
+
+def again(studio: Studio, settings: Settings, visitor: str | None) -> Made | None:
+    """A run that the visitor has made before with its tensors, which are not kept; None if there is
+    none. (A recipe may have been run in a dtype of its own: that is another run.)"""
     for run in reversed(studio.folders.runs(visitor)):
         if run.settings == settings and "dtype" not in run.progress.view and run.image.exists():
-            return run
+            events = list(studio.trace(settings))
+            picture = decode(studio.pipeline.tokenizer, events[-1].latent)[0]
+            return Made(settings, run.progress, events, picture)
     return None
 
 
@@ -161,19 +138,17 @@ class _Replay:
 
 
 def record(
-    studio: Studio,
-    settings: Settings,
-    events: list[TraceEvent],
-    visitor: str | None,
-    folder: Path,
-) -> Progress:
+    studio: Studio, settings: Settings, events: list[TraceEvent], visitor: str | None
+) -> Made:
     """Notes a run that has been made among the visitor's runs, with all its frames."""
     replay = cast(ECARPipeline, _Replay(studio.pipeline, events))
-    *_, progress = stream(
-        replay, settings, folder, studio.colours, interval=float("inf"), dtype=studio.dtype
-    )
-    studio.folders.record(visitor, progress, folder)
-    return progress
+    with a_folder(studio, visitor) as folder:
+        *_, progress = stream(
+            replay, settings, folder, studio.colours, interval=float("inf"), dtype=studio.dtype
+        )
+        studio.folders.record(visitor, progress, folder)
+    picture = decode(studio.pipeline.tokenizer, events[-1].latent)[0]
+    return Made(settings, progress, events, picture)
 
 
 # -- changes of the settings -----------------------------------------------------------------------

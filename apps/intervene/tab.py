@@ -18,16 +18,14 @@ from apps.shared.parts import (
     QUEUE,
     RunControls,
     banner,
-    in_sentences,
-    let_stop,
     piece,
-    press,
     show_banner,
     visitor,
 )
 from apps.shared.settings import Edit, Settings, seed_of, whole
 from apps.shared.stream import PAUSE
 from apps.shared.studio import Studio
+from apps.shared.waiting import in_sentences, let_stop, press
 from ecar_lab.doctor.probe import boundary_scores
 from ecar_lab.errors import EcarError
 
@@ -77,10 +75,9 @@ class Intervene:
         tabs = self.tabs
         busy = [self.go, self.latest, tabs.fork_go, tabs.class_go, tabs.paint_go]
         busy += [tabs.swap_go, tabs.renoise_go]
-        made = []
 
         def on(button: gr.Button, act: Callable, own: list[Any], outputs: list[Any]) -> None:
-            made.append(press(button, act, own, outputs, RESULTS, busy=busy))
+            press(button, act, own, outputs, RESULTS, busy)
 
         common = [*where, self.base, *self.controls.inputs]
         on(self.go, self.make_base, common, shown)
@@ -106,7 +103,7 @@ class Intervene:
             shown,
         )
         on(self.tabs.renoise_go, self.leave_noise_out, [self.tabs.renoise, *common], shown)
-        let_stop(self.stop, made, RESULTS)
+        let_stop(self.stop, RESULTS)
         for choice in where[1:]:
             choice.input(
                 self.show_painter, [*where, self.base], [self.tabs.painter, self.banner],
@@ -121,13 +118,13 @@ class Intervene:
         """What a visitor sees first: the base that all see first."""
         if self.studio.opening() is None:
             return {self.base: None}
-        base = self.bases.first()
+        base = self.bases.of(self.studio.defaults(), None)
         return self._update(base, views.base_view(base), None, stage, moment)
 
     @in_sentences
     def make_base(self, request: gr.Request, *common: Any) -> Updates:
         """The image that the controls say."""
-        base, where = yield from self._base(request, common)
+        base, where = self._base(request, common)
         yield self._update(base, views.base_view(base), *where)
 
     @in_sentences
@@ -136,7 +133,7 @@ class Intervene:
         recent = self.studio.folders.runs(visitor(request))
         if not recent:
             raise EcarError(NO_RUN)
-        base = yield from self._words(self.bases.of(recent[-1].settings, visitor(request)))
+        base = self.bases.of(recent[-1].settings, visitor(request))
         update = self._update(base, views.base_view(base), *where)
         yield {**update, **self.controls.show(base.settings)}
 
@@ -146,7 +143,7 @@ class Intervene:
         """Another latent to paint on."""
         settings = base or self.studio.defaults()
         try:
-            made = runs.finish(self.bases.of(settings, visitor(request)))
+            made = self.bases.of(settings, visitor(request))
         except EcarError as error:
             return {self.banner: banner(str(error))}
         mask = (painter or {}).get("mask")
@@ -159,7 +156,7 @@ class Intervene:
         """Variants that share the stages so far; each is shown when it is there."""
         stage = runs.check_later(stage, self.stages, "a fork")
         count, seed = whole(count, "variants"), seed_of(seed)
-        base, where = yield from self._base(request, common)
+        base, where = self._base(request, common)
         settings = runs.forked(base.settings, stage, count, seed)
         made: list[Made] = []
         # One batch would be faster, but in float32 an image of a batch may differ from the same
@@ -204,7 +201,7 @@ class Intervene:
         letters, common = rest[: self.stages], rest[self.stages :]
         chosen = [letter == "B" for letter in letters]
         other, owner = seed_of(seed), visitor(request)
-        base, where = yield from self._base(request, common)
+        base, where = self._base(request, common)
         plain = dataclasses.replace(base.settings, seed=other, seeds=())
         b = yield from self._words(making(self.studio, plain, owner, "Seed B"))
         mixed = runs.with_noise_of(base.settings, other, chosen)
@@ -249,16 +246,13 @@ class Intervene:
                 yield {self.results: {"status": words}}
                 said = time.perf_counter()
 
-    def _base(
-        self, request: gr.Request, common: tuple
-    ) -> Generator[dict, None, tuple[Made, tuple]]:
+    def _base(self, request: gr.Request, common: tuple) -> tuple[Made, tuple]:
         """The base in sight, or a new one if the controls say otherwise; and where to paint."""
         (painter, stage, moment, known), values = common[:4], common[4:]
         settings = self.controls.settings(*values)
         if known is not None and runs.plain(known) == settings:
             settings = known
-        base = yield from self._words(self.bases.of(settings, visitor(request)))
-        return base, (painter, stage, moment)
+        return self.bases.of(settings, visitor(request)), (painter, stage, moment)
 
     def _changed(
         self,
@@ -267,7 +261,7 @@ class Intervene:
         change: Callable[[Settings], Settings],
         words: Callable[[Made, Made], str] = lambda base, changed: "",
     ) -> Updates:
-        base, where = yield from self._base(request, common)
+        base, where = self._base(request, common)
         work = making(self.studio, change(base.settings), visitor(request), "The changed run")
         changed = yield from self._words(work)
         view = views.changed_view(base, changed, words(base, changed))

@@ -13,8 +13,6 @@ from apps.overview.runs import counted, grow
 from apps.shared.parts import (
     PRIVATE,
     QUEUE,
-    follow,
-    in_sentences,
     piece,
     seed_field,
     show_banner,
@@ -22,6 +20,7 @@ from apps.shared.parts import (
 )
 from apps.shared.settings import MAX_SEED, seed_of, whole
 from apps.shared.studio import OPENING_SEED, Studio
+from apps.shared.waiting import follow, in_sentences
 
 IMAGES = "overview-images"
 EXPLAINED = (
@@ -77,9 +76,7 @@ class Overview:
             if self._opening is None:
                 for update in self.run(OPENING_SEED):
                     yield update
-                    view = update.get(self.images)
-                    if view and view["done"]:  # not what a visitor saw who left on the way
-                        self._opening = view
+                    self._opening = update.get(self.images) or self._opening
                 return
         yield {self.images: self._opening, self.banner: ""}
 

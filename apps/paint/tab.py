@@ -17,16 +17,13 @@ from apps.shared.parts import (
     QUEUE,
     Slider,
     banner,
-    follow,
-    in_sentences,
-    let_stop,
     piece,
-    press,
     seed_field,
     show_banner,
     visitor,
 )
 from apps.shared.studio import Studio
+from apps.shared.waiting import follow, in_sentences, let_stop, press
 from apps.tokenizer.tab import EXTENSIONS
 from apps.tokenizer.uploads import open_upload
 from ecar_lab.errors import EcarError
@@ -130,20 +127,20 @@ class Paint:
         wishes = [self.canvas, self.stage, self.classes, self.seed, self.count]
         shown = [self.results, self.banner, self.stop]
         page.load(self.open, None, shown, **PRIVATE, **QUEUE)
-        made = [press(self.go, self.complete, wishes, shown, RESULTS)]
+        press(self.go, self.complete, wishes, shown, RESULTS)
         live = (self.at_once, [self.live, *wishes], shown, RESULTS)
         for moved in (
             self.canvas.input, self.stage.input, self.classes.input,
             self.seed.submit, self.count.release,
         ):  # fmt: skip
-            made.append(follow(moved, *live))
+            follow(moved, *live)
         taken = [self.canvas, self.banner]
         for event in (
             self.upload.upload(self.take_file, [self.upload, self.canvas], taken, **PRIVATE),
             self.latest.click(self.take_run, self.canvas, taken, **PRIVATE),
         ):
-            made.append(follow(event.success, *live))
-        let_stop(self.stop, made, RESULTS)
+            follow(event.success, *live)
+        let_stop(self.stop, RESULTS)
 
     def open(self) -> dict[Any, Any]:
         """What a visitor sees before the first stroke: the first painting completed. It is made

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import html
-import json
 import math
 import re
 import secrets
 from abc import ABCMeta
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from gradio.component_meta import ComponentMeta
 from apps.shared.recipes import check_settings
 from apps.shared.settings import MAX_SEED, Settings, number, whole
 from apps.shared.studio import Studio
-from ecar_lab.device import told_when_memory_is_full
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import FLOW_MAP, SOLVERS
 
@@ -252,95 +249,6 @@ def player(value: dict[str, Any], elem_id: str, label: str) -> gr.HTML:
         elem_id=elem_id,
         elem_classes="player-host",
     )
-
-
-# -- waiting ---------------------------------------------------------------------------------------
-
-
-def tell(event: str, elem_id: str, *interactive: bool | None) -> str:
-    """JavaScript of an event listener that tells a piece of the page first; see wait.js.
-
-    It passes its inputs on; or, for ``interactive``, updates of as many buttons.
-    """
-    told = f"window.ecarTell({json.dumps(event)}, {json.dumps(elem_id)})"
-    if not interactive:
-        return f"(...inputs) => {{ {told}; return inputs; }}"
-    updates = [
-        {"__type__": "update"} | ({} if free is None else {"interactive": free})
-        for free in interactive
-    ]
-    nothing = [{"__type__": "update"}] * len(updates)
-    return f"() => {told} ? {json.dumps(updates)} : {json.dumps(nothing)}"
-
-
-def press(
-    go: gr.Button,
-    act: Callable,
-    inputs: Any,
-    outputs: Any,
-    elem_id: str,
-    *,
-    stop: gr.Button | None = None,
-    busy: Sequence[gr.Button] = (),
-    **more: Any,
-) -> Any:
-    """Lets a click on ``go`` run ``act``, shown by the piece ``elem_id``, and ``stop`` end it.
-
-    ``go`` and all others of ``busy`` rest from the click until the run has really ended: after
-    ``stop`` Gradio waits for the step that is being computed, and would forget a press before that.
-    The page does so itself, at once. ``stop`` is offered by ``act``: see :func:`in_sentences`.
-    """
-    resting = list(dict.fromkeys([go, *busy]))
-    go.click(None, None, resting, js=tell("wait", elem_id, *[False] * len(resting)), **PRIVATE)
-    made = go.click(act, inputs, outputs, **PRIVATE, **QUEUE, **more)
-    buttons = [*resting, *([stop] if stop else [])]
-    back = [*[True] * len(resting), *([False] if stop else [])]
-    made.success(None, None, buttons, js=tell("done", elem_id, *back), **PRIVATE)
-    made.failure(None, None, buttons, js=tell("stop", elem_id, *back), **PRIVATE)
-    if stop:
-        let_stop(stop, [made], elem_id)
-    return made
-
-
-def let_stop(stop: gr.Button, made: list[Any], elem_id: str) -> None:
-    """Lets ``stop`` end what ``made`` runs, if one of them runs."""
-    stop.click(None, None, [stop], js=tell("stopping", elem_id, False), **PRIVATE)
-    stop.click(None, cancels=made, queue=False, **PRIVATE)
-
-
-def follow(moved: Any, act: Callable, inputs: Any, outputs: Any, elem_id: str) -> Any:
-    """Lets a control that is moved run ``act``; of several moves the last counts."""
-    waits = tell("wait", elem_id)
-    made = moved(act, inputs, outputs, js=waits, **LATEST, **PRIVATE, **QUEUE)
-    made.success(None, js=tell("done", elem_id), **PRIVATE)
-    made.failure(None, js=tell("stop", elem_id), **PRIVATE)
-    return made
-
-
-def in_sentences(act: Callable[..., Iterator[dict]]) -> Callable[..., Iterator[dict]]:
-    """For an event of a tab: what a person can put right comes as one sentence in its banner. Where
-    the tab has a ``stop``, it is offered while the event runs, and withdrawn with its last word."""
-
-    @functools.wraps(act)
-    def run(self: Any, *given: Any, **named: Any) -> Iterator[dict]:
-        stop = getattr(self, "stop", None)
-        offered, withdrawn = (
-            {stop: gr.update(interactive=can)} if stop else {} for can in (True, False)
-        )
-        yield {self.banner: "", **offered}
-        try:
-            with told_when_memory_is_full():
-                yield from act(self, *given, **named)
-        except EcarError as error:
-            yield {self.banner: banner(str(error)), **withdrawn}
-        else:
-            if withdrawn:
-                yield withdrawn
-
-    return run
-
-
-# -- sentences -------------------------------------------------------------------------------------
 
 
 def show_banner(sentence: str | None, elem_id: str = "banner") -> gr.HTML:

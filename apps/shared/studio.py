@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from apps.shared.models import Loaded, Models, check_stamp, stamp_of
 from apps.shared.settings import Settings
 from apps.shared.stream import Progress, stream
 from ecar_lab.device import pick_device, pick_dtype, told_when_memory_is_full
@@ -151,25 +152,51 @@ class Folders:
 class Studio:
     """The pipeline of one checkpoint, ready to be watched.
 
+    Its model is loaded when it is needed, and may make room for others' when it is not: ``models``
+    and ``folders`` are shared by all studios of a server.
+
     Attributes:
         problem: why there is no pipeline; None if there is one.
     """
 
-    def __init__(self, checkpoint: str | Path, device: str = "auto", dtype: str = "auto") -> None:
-        self.folders = Folders()
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        device: str = "auto",
+        dtype: str = "auto",
+        models: Models | None = None,
+        folders: Folders | None = None,
+    ) -> None:
+        self.folders, self.models = folders or Folders(), models or Models()
         self.problem: str | None = None
         self._opening: Progress | None = None
-        self._opened = threading.Event()
+        self._opened, self._beginning, self._wanted = threading.Event(), threading.Lock(), False
         self.device = pick_device(device)
         self.dtype = pick_dtype(self.device, dtype)
         try:
             self.checkpoint = resolve_checkpoint(checkpoint)
-            self.pipeline = ECARPipeline.from_pretrained(str(self.checkpoint))
+            self.stamp = stamp_of(self.checkpoint)
+            self.models.get(self.checkpoint, self.device)
         except EcarError as error:
             self.problem = str(error)
-            return
-        self.pipeline.to(self.device)
-        self.colours = LatentColours.of(self.pipeline.tokenizer)
+
+    @property
+    def loaded(self) -> Loaded:
+        """The model; who holds it keeps it.
+
+        Raises:
+            EcarError: the checkpoint has been deleted or replaced meanwhile.
+        """
+        check_stamp(self.checkpoint, self.stamp)
+        return self.models.get(self.checkpoint, self.device)
+
+    @property
+    def pipeline(self) -> ECARPipeline:
+        return self.loaded.pipeline
+
+    @property
+    def colours(self) -> LatentColours:
+        return self.loaded.colours
 
     @property
     def class_names(self) -> list[str]:
@@ -209,10 +236,21 @@ class Studio:
         model = self.pipeline.model
         return self.pipeline.trace(**settings.trace_arguments(model, self.dtype), **options)
 
-    def open_in_background(self) -> None:
+    def open_in_background(self, at_once: bool = True) -> None:
         """Makes the first image, which a page shows before anybody clicks, after a short one that
-        warms up the libraries: the times shown should be those of a run, not of a first run."""
-        threading.Thread(target=self._make_opening, daemon=True, name="ecar-opening").start()
+        warms up the libraries: the times shown should be those of a run, not of a first run.
+
+        ``at_once``: else when somebody first asks for it.
+        """
+        self._wanted = True
+        if at_once:
+            self._begin_opening()
+
+    def _begin_opening(self) -> None:
+        with self._beginning:
+            wanted, self._wanted = self._wanted, False
+        if wanted:
+            threading.Thread(target=self._make_opening, daemon=True, name="ecar-opening").start()
 
     def _make_opening(self) -> None:
         try:
@@ -229,11 +267,12 @@ class Studio:
 
     def is_opened(self, timeout: float) -> bool:
         """Whether the first image is there, or will never be, after ``timeout`` seconds."""
+        self._begin_opening()
         return self._opened.wait(timeout)
 
     def opening(self, timeout: float = 60.0) -> Progress | None:
         """The first image once it is there; None if it does not come within ``timeout`` seconds."""
-        self._opened.wait(timeout)
+        self.is_opened(timeout)
         return self._opening if self._opening and self._opening.image else None
 
 

@@ -5,26 +5,39 @@
 
 window.ecarRuns ??= {};
 window.ecarTell ??= (event, name) => {
-  const own = (window.ecarRuns[name] ??= { begun: 0, ended: 0, stopping: false });
+  const own = (window.ecarRuns[name] ??= { begun: 0, ended: 0, resting: false, stopping: false });
   const tell = (kind, more) =>
     document.dispatchEvent(Object.assign(new CustomEvent(`ecar:${kind}`, { detail: name }), more));
-  if (event === "wait") {
+  if (event === "press" || event === "wait") {
     own.begun += 1;
-    own.stopping = false;
+    own.resting ||= event === "press";
     tell("wait", { run: own.begun });
   } else if (event === "stopping") {
-    if (own.ended === own.begun) return false;
     own.stopping = true;
     tell("stopping", { run: own.begun });
-  } else if (event === "done" && own.stopping) {
-    return false; // Gradio says so when it begins to stop a run; it says "stop" when that has ended
-  } else {
-    own.stopping = false;
+  } else if (event !== "rest") {
+    const cut = own.stopping || event === "broken";
+    if (event !== "settled") own.resting = false;
     own.ended = Math.min(own.begun, own.ended + 1);
-    tell("stop", { run: own.ended, cut: event === "stop" });
+    own.stopping = false;
+    tell("stop", { run: own.ended, cut });
   }
-  return true;
 };
+
+// A click counts at once, not when Gradio comes to it: until the run has ended a second one is none.
+if (!window.ecarListens) {
+  window.ecarListens = true;
+  document.addEventListener("click", (event) => {
+    for (const kind of event.target.closest?.("button")?.classList ?? []) {
+      const [, what, name] = kind.match(/^ecar-(run|stop)--(.+)$/) ?? [];
+      if (!what) continue;
+      const { begun = 0, ended = 0, resting, stopping } = window.ecarRuns[name] ?? {};
+      const fits = what === "run" ? !resting : begun > ended && !stopping;
+      if (fits) window.ecarTell(what === "run" ? "press" : "stopping", name);
+      else event.stopImmediatePropagation();
+    }
+  }, true); // prettier-ignore
+}
 
 // Whether the run of a name was told to stop: what still arrives of it is not shown.
 function stopping(name) {

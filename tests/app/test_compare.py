@@ -370,8 +370,6 @@ PRESSES = """async gaps => {
         await free(stop);
         await pause(gap);
         stop.click();
-        await pause(0);
-        while (lanes.querySelector(".status").textContent.startsWith("It goes")) await pause(1);
         note();
         await free(go);
         note();
