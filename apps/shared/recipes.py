@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image
 
 from apps.shared.settings import MAX_SEED, Settings
+from apps.shared.shelf import label_of
 from apps.shared.stream import Progress, StageCost
 from apps.shared.studio import Run, Studio
 from ecar_lab.device import DTYPES
@@ -47,7 +48,7 @@ class Origin:
     @classmethod
     def of(cls, studio: Studio) -> Origin:
         return cls(
-            checkpoint=studio.checkpoint.resolve().name,
+            checkpoint=label_of(studio.checkpoint),
             checkpoint_hash=fingerprint(studio.checkpoint),
             dtype=str(studio.dtype).removeprefix("torch."),
             device=studio.device.type,
@@ -152,7 +153,8 @@ class Recipe:
         if here.checkpoint_hash != there.checkpoint_hash and here.checkpoint != there.checkpoint:
             raise EcarError(
                 f"this recipe is for the checkpoint {there.checkpoint[:60]!r}, here runs "
-                f"{here.checkpoint!r}: start the app with --checkpoint {there.checkpoint[:60]}"
+                f"{here.checkpoint!r}: choose it at the top of the page, or start the app with "
+                f"--checkpoint {there.checkpoint[:60]}"
             )
         check_settings(studio.pipeline.model, self.settings)
         doubts = []

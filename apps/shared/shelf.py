@@ -34,13 +34,15 @@ class Entry:
         return re.sub(r"[^a-zA-Z0-9._-]", "~", self.name)
 
 
-def shelf(first: str | Path | None = None) -> list[Entry]:
-    """All E-CAR models that there are: ``first``, those that ship, those below ``./runs``."""
-    root = checkpoints_root()
-    named = [(Path(first).name, Path(first))] if first is not None else []
-    named += [(place.name, place) for place in folders_in(root)]
-    named += [(f"{RUNS}/{place.name}", place) for place in folders_in(RUNS)]
+def shelf(first: Path | None = None) -> list[Entry]:
+    """All E-CAR models that there are: those that ship, those below ``./runs``; ``first`` at the
+    beginning, wherever it lies."""
+    named = [(place.name, place) for place in folders_in(checkpoints_root())]
+    named += [(f"{RUNS.name}/{place.name}", place) for place in folders_in(RUNS)]
     found: dict[Path, Entry] = {}
+    if first is not None:
+        names = {place.absolute(): name for name, place in named}
+        named.insert(0, (names.get(training_of(first).absolute(), label_of(first)), first))
     for name, place in named:
         try:
             folder = resolve_checkpoint(place.absolute())
@@ -49,6 +51,16 @@ def shelf(first: str | Path | None = None) -> list[Entry]:
         if folder.resolve() not in found and is_ours(folder):
             found[folder.resolve()] = Entry(name, folder, about(folder))
     return list(found.values())[:MOST]
+
+
+def training_of(folder: Path) -> Path:
+    """The folder of a training whose result this is; of others, the folder itself."""
+    return folder.parent if folder.name == "final" else folder
+
+
+def label_of(folder: Path) -> str:
+    """What a checkpoint's folder is called: a training's result by the training's name."""
+    return training_of(folder.resolve()).name
 
 
 def folders_in(place: Path) -> list[Path]:

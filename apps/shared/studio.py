@@ -171,7 +171,7 @@ class Studio:
         self.problem: str | None = None
         self._opening: Progress | None = None
         self._opened, self._beginning, self._wanted = threading.Event(), threading.Lock(), False
-        self.device = pick_device(device)
+        self.device, self.dtype_name = pick_device(device), dtype
         self.dtype = pick_dtype(self.device, dtype)
         try:
             self.checkpoint = resolve_checkpoint(checkpoint)

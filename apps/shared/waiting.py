@@ -110,8 +110,11 @@ def in_sentences(act: Callable[..., Iterator[dict]]) -> Callable[..., Iterator[d
 @contextmanager
 def running(stop: gr.Button | None) -> Generator[threading.Event]:
     """Notes that an event runs; what it gives is set when the visitor presses ``stop``."""
-    request, stopped = LocalContext.request.get(None), threading.Event()
-    key = (stop._id if stop else -1, request and getattr(request, "session_hash", None))
+    stopped, session = (
+        threading.Event(),
+        getattr(LocalContext.request.get(None), "session_hash", None),
+    )
+    key = (stop._id if stop else -1, session)
     with _lock:
         _running.setdefault(key, set()).add(stopped)
     try:
