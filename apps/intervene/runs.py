@@ -133,8 +133,16 @@ class _Replay:
     def tokenizer(self) -> Any:
         return self.pipeline.tokenizer
 
-    def trace(self, *_: Any, **__: Any) -> Iterator[TraceEvent]:
-        return iter(self.events)
+    @property
+    def image_size(self) -> int:
+        return self.pipeline.image_size
+
+    @property
+    def device(self) -> Any:
+        return self.pipeline.device
+
+    def trace(self, *_: Any, start_from: Any = None, **__: Any) -> Iterator[TraceEvent]:
+        return iter(self.events if start_from is None else self.events[1:])
 
 
 def record(

@@ -210,9 +210,11 @@ function completed() {
     for (const name of view.classes) {
       make("strong", "", name, table);
       for (const seed of view.seeds) {
-        const tile = make("div", "tile", "", table);
-        tile.setAttribute("role", "img");
-        tile.setAttribute("aria-label", `${name}, seed ${seed}`);
+        const tile = make("button", "tile", "", table);
+        tile.type = "button";
+        tile.title = `Keep as a run: ${name}, seed ${seed}`;
+        tile.setAttribute("aria-label", tile.title);
+        tile.addEventListener("click", () => trigger("select", { name, seed }));
         tiles.push(tile);
       }
     }
@@ -236,7 +238,7 @@ function completed() {
       });
     }
     table.classList.toggle("rough", !view.done);
-    status.textContent = view.done
+    status.textContent = view.kept ? view.kept : view.done
       ? `${tiles.length} images from your stage ${view.stage}, in ${view.seconds.toFixed(2)} s.`
       : view.sprite
         ? `Stage ${view.at} of ${view.stages} is done …`

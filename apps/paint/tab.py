@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from apps.shared.parts import (
     show_banner,
     visitor,
 )
+from apps.shared.recipes import check_settings
+from apps.shared.settings import Settings, whole
 from apps.shared.studio import Studio
-from apps.shared.waiting import follow, in_sentences, let_stop, press
+from apps.shared.waiting import follow, in_sentences, let_stop, press, tell
 from apps.tokenizer.tab import EXTENSIONS
 from apps.tokenizer.uploads import open_upload
 from ecar_lab.errors import EcarError
@@ -32,7 +34,8 @@ CANVAS, RESULTS = "paint-canvas", "paint-results"
 SCRIPTS = ("shared/grid.js", "paint/paint.js")
 INTRODUCTION = (
     "Be the coarse stage yourself. Colour a few cells: they become the state in which a stage "
-    "ends, and the later stages complete it, each class and each seed in its own way."
+    "ends, and the later stages complete it, each class and each seed in its own way. Press an "
+    "image to keep it as a run, with its recipe."
 )
 NO_RUN = "you have no run yet: press Generate on the first tab"
 NO_LATER = (
@@ -128,6 +131,10 @@ class Paint:
         shown = [self.results, self.banner, self.stop]
         page.load(self.open, None, shown, **PRIVATE, **QUEUE)
         press(self.go, self.complete, wishes, shown, RESULTS)
+        # An image that is pressed becomes a run; the wish is the one that it was made of.
+        self.results.select(
+            self.keep, [self.results], shown, js=tell("wait", RESULTS), **PRIVATE, **QUEUE
+        ).then(None, js=tell("settled", RESULTS), **PRIVATE)
         live = (self.at_once, [self.live, *wishes], shown, RESULTS)
         for moved in (
             self.canvas.input, self.stage.input, self.classes.input,
@@ -173,6 +180,23 @@ class Paint:
         """The later stages complete what is painted."""
         for view in runs.complete(self.studio, self._wish(*wishes)):
             yield {self.results: view}
+
+    @in_sentences
+    def keep(self, request: gr.Request, view: Any, chosen: gr.EventData) -> Iterator[dict]:
+        """One of the images, made alone, as a run with all its frames and a recipe."""
+        if not isinstance(view, Mapping):
+            raise EcarError("there is no image yet: press Complete it")
+        painting = Painting.of_page(view, self.sides)
+        stage = whole(view.get("stage"), "stage") - 1
+        model = self.studio.pipeline.model
+        name, seed = (chosen._data.get(key) for key in ("name", "seed"))
+        painted = painting.at(stage)
+        settings = Settings.of(model, name, whole(seed, "seed"), painted=painted)
+        check_settings(model, settings)
+        for _ in self.studio.run(settings, visitor(request)):
+            yield {self.banner: ""}
+        number = self.studio.folders.runs(visitor(request))[-1].number
+        yield {self.results: {**view, "kept": f"Run {number} in the tab Runs: {settings}."}}
 
     def at_once(self, live: bool, *wishes: Any) -> Iterator[dict[Any, Any]]:
         """A stroke or another wish: completed at once, if that is wanted."""

@@ -255,6 +255,13 @@ def check_settings(model: ECAR, settings: Settings) -> None:
         model.class_ids(name)
     if len(settings.edits) > MAX_EDITS:
         raise EcarError(f"{len(settings.edits)} edits: use at most {MAX_EDITS}")
+    if settings.painted and not settings.painted.stage < stages - 1:
+        raise EcarError(
+            f"a painting at stage {settings.painted.stage}: use 0 to {stages - 2}, so that a later "
+            "one completes it"
+            if stages > 1
+            else "a painting, and this model has one stage: none is left to complete it"
+        )
     for edit in settings.edits:
         if not _whole(edit.stage, stages - 1):
             raise EcarError(f"an edit at stage {edit.stage!r}: use 0 to {stages - 1}")

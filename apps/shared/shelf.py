@@ -44,12 +44,13 @@ def shelf(first: Path | None = None) -> list[Entry]:
         names = {place.absolute(): name for name, place in named}
         named.insert(0, (names.get(training_of(first).absolute(), label_of(first)), first))
     for name, place in named:
+        problem = ""
         try:
             folder = resolve_checkpoint(place.absolute())
-        except EcarError:
-            continue
+        except EcarError as error:  # a configuration that is none, as a rule
+            folder, problem = place / "final" if (place / "final").is_dir() else place, str(error)
         if folder.resolve() not in found and is_ours(folder):
-            found[folder.resolve()] = Entry(name, folder, about(folder))
+            found[folder.resolve()] = Entry(name, folder, problem or about(folder))
     return list(found.values())[:MOST]
 
 

@@ -96,7 +96,7 @@ def stream(
         EcarError: a class, step count or guidance that the model does not take.
     """
     model = pipeline.model
-    events = pipeline.trace(**settings.trace_arguments(model, dtype))
+    events = settings.events(pipeline, dtype)
     progress = Progress(settings, view=blank_view(pipeline, settings, folder))
     flops = model.flops(
         settings.steps,
@@ -186,14 +186,19 @@ def _save(
 
 
 def _note_costs(progress: Progress, event: TraceEvent, flops: dict[str, list[int]]) -> None:
+    while event.stage > len(progress.costs):  # a painting has taken their place: they cost nothing
+        side = progress.view["stages"][len(progress.costs)]["size"]
+        progress.costs.append(StageCost(side, tokens=0, steps=0))
     if event.stage == len(progress.costs):
+        painted = progress.settings.painted
+        made = painted is None or event.stage > painted.stage
         progress.costs.append(
             StageCost(
                 side=event.latent.shape[-1],
-                tokens=event.token_map.shape[1],
-                steps=event.num_steps,
-                transformer_flops=flops["transformer"][event.stage],
-                head_flops=flops["head"][event.stage],
+                tokens=made * event.token_map.shape[1],
+                steps=made * event.num_steps,
+                transformer_flops=made * flops["transformer"][event.stage],
+                head_flops=made * flops["head"][event.stage],
             )
         )
     cost = progress.costs[event.stage]

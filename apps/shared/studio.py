@@ -233,8 +233,7 @@ class Studio:
         Raises:
             EcarError: settings that the model does not take.
         """
-        model = self.pipeline.model
-        return self.pipeline.trace(**settings.trace_arguments(model, self.dtype), **options)
+        return settings.events(self.pipeline, self.dtype, **options)
 
     def open_in_background(self, at_once: bool = True) -> None:
         """Makes the first image, which a page shows before anybody clicks, after a short one that

@@ -88,11 +88,12 @@ def in_sentences(act: Callable[..., Iterator[dict]]) -> Callable[..., Iterator[d
     @functools.wraps(act)
     def run(self: Any, *given: Any, **named: Any) -> Iterator[dict]:
         stop = getattr(self, "stop", None)
-        offered, withdrawn = (
-            {stop: gr.update(interactive=can)} if stop else {} for can in (True, False)
-        )
+        offered: dict[Any, Any] = {self.banner: ""}
+        last: dict[Any, Any] = {}
+        if stop:
+            offered[stop], last[stop] = gr.update(interactive=True), gr.update(interactive=False)
         with running(stop) as stopped:
-            yield {self.banner: "", **offered}
+            yield offered
             try:
                 with told_when_memory_is_full(), closing(act(self, *given, **named)) as updates:  # ty: ignore[invalid-argument-type]
                     for update in updates:
@@ -100,9 +101,9 @@ def in_sentences(act: Callable[..., Iterator[dict]]) -> Callable[..., Iterator[d
                             break
                         yield update
             except EcarError as error:
-                withdrawn[self.banner] = banner(str(error))
-            if withdrawn:
-                yield withdrawn
+                last[self.banner] = banner(str(error))
+            if last:
+                yield last
 
     return run
 
