@@ -150,7 +150,7 @@ def unreadable(place: str, subfolder: str, error: Exception) -> EcarError:
     words = ", they have another shape than its config.json says" if shape else ""
     if isinstance(error, OSError | SafetensorError):
         words = ", they are missing, cut short or not safetensors"
-    return EcarError(f"the weights in {str(folder)!r} cannot be loaded{words} ({reason}): {remedy}")
+    return EcarError(f"the weights in {str(folder)!r} cannot be loaded{words} ({said}): {remedy}")
 
 
 def bring(network: nn.Module) -> None:
