@@ -30,6 +30,7 @@ from apps.server.delivery import Delivery
 from apps.server.wiring import attach, names_of_environment, prepare
 from apps.shared import programs
 from apps.shared.parts import show_banner, styles, visitor
+from apps.shared.picker import Pages, add_picker
 from apps.shared.studio import Studio
 from apps.shell.shell import TITLE, add_head, add_strip
 from apps.tokenizer.tab import TokenizerTab
@@ -70,30 +71,47 @@ def build(
 
 
 def page_of(studio: Studio) -> gr.Blocks:
-    """The page on a studio."""
+    """The page on a studio, and beside it one for every other checkpoint that there is to choose.
+
+    They are pages of one ``gr.Blocks``: one queue, one set of limits, one login for all.
+    """
     gr.set_static_paths([studio.folders.root])
+    pages = Pages.of(studio)
     # Gradio's own copies of uploads go after an hour; what visitors make lies in their folders.
     with gr.Blocks(analytics_enabled=False, title=TITLE, delete_cache=(3600, 3600)) as page:
-        add_head(studio if studio.problem is None else None)
         if studio.problem is None:
-            programs.register(studio)  # first: a tab's own event of that name would take it
-            add_strip(studio)
-            # "wrap": Gradio then hides no tab in a menu; on narrow screens shell.css scrolls them.
-            with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
-                parts: dict[str, Any] = {}
-                opened: dict[str, gr.Tab] = {}
-                for name, kind in TABS:
-                    with gr.Tab(name, id=name.lower()) as opened[name]:
-                        parts[name] = kind(studio)
-                        parts[name].wire(page)
-            parts["All classes"].open_into(tabs, parts["Generate"])
-            share_current(page, tabs, opened, parts)
-            page.unload(leaver(studio))
-            studio.open_in_background()
-        else:
-            show_banner(f"{studio.problem}. {NO_CHECKPOINT}")
+            programs.register(pages)  # first: a tab's own event of that name would take it
+        fill(page, studio, pages, "")
+        page.unload(leaver(studio))
+    for path, (entry, other) in pages.others.items():
+        with page.route(entry.name, path, show_in_navbar=False):
+            fill(page, other, pages, path)
     page.queue()
     return page
+
+
+def fill(page: gr.Blocks, studio: Studio, pages: Pages, path: str) -> None:
+    """What one page shows; ``path`` is its place in the address."""
+    add_head(studio if studio.problem is None else None)
+    if studio.problem is not None:
+        add_picker(page, pages, path, None)
+        show_banner(f"{studio.problem}. {NO_CHECKPOINT}")
+        return
+    place = gr.Column()  # above the tabs, though it has to know their controls
+    add_strip(studio)
+    # "wrap": Gradio then hides no tab in a menu; on narrow screens shell.css scrolls them.
+    with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
+        parts: dict[str, Any] = {}
+        opened: dict[str, gr.Tab] = {}
+        for name, kind in TABS:
+            with gr.Tab(name, id=name.lower()) as opened[name]:
+                parts[name] = kind(studio)
+                parts[name].wire(page)
+    parts["All classes"].open_into(tabs, parts["Generate"])
+    share_current(page, tabs, opened, parts)
+    with place:
+        add_picker(page, pages, path, parts["Generate"].controls)
+    studio.open_in_background(at_once=not path)
 
 
 def share_current(

@@ -19,7 +19,7 @@ from torch import nn
 
 from ecar_lab.arguments import as_dtype, whole_number
 from ecar_lab.bounds import BoundedConfig
-from ecar_lab.errors import EcarError
+from ecar_lab.errors import EcarError, reason
 from ecar_lab.files import as_folder, resolve_checkpoint, verify_checksums
 from ecar_lab.schema import short
 
@@ -136,10 +136,10 @@ def is_hub_id(place: Any) -> bool:
 
 def unreadable(place: str, subfolder: str, error: Exception) -> EcarError:
     """The sentence for a network that diffusers could not load."""
-    reason = first_sentence(error)
+    said = reason(error)
     if is_hub_id(place):
         return EcarError(
-            f"{place!r} is no folder, and the Hub gives no network of that name ({reason}): "
+            f"{place!r} is no folder, and the Hub gives no network of that name ({said}): "
             "check the spelling and the network, or give a folder"
         )
     folder = Path(place) / subfolder
@@ -150,13 +150,7 @@ def unreadable(place: str, subfolder: str, error: Exception) -> EcarError:
     words = ", they have another shape than its config.json says" if shape else ""
     if isinstance(error, OSError | SafetensorError):
         words = ", they are missing, cut short or not safetensors"
-    return EcarError(f"the weights in {str(folder)!r} cannot be loaded{words} ({reason}): {remedy}")
-
-
-def first_sentence(error: Exception) -> str:
-    """The first line of an error's message, without its full stop."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip().rstrip(".:")[:200]
+    return EcarError(f"the weights in {str(folder)!r} cannot be loaded{words} ({said}): {remedy}")
 
 
 def bring(network: nn.Module) -> None:

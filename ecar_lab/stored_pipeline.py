@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 
 import ecar_lab.tokenizer  # noqa: F401  where saved tokenizers say that their classes live
 from ecar_lab.arguments import DTYPES, as_dtype, check_keywords
-from ecar_lab.errors import EcarError
+from ecar_lab.errors import EcarError, reason
 from ecar_lab.files import as_folder, resolve_checkpoint, write_checksums, write_error
 from ecar_lab.schema import short
-from ecar_lab.stored import AGAIN, WEIGHTS, check_saving, find_pipeline, first_sentence
+from ecar_lab.stored import AGAIN, WEIGHTS, check_saving, find_pipeline
 
 TOKENIZER_HASH = "_tokenizer_hash"  # in the model's config
 # What from_pretrained of diffusers takes and means something for two networks in a folder.
@@ -94,8 +94,7 @@ class StoredPipeline(DiffusionPipeline):
             named = sorted(set(asked) - {"dtype", "torch_dtype"})
             remedy = f"leave out {', '.join(named)}, or {AGAIN}" if named else AGAIN
             raise EcarError(
-                f"the checkpoint {str(folder)!r} cannot be loaded ({first_sentence(error)}): "
-                f"{remedy}"
+                f"the checkpoint {str(folder)!r} cannot be loaded ({reason(error)}): {remedy}"
             ) from error
 
     @classmethod
@@ -147,7 +146,7 @@ class StoredPipeline(DiffusionPipeline):
                 self.push_to_hub(kwargs.pop("repo_id", folder.name), variant=variant, **kwargs)
             except OSError as error:
                 raise EcarError(
-                    f"{str(folder)!r} is saved but not on the Hub ({first_sentence(error)}): "
+                    f"{str(folder)!r} is saved but not on the Hub ({reason(error)}): "
                     "go online and log in, or leave push_to_hub out"
                 ) from error
 
@@ -171,7 +170,7 @@ class StoredPipeline(DiffusionPipeline):
         except (RuntimeError, AssertionError, TypeError, ValueError) as error:
             place = ", ".join(map(str, [*args, *kwargs.values()]))
             raise EcarError(
-                f"the pipeline cannot go to {place} ({first_sentence(error)}): use cpu, a GPU that "
+                f"the pipeline cannot go to {place} ({reason(error)}): use cpu, a GPU that "
                 "torch sees, and float32, bfloat16 or float16"
             ) from error
 
@@ -184,9 +183,7 @@ class StoredPipeline(DiffusionPipeline):
         try:
             super().enable_model_cpu_offload(*args, **kwargs)
         except (RuntimeError, ValueError) as error:
-            raise EcarError(
-                f"{first_sentence(error)}: without a GPU leave this call out"
-            ) from error
+            raise EcarError(f"{reason(error)}: without a GPU leave this call out") from error
 
     def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
         """Not here: the model is not called as a whole, which is what moves its weights.

@@ -15,8 +15,8 @@ let axis = "seconds";
 let end = 1; // of the axis
 let at = 0; // the place on the axis
 let playing = false;
-let stopped = false; // what still arrives of a stopped run is not shown
 
+const idle = props.value.status;
 const status = make("p", "status", "", root);
 const spoken = make("p", "spoken", "", root);
 spoken.setAttribute("aria-live", "polite");
@@ -282,12 +282,13 @@ function dress() {
 
 async function receive() {
   const newest = props.value;
-  if (!newest || stopped) return;
+  if (!newest) return;
   if (!newest.lanes) {
-    say(newest.status);
+    if (!stopping(name)) say(newest.status);
     return;
   }
   if (view?.run === newest.run) return;
+  root.classList.remove("waiting");
   view = newest;
   build();
   stage.hidden = false;
@@ -301,7 +302,7 @@ async function receive() {
   });
   const run_ = view.run;
   await Promise.allSettled(loaded);
-  if (stopped || view.run !== run_) return;
+  if (view.run !== run_) return;
   if (calm.matches) {
     seek(end);
     spoken.textContent = status.textContent;
@@ -315,15 +316,13 @@ function say(text) {
 
 document.addEventListener("ecar:wait", (event) => {
   if (event.detail !== name) return;
-  stopped = false;
   playing = false;
   stage.hidden = true;
-  say("Waiting for the model …");
 });
-document.addEventListener("ecar:stop", (event) => {
-  if (event.detail !== name) return;
-  stopped = true;
-  say("Stopped.");
+awaits(root, status, (cut) => {
+  if (cut) say("Stopped.");
+  else if (view) (stage.hidden = false), show(at, true);
+  else say(idle);
 });
 new MutationObserver(dress).observe(element.closest(".gradio-container") ?? document.body, {
   childList: true,

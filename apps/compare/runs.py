@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from apps.server.turns import paced
 from apps.shared.inline import picture_url
 from apps.shared.settings import Settings
-from apps.shared.stream import INTERVAL
+from apps.shared.stream import PAUSE
 from apps.shared.studio import Studio
 from ecar_lab.baselines import DiT, build, load_pipeline, make_pipeline
 from ecar_lab.benchmark.timing import seconds_of
@@ -62,7 +63,6 @@ class Rival:
         checkpoint = studio.checkpoint.resolve()
         beside = checkpoint.with_name(f"{checkpoint.name}-dit")
         self.folder = beside if (beside / "model_index.json").is_file() else None
-        self._contender: Contender | None = None
         self._lock = threading.Lock()
 
     @property
@@ -80,16 +80,17 @@ class Rival:
             return self.studio.defaults().guidance[0]
 
     def get(self) -> Contender:
-        """The DiT, on the studio's device.
+        """The DiT, on the studio's device. It is held together with the studio's own model.
 
         Raises:
             EcarError: the checkpoint beside is damaged, no DiT, or made for other images.
         """
+        beside = self.studio.loaded.beside
         with self._lock:
-            if self._contender is None:
-                self._contender = self._load() if self.folder else self._build()
-                self._contender.pipeline.to(self.studio.device)
-            return self._contender
+            if "dit" not in beside:
+                beside["dit"] = self._load() if self.folder else self._build()
+                beside["dit"].pipeline.to(self.studio.device)
+            return beside["dit"]
 
     def _load(self) -> Contender:
         assert self.folder is not None
@@ -175,7 +176,8 @@ def compare(
         EcarError: settings that a model does not take, a DiT that cannot be loaded.
     """
     label = str(settings)
-    studio.opening()  # the first image may still be in the making, and would take our time
+    while not studio.is_opened(PAUSE):  # the first image is in the making, and would take our time
+        yield Moment("The first image is awaited …")
     kind = "The DiT is loaded" if rival.trained else "A DiT of the same size is built"
     yield Moment(f"{kind} …")
     dit = rival.get()
@@ -194,12 +196,11 @@ def compare(
     )
     for lane, (warm_up, run) in zip(lanes, runs, strict=True):
         yield Moment(f"{lane.contender.name} is warmed up …")
-        for _ in warm_up:
-            pass
+        with closing(warm_up):
+            yield from telling(warm_up, f"{lane.contender.name} is warmed up …")
         yield from timed(lane, run)
-    yield Moment("The frames are drawn …")
     for lane in lanes:
-        draw(lane, studio.colours, folder)
+        yield from telling(draw(lane, studio.colours, folder), "The frames are drawn …")
     view = {
         "run": folder.name,
         "title": label,
@@ -210,7 +211,7 @@ def compare(
 
 def dit_trace(
     studio: Studio, dit: Contender, settings: Settings, steps: int, guidance: float
-) -> Iterator[TraceEvent]:
+) -> Generator[TraceEvent]:
     """The DiT's events for the class, the seed and the solver of ``settings``; a few-step head's
     flow map is no solver of a DiT, which then takes its own."""
     return paced(
@@ -225,25 +226,37 @@ def dit_trace(
     )
 
 
-def timed(lane: Lane, run: Iterator[TraceEvent]) -> Iterator[Moment]:
+def telling(work: Iterable[Any], status: str) -> Iterator[Moment]:
+    """Goes through the work and says so at its beginning and now and then: where something is told
+    a run can be stopped."""
+    told = -float("inf")
+    for _ in work:
+        if time.perf_counter() - told >= PAUSE:
+            yield Moment(status)
+            told = time.perf_counter()
+
+
+def timed(lane: Lane, run: Generator[TraceEvent]) -> Iterator[Moment]:
     """Takes in a run's events; says now and then where it is, outside of the measured time."""
     told = time.perf_counter()
-    for event in run:
-        lane.events.append(event)
-        now = time.perf_counter()
-        if now - told >= 5 * INTERVAL:
-            told = now
-            stage = f"stage {event.stage + 1}, " if event.num_stages > 1 else ""
-            where = f"{stage}step {event.step} of {event.num_steps}"
-            yield Moment(f"{lane.contender.name} runs: {where} …")
+    with closing(run):
+        for event in run:
+            lane.events.append(event)
+            now = time.perf_counter()
+            if now - told >= PAUSE:
+                told = now
+                stage = f"stage {event.stage + 1}, " if event.num_stages > 1 else ""
+                where = f"{stage}step {event.step} of {event.num_steps}"
+                yield Moment(f"{lane.contender.name} runs: {where} …")
 
 
 # -- frames ----------------------------------------------------------------------------------------
 
 
-def draw(lane: Lane, colours: LatentColours, folder: Path) -> None:
+def draw(lane: Lane, colours: LatentColours, folder: Path) -> Iterator[None]:
     """Draws a lane's frames and writes its finished image; of an untrained model there is nothing
-    to show."""
+    to show. Yields between two pieces of work."""
+    yield
     seconds, flops = 0.0, 0
     for event in lane.events:
         seconds, flops = seconds + event.seconds, flops + event.flops
@@ -261,20 +274,25 @@ def draw(lane: Lane, colours: LatentColours, folder: Path) -> None:
     finished = decode(tokenizer, last)  # once more than needed: the first call is slower
     decodings = (seconds_of(lambda: decode(tokenizer, last), tokenizer.device) for _ in range(3))
     lane.decoder = min(decodings)
+    yield
     if not lane.contender.trained:
         return
     begin = time.perf_counter()
     name = lane.contender.name.lower()
     cheap = lane.decoder * len(lane.events) <= LONGEST_DECODING
-    pictures = (
-        decoded_estimates(lane) if cheap else [colours(e.clean_estimate) for e in lane.events]
-    )
+    pictures: list[Tensor] = []
+    for batch in estimates(lane) if cheap else ():
+        pictures += batch
+        yield
+    if not cheap:
+        pictures = [colours(event.clean_estimate) for event in lane.events]
     pictures[-1] = finished
     for number, (frame, event) in enumerate(zip(lane.frames, lane.events, strict=True)):
         shown = {"noisy": colours(event.latent), "clean": pictures[number]}
         for row, picture in shown.items():
             frame[row] = picture_url(picture)
         frame["decoded"] = cheap or event is lane.events[-1]
+        yield
     lane.image = folder / f"{name}.png"
     picture = to_pil(finished)[0]
     factor = max(1, SMALLEST_FINAL // picture.width)
@@ -282,17 +300,16 @@ def draw(lane: Lane, colours: LatentColours, folder: Path) -> None:
     lane.watching = time.perf_counter() - begin
 
 
-def decoded_estimates(lane: Lane) -> list[Tensor]:
+def estimates(lane: Lane) -> Iterator[Sequence[Tensor]]:
     """The clean estimate of every event through the tokenizer; several of a size at once."""
-    pictures: list[Tensor] = []
     batch: list[Tensor] = []
     tokenizer = lane.contender.pipeline.tokenizer
     for event in lane.events:
         if batch and (len(batch) == BATCH or batch[0].shape != event.clean_estimate.shape):
-            pictures += decode(tokenizer, torch.cat(batch)).split(1)
+            yield decode(tokenizer, torch.cat(batch)).split(1)
             batch = []
         batch.append(event.clean_estimate)
-    return pictures + list(decode(tokenizer, torch.cat(batch)).split(1))
+    yield decode(tokenizer, torch.cat(batch)).split(1)
 
 
 def lane_view(lane: Lane) -> dict[str, Any]:

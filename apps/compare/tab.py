@@ -12,20 +12,15 @@ from apps.compare.runs import UNTRAINED, Moment, Rival, compare
 from apps.compare.views import result_table
 from apps.shared.parts import (
     MAX_GUIDANCE,
-    PRIVATE,
-    QUEUE,
     RunControls,
-    banner,
-    let_stop,
-    run_buttons,
+    Slider,
     script,
     show_banner,
-    tell,
 )
 from apps.shared.parts import visitor as visitor_of
 from apps.shared.settings import number, whole
 from apps.shared.studio import Studio
-from ecar_lab.device import told_when_memory_is_full
+from apps.shared.waiting import in_sentences, let_stop, press
 from ecar_lab.errors import EcarError
 
 LANES = "compare-lanes"
@@ -58,10 +53,10 @@ class Compare:
             with gr.Column(scale=3, min_width=270, elem_id="compare-controls"):
                 self.controls = RunControls(studio, "compare")
                 guidance = self.rival.default_guidance
-                self.dit_steps = gr.Slider(
+                self.dit_steps = Slider(
                     1, MAX_DIT_STEPS, DIT_STEPS, step=1, label="Steps, DiT", elem_id="dit-steps"
                 )
-                self.dit_guidance = gr.Slider(
+                self.dit_guidance = Slider(
                     0.0,
                     max(MAX_GUIDANCE, guidance),
                     guidance,
@@ -115,44 +110,32 @@ class Compare:
         """Connects clicks to what they do."""
         shown: list[Any] = [self.lanes, self.frame, self.pictures, self.table, self.controls.seed]
         shown += [self.banner, self.go, self.stop]
-        self.made = self.go.click(
-            self.run,
-            [*self.controls.inputs, self.dit_steps, self.dit_guidance],
-            shown,
-            js=tell("wait", LANES),
-            **PRIVATE,
-            **QUEUE,
-        )
-        let_stop(self.made, self.go, self.stop, LANES)
+        self.made = press(
+            self.go, self.run, [*self.controls.inputs, self.dit_steps, self.dit_guidance], shown,
+            LANES,
+        )  # fmt: skip
+        let_stop(self.stop, LANES)
 
+    @in_sentences
     def run(self, request: gr.Request, *values: Any) -> Iterator[dict]:
         """One click on Compare."""
-        yield {self.banner: "", **run_buttons(self.go, self.stop, running=True)}
-        visitor = visitor_of(request)
+        *own, dit_steps, dit_guidance = values
+        settings = self.controls.settings(*own)
+        steps = whole(dit_steps, "steps of the DiT")
+        if not 1 <= steps <= MAX_DIT_STEPS:
+            raise EcarError(f"{steps} steps of the DiT: use 1 to {MAX_DIT_STEPS}")
+        guidance = number(dit_guidance, "guidance of the DiT")
+        folder = self.studio.folders.new_run(visitor_of(request), "compare")
+        first: dict[Any, Any] = {self.controls.seed: settings.seed}
         try:
-            *own, dit_steps, dit_guidance = values
-            settings = self.controls.settings(*own)
-            if not 1 <= whole(dit_steps, "steps") <= MAX_DIT_STEPS:
-                raise EcarError(f"{dit_steps} steps of the DiT: use 1 to {MAX_DIT_STEPS}")
-            folder = self.studio.folders.new_run(visitor, "compare")
-            first: dict[Any, Any] = {self.controls.seed: settings.seed}
-            try:
-                with told_when_memory_is_full():
-                    for moment in compare(
-                        self.studio, self.rival, settings, whole(dit_steps, "steps"),
-                        number(dit_guidance, "guidance"), folder,
-                    ):  # fmt: skip
-                        yield {**first, **self._update(moment)}
-                        first = {}
-            except FileNotFoundError:  # the visitor has left, and with them the folder
-                if folder.exists():
-                    raise
-            finally:
-                self.studio.folders.close_run(folder)
-        except EcarError as error:
-            gr.Warning(str(error))
-            yield {self.banner: banner(str(error)), self.lanes: {"status": "Nothing was compared."}}
-        yield run_buttons(self.go, self.stop)
+            for moment in compare(self.studio, self.rival, settings, steps, guidance, folder):
+                yield {**first, **self._update(moment)}
+                first = {}
+        except FileNotFoundError:  # the visitor has left, and with them the folder
+            if folder.exists():
+                raise
+        finally:
+            self.studio.folders.close_run(folder)
 
     def _update(self, moment: Moment) -> dict:
         if moment.view is None:

@@ -12,20 +12,16 @@ from apps.generate.views import cost_table
 from apps.shared.current import CurrentRun
 from apps.shared.parts import (
     PRIVATE,
-    QUEUE,
     RunControls,
     banner,
-    let_stop,
     player,
-    run_buttons,
     show_banner,
-    tell,
     visitor,
 )
 from apps.shared.settings import Settings
 from apps.shared.stream import Progress, blank_view
 from apps.shared.studio import Studio
-from ecar_lab.errors import EcarError
+from apps.shared.waiting import in_sentences, let_stop, press
 
 PLAYER = "generate-player"
 # Tabs that look further at a run.
@@ -89,23 +85,16 @@ class Generate:
         shown: list[Any] = [self.player, self.picture, self.costs, self.controls.seed]
         shown += [self.banner, self.go, self.stop]
         opened = page.load(self.open, None, shown, concurrency_limit=None, **PRIVATE)
-        made = self.go.click(
-            self.run,
-            [self.changes, *self.controls.inputs],
-            shown,
-            js=tell("wait", PLAYER),
+        made = press(
+            self.go, self.run, [self.changes, *self.controls.inputs], shown, PLAYER,
             cancels=[opened],
-            **PRIVATE,
-            **QUEUE,
-        )
-        let_stop(made, self.go, self.stop, PLAYER)
+        )  # fmt: skip
+        let_stop(self.stop, PLAYER)
         self.current.after(made)
         self.plain.click(
             lambda: self._show_changes(None), None, [self.changes, self.changed, self.words],
             queue=False, **PRIVATE,
         )  # fmt: skip
-        # After a sentence in place of an image, too, the player waits no longer.
-        made.then(None, js=tell("stop", PLAYER), **PRIVATE)
 
     def open(self) -> dict:
         """What a visitor sees before the first click: an image that the model made at the start."""
@@ -132,21 +121,16 @@ class Generate:
             self.words: f"<p>Changed on its way: {words}.</p>",
         }
 
+    @in_sentences
     def run(self, request: gr.Request, changes: Settings | None, *values: Any) -> Iterator[dict]:
         """One click on Generate."""
-        yield {self.banner: "", **run_buttons(self.go, self.stop, running=True)}
-        try:
-            settings = self.controls.settings(*values)
-            if changes is not None:
-                settings = settings.changed_as(changes)
-            first: dict[Any, Any] = {self.controls.seed: settings.seed}
-            for progress in self.studio.run(settings, visitor(request), "generate"):
-                yield {**first, **self._update(progress)}
-                first = {}
-        except EcarError as error:
-            gr.Warning(str(error))
-            yield {self.banner: banner(str(error))}
-        yield run_buttons(self.go, self.stop)
+        settings = self.controls.settings(*values)
+        if changes is not None:
+            settings = settings.changed_as(changes)
+        first: dict[Any, Any] = {self.controls.seed: settings.seed}
+        for progress in self.studio.run(settings, visitor(request), "generate"):
+            yield {**first, **self._update(progress)}
+            first = {}
 
     def _update(self, progress: Progress) -> dict:
         update: dict[Any, Any] = {self.player: progress.view, self.costs: cost_table(progress)}

@@ -4,7 +4,8 @@
 // Gradio's HTML component.
 
 const root = element.querySelector(".inspector");
-const name = root.closest("[id]").id;
+const name = root.dataset.name;
+const IDLE = "Press Inspect to open a run.";
 let view = null;
 let weights = []; // per stage: (heads, tokens of the stage, tokens so far), 65535 = 1
 let stages = []; // per stage: what of the page belongs to it
@@ -41,7 +42,7 @@ function choice(parent, legend, options, value, act) {
 
 // -- building ---------------------------------------------------------------------------------------
 
-const status = make("p", "status", "Press Inspect to open a run.", root);
+const status = make("p", "status", IDLE, root);
 const body = make("div", "", "", root);
 const answer = make("p", "answer", "", null);
 answer.setAttribute("aria-live", "polite");
@@ -304,15 +305,9 @@ function receive() {
   if (focus) focusCell(chosen.stage, chosen.token);
 }
 
-document.addEventListener("ecar:wait", (event) => {
-  if (event.detail !== name) return;
-  root.classList.add("waiting");
-  status.textContent = "Waiting for the model …";
-});
-document.addEventListener("ecar:stop", (event) => {
-  if (event.detail !== name) return;
-  root.classList.remove("waiting");
-  status.textContent = view ? `Open: ${view.title}` : "Press Inspect to open a run.";
+awaits(root, status, (cut) => {
+  if (cut) status.textContent = "Stopped.";
+  else status.textContent = view ? `Open: ${view.title}` : IDLE;
 });
 
 watch("value", receive);

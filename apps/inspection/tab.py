@@ -3,6 +3,7 @@ cache saves."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
@@ -10,18 +11,15 @@ import gradio as gr
 from apps.inspection.runs import Inspection, Inspections, compare_caches
 from apps.inspection.views import cache_table
 from apps.shared.parts import (
-    LATEST,
     PRIVATE,
-    QUEUE,
     RunControls,
-    script,
-    spoken_errors,
-    tell,
+    piece,
+    show_banner,
     visitor,
 )
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
-from ecar_lab.device import told_when_memory_is_full
+from apps.shared.waiting import follow, in_sentences, press
 from ecar_lab.errors import EcarError
 
 INSPECTOR = "inspect-view"
@@ -45,6 +43,7 @@ class Inspect:
         self.inspections = Inspections(studio)
         layers = len(studio.pipeline.model.transformer.blocks)
         gr.HTML(f"<p>{INTRODUCTION}</p>", elem_classes="introduction")
+        self.banner = show_banner(None, "inspect-banner")
         self.opened = gr.State(None)
         with gr.Row(elem_classes="desk"):
             with gr.Column(scale=3, min_width=270, elem_id="inspect-controls"):
@@ -64,14 +63,10 @@ class Inspect:
                     elem_id="inspect-layer",
                 )
             with gr.Column(scale=10, min_width=330):
-                self.inspector = gr.HTML(
-                    None,
-                    html_template='<div class="inspector" role="group" '
-                    'aria-label="Attention, mask and token maps"></div>',
-                    js_on_load=script("inspection/inspection.js"),
-                    apply_default_css=False,
-                    elem_id=INSPECTOR,
-                )
+                self.inspector = piece(
+                    "inspector", INSPECTOR, "Attention, mask and token maps",
+                    "inspection/inspection.js",
+                )  # fmt: skip
                 gr.HTML(
                     f"<h2>KV cache on and off</h2><p>{CACHE_INTRODUCTION}</p>",
                     elem_classes="cache-head",
@@ -81,86 +76,76 @@ class Inspect:
 
     def wire(self, page: gr.Blocks) -> None:
         """Connects clicks to what they do."""
-        shown = [self.inspector, self.opened, self.cache]
+        shown = [self.inspector, self.banner, self.opened, self.cache]
         page.load(self.open, self.layer, shown, concurrency_limit=None, **PRIVATE)
-        waiting, stopped = tell("wait", INSPECTOR), tell("stop", INSPECTOR)
-        made = [
-            self.go.click(
-                self.inspect,
-                [self.layer, *self.controls.inputs],
-                [*shown, self.controls.seed],
-                js=waiting,
-                **PRIVATE,
-                **QUEUE,
-            ),
-            self.latest.click(
-                self.inspect_latest,
-                [self.layer],
-                [*shown, *self.controls.inputs],
-                js=waiting,
-                **PRIVATE,
-                **QUEUE,
-            ),
-            self.layer.input(
-                self.change_layer,
-                [self.layer, self.opened],
-                shown,
-                js=waiting,
-                **LATEST,
-                **PRIVATE,
-                **QUEUE,
-            ),
-        ]
-        for event in made:
-            event.failure(None, js=stopped, **PRIVATE)
-        self.made = made[0]
-        self.check.click(
+        busy = [self.go, self.latest, self.check]
+        self.made = press(
+            self.go,
+            self.inspect,
+            [self.layer, *self.controls.inputs],
+            [*shown, self.controls.seed],
+            INSPECTOR,
+            busy=busy,
+        )
+        press(
+            self.latest,
+            self.inspect_latest,
+            [self.layer],
+            [*shown, *self.controls.inputs],
+            INSPECTOR,
+            busy=busy,
+        )
+        follow(self.layer.input, self.change_layer, [self.layer, self.opened], shown, INSPECTOR)
+        press(
+            self.check,
             self.check_cache,
             [self.layer, self.opened],
-            self.cache,
-            api_visibility="private",
-            **QUEUE,
+            [self.cache, self.banner],
+            INSPECTOR,
+            busy=busy,
         )
 
-    def open(self, layer: int) -> dict[Any, Any]:
+    @in_sentences
+    def open(self, layer: int) -> Iterator[dict[Any, Any]]:
         """What a visitor sees first: the run that all see first."""
-        if self.studio.opening() is None:
-            return {self.opened: None}
-        with spoken_errors():
-            return self._update(self.inspections.open(self.studio.defaults(), layer, None), layer)
+        if self.studio.opening() is not None:
+            first = self.studio.defaults()
+            yield self._update(self.inspections.open(first, layer, None), layer)
 
-    def inspect(self, request: gr.Request, layer: int, *values: Any) -> dict[Any, Any]:
+    @in_sentences
+    def inspect(self, request: gr.Request, layer: int, *values: Any) -> Iterator[dict[Any, Any]]:
         """Opens the run that the controls say."""
-        with spoken_errors(), told_when_memory_is_full():
-            settings = self.controls.settings(*values)
-            found = self.inspections.open(settings, layer, visitor(request))
-        return {**self._update(found, layer), self.controls.seed: settings.seed}
+        settings = self.controls.settings(*values)
+        found = self.inspections.open(settings, layer, visitor(request))
+        yield {**self._update(found, layer), self.controls.seed: settings.seed}
 
-    def inspect_latest(self, request: gr.Request, layer: int) -> dict[Any, Any]:
+    @in_sentences
+    def inspect_latest(self, request: gr.Request, layer: int) -> Iterator[dict[Any, Any]]:
         """Opens the visitor's latest run, whatever was changed in it."""
-        with spoken_errors(), told_when_memory_is_full():
-            runs = self.studio.folders.runs(visitor(request))
-            if not runs:
-                raise EcarError(NO_RUN)
-            settings = runs[-1].settings
-            found = self.inspections.open(settings, layer, visitor(request))
-        return {**self._update(found, layer), **self.controls.show(settings)}
+        runs = self.studio.folders.runs(visitor(request))
+        if not runs:
+            raise EcarError(NO_RUN)
+        settings = runs[-1].settings
+        found = self.inspections.open(settings, layer, visitor(request))
+        yield {**self._update(found, layer), **self.controls.show(settings)}
 
+    @in_sentences
     def change_layer(
         self, request: gr.Request, layer: int, opened: Settings | None
-    ) -> dict[Any, Any]:
+    ) -> Iterator[dict[Any, Any]]:
         """The attention of another layer of the run in sight."""
-        with spoken_errors(), told_when_memory_is_full():
-            settings = opened or self.studio.defaults()
-            found = self.inspections.open(settings, layer, visitor(request))
-        return {self.inspector: found.view(layer), self.opened: settings}
+        settings = opened or self.studio.defaults()
+        found = self.inspections.open(settings, layer, visitor(request))
+        yield {self.inspector: found.view(layer), self.opened: settings}
 
-    def check_cache(self, request: gr.Request, layer: int, opened: Settings | None) -> str:
+    @in_sentences
+    def check_cache(
+        self, request: gr.Request, layer: int, opened: Settings | None
+    ) -> Iterator[dict[Any, Any]]:
         """The transformer with and without its cache, on the run in sight."""
-        with spoken_errors():
-            settings = opened or self.studio.defaults()
-            found = self.inspections.open(settings, layer, visitor(request))
-            return cache_table(compare_caches(self.studio, found))
+        settings = opened or self.studio.defaults()
+        found = self.inspections.open(settings, layer, visitor(request))
+        yield {self.cache: cache_table(compare_caches(self.studio, found))}
 
     def _update(self, found: Inspection, layer: int) -> dict[Any, Any]:
         return {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gradio as gr
 
 from apps.intervene.runs import FEWEST, MOST
-from apps.shared.parts import script
-from apps.shared.settings import MAX_SEED
+from apps.shared.parts import Slider, piece, seed_field
 from apps.shared.studio import Studio
 
+SCRIPTS = ("shared/grid.js", "intervene/intervene.js")
 FORK = "Keeps the stages up to the one chosen and draws new noise for all later ones."
 CLASS = "From the chosen stage on another class is wanted."
 PAINT = (
@@ -20,17 +20,6 @@ RENOISE = (
     "Between stages the latent is upsampled: every pixel becomes a block, its noise too. Fresh "
     "noise breaks the blocks up. Leave it out, and they stay."
 )
-
-
-def piece(kind: str, elem_id: str, label: str) -> gr.HTML:
-    """The ``painter`` or the ``results``: see intervene.js."""
-    return gr.HTML(
-        None,
-        html_template=f'<div class="{kind}" role="group" aria-label="{label}"></div>',
-        js_on_load=script("intervene/intervene.js"),
-        apply_default_css=False,
-        elem_id=elem_id,
-    )
 
 
 class Interventions:
@@ -54,14 +43,7 @@ class Interventions:
 
     @staticmethod
     def _seed(value: int, label: str, name: str) -> gr.Number:
-        return gr.Number(
-            value,
-            precision=0,
-            minimum=0,
-            maximum=MAX_SEED,
-            label=label,
-            elem_id=f"intervene-{name}",
-        )
+        return seed_field(value, label, f"intervene-{name}")
 
     @staticmethod
     def _button(text: str, name: str) -> gr.Button:
@@ -74,7 +56,7 @@ class Interventions:
                 self.fork_stage = self._stage_radio(
                     0, self.stages - 1, 0, "Fork after stage", "fork-stage"
                 )
-                self.fork_count = gr.Slider(
+                self.fork_count = Slider(
                     FEWEST, MOST, 6, step=1, label="Variants", elem_id="intervene-count"
                 )
                 self.fork_seed = self._seed(1, "First seed of the variants", "fork-seed")
@@ -98,7 +80,7 @@ class Interventions:
             gr.HTML(f"<p>{PAINT}</p>")
             with gr.Row():
                 with gr.Column(min_width=280):
-                    self.painter = piece("painter", "intervene-painter", "Painter")
+                    self.painter = piece("painter", "intervene-painter", "Painter", *SCRIPTS)
                 with gr.Column(min_width=280):
                     self.paint_stage = self._stage_radio(
                         0, self.stages, 0, "Latent of stage", "paint-stage"

@@ -3,8 +3,6 @@
 // of the two this is, its template says.
 
 const root = element.querySelector(".painter, .results");
-const name = root.closest("[id]").id;
-
 
 // -- results ----------------------------------------------------------------------------------------
 
@@ -13,9 +11,19 @@ function results() {
   status.setAttribute("aria-live", "polite");
   const body = make("div", "body", "", root);
 
+  let view = null; // the last that was more than a word on the way
+
   function show() {
+    if (props.value?.status) {
+      if (!stopping(root.dataset.name)) status.textContent = props.value.status;
+      return;
+    }
+    view = props.value;
     root.classList.remove("waiting");
-    const view = props.value;
+    draw();
+  }
+
+  function draw() {
     if (!view || !view.groups) {
       status.textContent = "Nothing yet: choose an intervention above.";
       return;
@@ -40,14 +48,7 @@ function results() {
     }
   }
 
-  document.addEventListener("ecar:wait", (event) => {
-    if (event.detail !== name) return;
-    root.classList.add("waiting");
-    status.textContent = "Waiting for the model …";
-  });
-  document.addEventListener("ecar:stop", (event) => {
-    if (event.detail === name) show();
-  });
+  awaits(root, status, (cut) => (cut ? (status.textContent = "Stopped.") : draw()));
   watch("value", show);
   show();
 }
@@ -61,13 +62,11 @@ function painter() {
   const frame = make("div", "frame", "", root);
   const picture = make("img", "", "", frame);
   const grid = make("div", "grid", "", frame);
-  grid.setAttribute("role", "grid");
   grid.setAttribute("aria-multiselectable", "true");
   let side = 0;
   let cells = [];
   let marked = [];
-  let brush = null; // what a stroke puts down: true, false, or null between strokes
-  let last = 0; // the cell that the stroke has come to
+  let brush = true; // what a stroke puts down
   let sent = ""; // the mask as it was last handed on
 
   function button(text, act) {
@@ -101,101 +100,17 @@ function painter() {
     const on = marked[index];
     cell.classList.toggle("on", on);
     cell.setAttribute("aria-selected", on);
-    const place = `Row ${Math.floor(index / side) + 1}, column ${(index % side) + 1}`;
-    cell.setAttribute("aria-label", `${place}: ${on ? "painted" : "not painted"}`);
+    cell.setAttribute("aria-label", `${placeOf(index, side)}: ${on ? "painted" : "not painted"}`);
   }
 
-  function paint(index, on) {
-    if (marked[index] === on) return;
-    marked[index] = on;
-    draw(index);
-  }
-
-  // A fast hand is seen in few places: the cells between two of them belong to the stroke.
-  function stroke(index) {
-    const [x, y] = [index % side, Math.floor(index / side)];
-    const [fromX, fromY] = [last % side, Math.floor(last / side)];
-    const steps = Math.max(1, Math.abs(x - fromX), Math.abs(y - fromY));
-    for (let step = 1; step <= steps; step++) {
-      const across = Math.round(fromX + ((x - fromX) * step) / steps);
-      const down = Math.round(fromY + ((y - fromY) * step) / steps);
-      paint(down * side + across, brush);
-    }
-    last = index;
-  }
-
-  function rove(index) {
-    cells.forEach((cell, other) => (cell.tabIndex = other === index ? 0 : -1));
-    cells[index].focus({ preventScroll: true });
-  }
-
-  function build() {
-    grid.replaceChildren();
-    grid.style.gridTemplate = `repeat(${side}, 1fr) / repeat(${side}, 1fr)`;
-    cells = [];
-    for (let y = 0; y < side; y++) {
-      const line = make("div", "line", "", grid);
-      line.setAttribute("role", "row");
-      for (let x = 0; x < side; x++) {
-        const cell = make("div", "cell", "", line);
-        cell.setAttribute("role", "gridcell");
-        cell.dataset.index = cells.length;
-        cell.tabIndex = cells.length ? -1 : 0;
-        cells.push(cell);
-      }
-    }
-  }
-
-  // Under a finger events stay with the cell touched first, so the place is asked for.
-  function cellAt(event) {
-    const cell = document.elementFromPoint(event.clientX, event.clientY)?.closest(".cell");
-    return cell && grid.contains(cell) ? Number(cell.dataset.index) : null;
-  }
-
-  grid.addEventListener("pointerdown", (event) => {
-    const index = cellAt(event);
-    if (index === null || event.button) return;
-    event.preventDefault();
-    grid.setPointerCapture(event.pointerId);
-    brush = !marked[index];
-    rove(index);
-    paint(index, brush);
-    last = index;
-  });
-  grid.addEventListener("pointermove", (event) => {
-    const index = brush === null ? null : cellAt(event);
-    if (index !== null) stroke(index);
-  });
-  for (const end of ["pointerup", "pointercancel"]) {
-    grid.addEventListener(end, () => {
-      if (brush === null) return;
-      brush = null;
-      hand();
-    });
-  }
-  grid.addEventListener("keydown", (event) => {
-    const cell = event.target.closest(".cell");
-    if (!cell) return;
-    const index = Number(cell.dataset.index);
-    const [x, y] = [index % side, Math.floor(index / side)];
-    const goal = {
-      ArrowLeft: [x - 1, y], ArrowRight: [x + 1, y], ArrowUp: [x, y - 1], ArrowDown: [x, y + 1],
-      Home: [0, y], End: [side - 1, y],
-    }[event.key]; // prettier-ignore
-    if (event.key === "Enter" || event.key === " ") {
-      paint(index, !marked[index]);
-      hand();
-    } else if (goal) {
-      if (Math.min(...goal) >= 0 && Math.max(...goal) < side) {
-        const next = goal[1] * side + goal[0];
-        if (event.shiftKey) {
-          paint(next, marked[index]); // the stroke goes on
-          hand();
-        }
-        rove(next);
-      }
-    } else return;
-    event.preventDefault();
+  const { build } = cellGrid(grid, {
+    press: (index, goesOn) => (brush = goesOn ? marked[index] : !marked[index]),
+    paint(index) {
+      if (marked[index] === brush) return;
+      marked[index] = brush;
+      draw(index);
+    },
+    lift: hand,
   });
 
   function show() {
@@ -207,7 +122,7 @@ function painter() {
     }
     if (value.side !== side) {
       side = value.side;
-      build();
+      cells = build(side);
     }
     marked = [...value.mask.join("")].map((cell) => cell === "1");
     marked.forEach((on, index) => draw(index));

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -103,6 +103,22 @@ def make(studio: Studio, settings: Settings, visitor: str | None) -> Made:
     return record(studio, settings, list(studio.trace(settings)), visitor)
 
 
+Work = Generator[str, None, Made]  # yields where it is, and can be stopped there
+
+
+def making(studio: Studio, settings: Settings, visitor: str | None, name: str) -> Work:
+    """As :func:`make`; ``name`` begins the words on the way.
+
+    Raises:
+        EcarError: settings that the model does not take, no memory.
+    """
+    events = []
+    for event in studio.trace(settings):
+        events.append(event)
+        yield f"{name}: stage {event.stage + 1}, step {event.step} of {event.num_steps} …"
+    return record(studio, settings, events, visitor)
+
+
 def again(studio: Studio, settings: Settings, visitor: str | None) -> Made | None:
     """A run that the visitor has made before with its tensors, which are not kept; None if there is
     none. (A recipe may have been run in a dtype of its own: that is another run.)"""
@@ -129,8 +145,16 @@ class _Replay:
     def tokenizer(self) -> Any:
         return self.pipeline.tokenizer
 
-    def trace(self, *_: Any, **__: Any) -> Iterator[TraceEvent]:
-        return iter(self.events)
+    @property
+    def image_size(self) -> int:
+        return self.pipeline.image_size
+
+    @property
+    def device(self) -> Any:
+        return self.pipeline.device
+
+    def trace(self, *_: Any, start_from: Any = None, **__: Any) -> Iterator[TraceEvent]:
+        return iter(self.events if start_from is None else self.events[1:])
 
 
 def record(
@@ -225,16 +249,3 @@ def with_edit(settings: Settings, edit: Edit) -> Settings:
     if not any("1" in row for row in edit.mask):
         raise EcarError("no cell is painted: paint at least one")
     return dataclasses.replace(settings, edits=(*settings.edits, edit))
-
-
-# -- the fork --------------------------------------------------------------------------------------
-
-
-def run_fork(studio: Studio, variants: Sequence[Settings], visitor: str | None) -> list[Made]:
-    """Runs variants of :func:`forked`, one by one, and records each as a run of its own.
-
-    One batch would be faster, but in float32 an image of a batch may differ from the same image
-    alone by a last bit, and then its recipe would not bring it back. Stages that variants keep are
-    the base's bit for bit all the same: their noise is that of the same seeds.
-    """
-    return [make(studio, settings, visitor) for settings in variants]

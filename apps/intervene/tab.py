@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import gradio as gr
 
 from apps.intervene import runs, views
-from apps.intervene.controls import Interventions, piece
-from apps.intervene.runs import Bases, Made, make
-from apps.shared.parts import LATEST, PRIVATE, QUEUE, RunControls, spoken_errors, tell, visitor
+from apps.intervene.controls import SCRIPTS, Interventions
+from apps.intervene.runs import Bases, Made, making
+from apps.shared.parts import (
+    LATEST,
+    PRIVATE,
+    QUEUE,
+    RunControls,
+    banner,
+    piece,
+    show_banner,
+    visitor,
+)
 from apps.shared.settings import Edit, Settings, seed_of, whole
+from apps.shared.stream import PAUSE
 from apps.shared.studio import Studio
-from ecar_lab.device import told_when_memory_is_full
+from apps.shared.waiting import in_sentences, let_stop, press
 from ecar_lab.doctor.probe import boundary_scores
 from ecar_lab.errors import EcarError
 
@@ -23,6 +34,7 @@ INTRODUCTION = (
     "What does each stage decide? Start from a base image, then change one thing on its way. "
     "Every result is noted among your runs."
 )
+Updates = Iterator[dict[Any, Any]]
 NO_RUN = "you have no run yet: press Generate on the first tab, or Base image here"
 
 
@@ -33,6 +45,7 @@ class Intervene:
         self.studio, self.bases = studio, Bases(studio)
         self.stages = studio.pipeline.model.schedule.num_stages
         gr.HTML(f"<p>{INTRODUCTION}</p>", elem_classes="introduction")
+        self.banner = show_banner(None, "intervene-banner")
         self.base = gr.State(None)  # the settings of the base
         self.made: list[Any] = []  # events after which there is a new run
         with gr.Row(elem_classes="desk"):
@@ -47,22 +60,25 @@ class Intervene:
                     )
             with gr.Column(scale=10, min_width=330):
                 self.tabs = Interventions(studio)
-                self.results = piece("results", RESULTS, "Results")
+                self.stop = gr.Button(
+                    "Stop", variant="stop", size="md", interactive=False, elem_id="intervene-stop"
+                )
+                self.results = piece("results", RESULTS, "Results", *SCRIPTS)
 
     # -- events ------------------------------------------------------------------------------------
 
     def wire(self, page: gr.Blocks) -> None:
         """Connects clicks to what they do."""
         where = [self.tabs.painter, self.tabs.paint_stage, self.tabs.paint_moment]
-        shown = [self.results, self.base, self.tabs.painter, self.controls.seed]
+        told = [self.results, self.banner, self.stop]
+        shown = [*told, self.base, self.tabs.painter, self.controls.seed]
         page.load(self.open, where[1:], shown, concurrency_limit=None, **PRIVATE)
+        tabs = self.tabs
+        busy = [self.go, self.latest, tabs.fork_go, tabs.class_go, tabs.paint_go]
+        busy += [tabs.swap_go, tabs.renoise_go]
 
         def on(button: gr.Button, act: Callable, own: list[Any], outputs: list[Any]) -> None:
-            made = button.click(
-                act, own, outputs, js=tell("wait", RESULTS), **PRIVATE, **QUEUE
-            )  # fmt: skip
-            self.made.append(made)
-            made.failure(None, js=tell("stop", RESULTS), **PRIVATE)
+            self.made.append(press(button, act, own, outputs, RESULTS, busy))
 
         common = [*where, self.base, *self.controls.inputs]
         on(self.go, self.make_base, common, shown)
@@ -88,9 +104,10 @@ class Intervene:
             shown,
         )
         on(self.tabs.renoise_go, self.leave_noise_out, [self.tabs.renoise, *common], shown)
+        let_stop(self.stop, RESULTS)
         for choice in where[1:]:
             choice.input(
-                self.show_painter, [*where, self.base], self.tabs.painter,
+                self.show_painter, [*where, self.base], [self.tabs.painter, self.banner],
                 **LATEST, **PRIVATE, **QUEUE,
             )  # fmt: skip
         self.tabs.action.input(
@@ -105,97 +122,106 @@ class Intervene:
         base = self.bases.of(self.studio.defaults(), None)
         return self._update(base, views.base_view(base), None, stage, moment)
 
-    def make_base(self, request: gr.Request, *common: Any) -> dict[Any, Any]:
+    @in_sentences
+    def make_base(self, request: gr.Request, *common: Any) -> Updates:
         """The image that the controls say."""
-        with spoken_errors(), told_when_memory_is_full():
-            base, where = self._base(request, common)
-            return self._update(base, views.base_view(base), *where)
+        base, where = self._base(request, common)
+        yield self._update(base, views.base_view(base), *where)
 
-    def latest_as_base(self, request: gr.Request, *where: Any) -> dict[Any, Any]:
+    @in_sentences
+    def latest_as_base(self, request: gr.Request, *where: Any) -> Updates:
         """The visitor's latest run, whatever was changed in it."""
-        with spoken_errors(), told_when_memory_is_full():
-            recent = self.studio.folders.runs(visitor(request))
-            if not recent:
-                raise EcarError(NO_RUN)
-            base = self.bases.of(recent[-1].settings, visitor(request))
-            update = self._update(base, views.base_view(base), *where)
-        return {**update, **self.controls.show(base.settings)}
+        recent = self.studio.folders.runs(visitor(request))
+        if not recent:
+            raise EcarError(NO_RUN)
+        base = self.bases.of(recent[-1].settings, visitor(request))
+        update = self._update(base, views.base_view(base), *where)
+        yield {**update, **self.controls.show(base.settings)}
 
     def show_painter(
         self, request: gr.Request, painter: dict | None, stage: int, moment: str, base: Settings
-    ) -> dict[str, Any]:
-        """Another latent to paint on."""
-        with spoken_errors(), told_when_memory_is_full():
-            made = self.bases.of(base or self.studio.defaults(), visitor(request))
-            return views.painter_view(made, stage, moment, (painter or {}).get("mask"))
-
-    def fork(
-        self, request: gr.Request, stage: int | None, count: float, seed: float, *common: Any
     ) -> dict[Any, Any]:
-        """Variants that share the stages so far."""
-        with spoken_errors(), told_when_memory_is_full():
-            stage = runs.check_later(stage, self.stages, "a fork")
-            base, where = self._base(request, common)
-            settings = runs.forked(base.settings, stage, whole(count, "count"), seed_of(seed))
-            made = runs.run_fork(self.studio, settings, visitor(request))
-            self._keep(request, *made)
-            return self._update(base, views.fork_view(base, stage, made), *where)
+        """Another latent to paint on."""
+        settings = base or self.studio.defaults()
+        try:
+            made = self.bases.of(settings, visitor(request))
+        except EcarError as error:
+            return {self.banner: banner(str(error))}
+        mask = (painter or {}).get("mask")
+        return {self.tabs.painter: views.painter_view(made, stage, moment, mask)}
 
+    @in_sentences
+    def fork(
+        self, request: gr.Request, stage: int | None, count: Any, seed: Any, *common: Any
+    ) -> Updates:
+        """Variants that share the stages so far; each is shown when it is there."""
+        stage = runs.check_later(stage, self.stages, "a fork")
+        count, seed = whole(count, "variants"), seed_of(seed)
+        base, where = self._base(request, common)
+        settings = runs.forked(base.settings, stage, count, seed)
+        made: list[Made] = []
+        # One batch would be faster, but in float32 an image of a batch may differ from the same
+        # image alone by a last bit, and then its recipe would not bring it back.
+        for number, one in enumerate(settings, 1):
+            name = f"Variant {number} of {count}"
+            work = making(self.studio, one, visitor(request), name)
+            made.append((yield from self._words(work)))
+            yield {self.results: views.fork_view(base, stage, made, count)}
+        self._keep(request, *made)
+        yield self._update(base, views.fork_view(base, stage, made, count), *where)
+
+    @in_sentences
     def change_class(
         self, request: gr.Request, stage: int | None, class_name: str, *common: Any
-    ) -> dict[Any, Any]:
+    ) -> Updates:
         """Another class from a stage on."""
-        with spoken_errors(), told_when_memory_is_full():
-            stage = runs.check_later(stage, self.stages, "another class")
-            return self._changed(
-                request, common, lambda settings: runs.with_class(settings, stage, class_name)
-            )
+        stage = runs.check_later(stage, self.stages, "another class")
+        yield from self._changed(
+            request, common, lambda settings: runs.with_class(settings, stage, class_name)
+        )
 
+    @in_sentences
     def paint(
-        self, request: gr.Request, action: str, other_class: str, other_seed: float, *common: Any
-    ) -> dict[Any, Any]:
+        self, request: gr.Request, action: str, other_class: str, other_seed: Any, *common: Any
+    ) -> Updates:
         """Replaces what is painted on a stage's latent."""
         painter, stage, moment = common[:3]
-        with spoken_errors(), told_when_memory_is_full():
-            if not painter or painter.get("stage") != stage:
-                raise EcarError("no cell is painted: paint at least one")
-            other = (other_class, seed_of(other_seed)) if action == "copy" else (None, None)
-            mask = tuple(painter["mask"])
+        if not painter or painter.get("stage") != stage:
+            raise EcarError("no cell is painted: paint at least one")
+        other = (other_class, seed_of(other_seed)) if action == "copy" else (None, None)
+        mask = tuple(painter["mask"])
 
-            def change(settings: Settings) -> Settings:
-                step = views.step_of(settings, stage, moment)
-                return runs.with_edit(settings, Edit(stage, mask, action, step, *other))
+        def change(settings: Settings) -> Settings:
+            step = views.step_of(settings, stage, moment)
+            return runs.with_edit(settings, Edit(stage, mask, action, step, *other))
 
-            return self._changed(request, common, change)
+        yield from self._changed(request, common, change)
 
-    def swap_noise(self, request: gr.Request, seed: float, *rest: Any) -> dict[Any, Any]:
+    @in_sentences
+    def swap_noise(self, request: gr.Request, seed: Any, *rest: Any) -> Updates:
         """The noise of another seed in some stages."""
         letters, common = rest[: self.stages], rest[self.stages :]
         chosen = [letter == "B" for letter in letters]
-        with spoken_errors(), told_when_memory_is_full():
-            other = seed_of(seed)
-            base, where = self._base(request, common)
-            plain = dataclasses.replace(base.settings, seed=other, seeds=())
-            b = make(self.studio, plain, visitor(request))
-            mixed = make(
-                self.studio, runs.with_noise_of(base.settings, other, chosen), visitor(request)
-            )
-            self._keep(request, b, mixed)
-            says = f"A is seed {base.settings.seed}, B is {other}; stages: {', '.join(letters)}."
-            view = views.changed_view(base, mixed, says, [("Seed B alone", b)])
-            return self._update(base, view, *where)
+        other, owner = seed_of(seed), visitor(request)
+        base, where = self._base(request, common)
+        plain = dataclasses.replace(base.settings, seed=other, seeds=())
+        b = yield from self._words(making(self.studio, plain, owner, "Seed B"))
+        mixed = runs.with_noise_of(base.settings, other, chosen)
+        changed = yield from self._words(making(self.studio, mixed, owner, "The mixture"))
+        self._keep(request, b, changed)
+        says = f"A is seed {base.settings.seed}, B is {other}; stages: {', '.join(letters)}."
+        view = views.changed_view(base, changed, says, [("Seed B alone", b)])
+        yield self._update(base, view, *where)
 
-    def leave_noise_out(
-        self, request: gr.Request, stages: list[int], *common: Any
-    ) -> dict[Any, Any]:
+    @in_sentences
+    def leave_noise_out(self, request: gr.Request, stages: list[int], *common: Any) -> Updates:
         """Upsampling without the noise that should follow it."""
-        with spoken_errors(), told_when_memory_is_full():
-            return self._changed(
-                request,
-                common,
-                lambda settings: runs.without_noise(settings, stages),
-                self._boundary_words,
-            )
+        yield from self._changed(
+            request,
+            common,
+            lambda settings: runs.without_noise(settings, stages),
+            self._boundary_words,
+        )
 
     def _boundary_words(self, base: Made, changed: Made) -> str:
         model = self.studio.pipeline.model
@@ -211,6 +237,18 @@ class Intervene:
 
     # -- what they share ---------------------------------------------------------------------------
 
+    def _words(self, work: runs.Work) -> Generator[dict, None, Made]:
+        """Goes through the work, and says now and then in the results where it is."""
+        said = -float("inf")
+        while True:
+            try:
+                words = next(work)
+            except StopIteration as done:
+                return done.value
+            if time.perf_counter() - said >= PAUSE:
+                yield {self.results: {"status": words}}
+                said = time.perf_counter()
+
     def _base(self, request: gr.Request, common: tuple) -> tuple[Made, tuple]:
         """The base in sight, or a new one if the controls say otherwise; and where to paint."""
         (painter, stage, moment, known), values = common[:4], common[4:]
@@ -225,12 +263,13 @@ class Intervene:
         common: tuple,
         change: Callable[[Settings], Settings],
         words: Callable[[Made, Made], str] = lambda base, changed: "",
-    ) -> dict[Any, Any]:
+    ) -> Updates:
         base, where = self._base(request, common)
-        changed = make(self.studio, change(base.settings), visitor(request))
+        work = making(self.studio, change(base.settings), visitor(request), "The changed run")
+        changed = yield from self._words(work)
         self._keep(request, changed)
         view = views.changed_view(base, changed, words(base, changed))
-        return self._update(base, view, *where)
+        yield self._update(base, view, *where)
 
     def _keep(self, request: gr.Request, *results: Made) -> None:
         """The page shows these from now on."""

@@ -95,8 +95,20 @@ def frame_file(made: Made, stage: int, step: int | None = None) -> str:
     return next(f["noisy"] for f in frames if (f["stage"], f["step"]) == (stage, step))
 
 
-def fork_view(base: Made, stage: int, variants: Sequence[Made]) -> dict[str, Any]:
-    """The variants, and per pixel how much they still differ."""
+def fork_view(base: Made, stage: int, variants: Sequence[Made], count: int) -> dict[str, Any]:
+    """The variants there are so far, of ``count``; then, per pixel, how much they still differ."""
+    sentence = ", ".join([str(base.settings), f"forked after stage {stage + 1}"])
+    shown = [image_of(made, f"Seed {made.settings.seeds[-1]}") for made in variants]
+    if len(variants) < count:
+        images = [image_of(base, "Base", str(base.settings))]
+        return {
+            "sentence": f"{sentence}: {len(variants)} of {count} variants …",
+            "says": "",
+            "groups": [
+                {"title": "", "figures": images},
+                {"title": "Variants", "figures": shown},
+            ],
+        }
     undecided = pixel_spread([made.picture for made in variants])
     number = stage + 1
     kept = "stage 1" if number == 1 else f"stages 1 to {number}"
@@ -111,7 +123,7 @@ def fork_view(base: Made, stage: int, variants: Sequence[Made]) -> dict[str, Any
         ),
     ]
     return {
-        "sentence": ", ".join([str(base.settings), f"forked after stage {number}"]),
+        "sentence": sentence,
         "says": (
             f"All variants share the base's {kept}; later stages have noise of new seeds. Where "
             f"the map is dark, stage {number} has decided already. Standard deviation per pixel, "
@@ -120,10 +132,7 @@ def fork_view(base: Made, stage: int, variants: Sequence[Made]) -> dict[str, Any
         ),
         "groups": [
             {"title": "", "figures": figures},
-            {
-                "title": "Variants",
-                "figures": [image_of(made, f"Seed {made.settings.seeds[-1]}") for made in variants],
-            },
+            {"title": "Variants", "figures": shown},
         ],
     }
 

@@ -1,4 +1,4 @@
-"""From sliders to one image: what the page wishes, as settings, and every stage's end as one sprite.
+"""From sliders to one image: what the page wishes, as settings; every stage's end as one sprite.
 
 Only the newest wish of a page counts. A run whose page wishes something else meanwhile ends at its
 next step.

@@ -125,14 +125,7 @@ function show() {
 
 // An image was chosen, and the Generate tab has its class and seed.
 document.addEventListener("ecar:press", ({ detail }) => press(detail));
-document.addEventListener("ecar:wait", (event) => {
-  if (event.detail !== "overview-images") return;
-  root.classList.add("waiting");
-  status.textContent = "Waiting for the model …";
-});
-document.addEventListener("ecar:stop", (event) => {
-  if (event.detail === "overview-images" && root.classList.contains("waiting")) show();
-});
+awaits(root, status, (cut) => (cut ? (status.textContent = "Stopped.") : show()));
 watch("value", show);
 show();
 tick();

@@ -11,21 +11,21 @@ import gradio as gr
 from apps.generate.tab import Generate
 from apps.overview.runs import counted, dit_gflop, grow, work_bars
 from apps.shared.parts import (
-    LATEST,
     PRIVATE,
     QUEUE,
-    banner,
-    script,
+    piece,
+    seed_field,
     show_banner,
     spoken_errors,
-    tell,
 )
 from apps.shared.settings import MAX_SEED, seed_of, whole
 from apps.shared.studio import Studio
-from ecar_lab.device import told_when_memory_is_full
-from ecar_lab.errors import EcarError
+from apps.shared.waiting import follow, in_sentences
 
 IMAGES = "overview-images"
+PRESS_GENERATE = (
+    "() => document.dispatchEvent(new CustomEvent('ecar:press', { detail: '#generate' }))"
+)
 EXPLAINED = (
     "E-CAR paints an image coarse to fine: in each stage a transformer says once what belongs "
     "where, and a small flow model removes part of the noise; then the picture is doubled in size "
@@ -50,44 +50,34 @@ class Overview:
                 gr.HTML(f"<p>{told}</p>", elem_classes="introduction explained")
                 self.work = gr.HTML("", apply_default_css=False, elem_id="overview-work")
                 with gr.Row(elem_classes="seed-row", equal_height=True):
-                    self.seed = gr.Number(
-                        studio.defaults().seed, precision=0, minimum=0, maximum=MAX_SEED,
-                        label="Seed", info="The noise of all.", min_width=110,
-                        elem_id="overview-seed",
+                    self.seed = seed_field(
+                        studio.defaults().seed, "Seed", "overview-seed", min_width=110,
+                        info="The noise of all.",
                     )  # fmt: skip
                     self.dice = gr.Button(
                         "\N{DIE FACE-5} New seed", variant="primary", min_width=140,
                         elem_classes="dice", elem_id="overview-dice",
                     )  # fmt: skip
             with gr.Column(scale=10, min_width=330):
-                self.images = gr.HTML(
-                    None,
-                    html_template='<div class="overview" role="group" aria-label="All classes">'
-                    "</div>",
-                    js_on_load=script("overview/overview.js"),
-                    apply_default_css=False,
-                    elem_id=IMAGES,
-                )
+                self.images = piece("overview", IMAGES, "All classes", "overview/overview.js")
 
     def wire(self, page: gr.Blocks) -> None:
         """Connects clicks to what they do."""
         shown = [self.images, self.banner]
         page.load(self.open, None, shown, **PRIVATE, **QUEUE)
         page.load(self.count, None, self.work, concurrency_limit=None, **PRIVATE)
-        go: dict[str, Any] = {"js": tell("wait", IMAGES), **LATEST, **PRIVATE, **QUEUE}
-        ended = tell("stop", IMAGES)
-        self.seed.submit(self.run, self.seed, shown, **go).then(None, js=ended, **PRIVATE)
         rolled = self.dice.click(
             None, outputs=[self.seed], js=f"() => Math.floor(Math.random() * {MAX_SEED})"
         )
-        rolled.then(self.run, self.seed, shown, **go).then(None, js=ended, **PRIVATE)
+        for moved in (self.seed.submit, rolled.then):
+            follow(moved, self.run, self.seed, shown, IMAGES)
 
     def open_into(self, tabs: gr.Tabs, generate: Generate) -> None:
         """An image that is pressed is opened in the Generate tab, and made there step by step."""
         chosen = [generate.controls.class_name, generate.controls.seed]
         self.images.select(
             self.look_inside, self.images, [tabs, *chosen], queue=False, **PRIVATE
-        ).success(None, js=tell("press", "#generate"), **PRIVATE)
+        ).success(None, js=PRESS_GENERATE, **PRIVATE)
 
     def open(self) -> Iterator[dict[Any, Any]]:
         """What a visitor sees first; made once for all visitors, each sees it grow."""
@@ -97,7 +87,7 @@ class Overview:
         shown = None
         for update in self.run(self.studio.defaults().seed):
             yield update
-            shown = update.get(self.images)
+            shown = update.get(self.images) or shown
         self._opening = shown
 
     def count(self) -> str:
@@ -107,14 +97,11 @@ class Overview:
                 self._work = work_bars(self.cost.gflop, dit_gflop(self.studio))
             return self._work
 
+    @in_sentences
     def run(self, seed: Any) -> Iterator[dict[Any, Any]]:
         """All classes from a seed."""
-        try:
-            with told_when_memory_is_full():
-                for view in grow(self.studio, seed_of(seed)):
-                    yield {self.images: view, self.banner: ""}
-        except EcarError as error:
-            yield {self.banner: banner(str(error))}
+        for view in grow(self.studio, seed_of(seed)):
+            yield {self.images: view}
 
     def look_inside(self, view: Any, chosen: gr.EventData) -> tuple[Any, ...]:
         """The Generate tab, with class and seed of the image that was pressed."""

@@ -17,7 +17,6 @@ const EMPTY = "#808080";
 function canvas() {
   const colourRow = make("div", "palette", "", root);
   const grid = make("div", "grid", "", root);
-  grid.setAttribute("role", "grid");
   grid.setAttribute("aria-label", "Painting: arrow keys move, Enter paints, Shift and an arrow goes on painting");
   const tools = make("div", "tools", "", root);
   const starts = make("div", "tools", "", root);
@@ -28,7 +27,6 @@ function canvas() {
   let cells = [];
   let colours = [];
   let colour = PALETTE[4][1];
-  let stroke = null; // the cell that the stroke has come to, null between strokes
   let changed = false;
   let sent = "";
   const undone = [];
@@ -117,35 +115,21 @@ function canvas() {
   // -- cells
   function lay(next) {
     const count = Math.round(Math.sqrt(next.length));
-    if (count !== side) build(count);
+    if (count !== side) {
+      side = count;
+      cells = build(side);
+      grid.classList.toggle("fine", side > 16);
+    }
     colours = [...next];
     cells.forEach((_, index) => draw(index));
     offer_steps();
     for (const input of sizes.querySelectorAll("input")) input.checked = Number(input.value) === side;
   }
-  function build(count) {
-    side = count;
-    grid.replaceChildren();
-    grid.style.gridTemplate = `repeat(${side}, 1fr) / repeat(${side}, 1fr)`;
-    grid.classList.toggle("fine", side > 16);
-    cells = [];
-    for (let y = 0; y < side; y++) {
-      const line = make("div", "line", "", grid);
-      line.setAttribute("role", "row");
-      for (let x = 0; x < side; x++) {
-        const cell = make("div", "cell", "", line);
-        cell.setAttribute("role", "gridcell");
-        cell.dataset.index = cells.length;
-        cell.tabIndex = cells.length ? -1 : 0;
-        cells.push(cell);
-      }
-    }
-  }
   const named = (value) => PALETTE.find(([, other]) => other === value)?.[0] ?? value;
   function draw(index) {
     cells[index].style.background = colours[index];
     cells[index].setAttribute(
-      "aria-label", `Row ${Math.floor(index / side) + 1}, column ${(index % side) + 1}: ${named(colours[index])}`);
+      "aria-label", `${placeOf(index, side)}: ${named(colours[index])}`);
   }
   function paint(index) {
     if (colours[index] === colour) return;
@@ -162,76 +146,19 @@ function canvas() {
     trigger("input");
   }
 
-  // A fast hand is seen in few places: the cells between two of them belong to the stroke.
-  function draw_to(index) {
-    const [x, y] = [index % side, Math.floor(index / side)];
-    const [fromX, fromY] = [stroke % side, Math.floor(stroke / side)];
-    const steps = Math.max(1, Math.abs(x - fromX), Math.abs(y - fromY));
-    for (let number = 0; number <= steps; number++) {
-      const across = Math.round(fromX + ((x - fromX) * number) / steps);
-      const down = Math.round(fromY + ((y - fromY) * number) / steps);
-      paint(down * side + across);
-    }
-    stroke = index;
-  }
-  function cellAt(event) {
-    const cell = document.elementFromPoint(event.clientX, event.clientY)?.closest(".cell");
-    return cell && grid.contains(cell) ? Number(cell.dataset.index) : null;
-  }
-  function rove(index) {
-    cells.forEach((cell, other) => (cell.tabIndex = other === index ? 0 : -1));
-    cells[index].focus({ preventScroll: true });
-  }
-  grid.addEventListener("pointerdown", (event) => {
-    const index = cellAt(event);
-    if (index === null || event.button) return;
-    event.preventDefault();
-    grid.setPointerCapture(event.pointerId);
-    stroke = index;
-    rove(index);
-    paint(index);
+  const { build } = cellGrid(grid, {
+    press: () => {},
+    paint,
+    lift: () => changed && hand(),
   });
-  grid.addEventListener("pointermove", (event) => {
-    const index = stroke === null ? null : cellAt(event);
-    if (index !== null) draw_to(index);
-  });
-  for (const end of ["pointerup", "pointercancel"]) {
-    grid.addEventListener(end, () => {
-      stroke = null;
-      if (changed) hand();
-    });
-  }
   root.addEventListener("keydown", (event) => {
     const key = event.key.toLowerCase();
     if ((event.ctrlKey || event.metaKey) && (key === "z" || key === "y")) {
       if (key === "y" || event.shiftKey) step(undone, done);
       else step(done, undone);
-      event.preventDefault();
-      return;
-    }
-    const cell = event.target.closest(".cell");
-    if (!cell) return;
-    const index = Number(cell.dataset.index);
-    const [x, y] = [index % side, Math.floor(index / side)];
-    const goal = {
-      ArrowLeft: [x - 1, y], ArrowRight: [x + 1, y], ArrowUp: [x, y - 1], ArrowDown: [x, y + 1],
-      Home: [0, y], End: [side - 1, y],
-    }[event.key]; // prettier-ignore
-    if (event.key === "Enter" || event.key === " ") {
-      paint(index);
-      if (changed) hand();
-    } else if (goal) {
-      if (Math.min(...goal) >= 0 && Math.max(...goal) < side) {
-        const next = goal[1] * side + goal[0];
-        if (event.shiftKey) {
-          paint(next);
-          if (changed) hand();
-        }
-        rove(next);
-      }
-    } else if (/^[1-9]$/.test(event.key)) {
-      choose(PALETTE[Number(event.key) - 1][1]);
-      said.textContent = `Colour: ${PALETTE[Number(event.key) - 1][0]}.`;
+    } else if (/^[1-9]$/.test(key) && event.target.closest(".cell")) {
+      choose(PALETTE[Number(key) - 1][1]);
+      said.textContent = `Colour: ${PALETTE[Number(key) - 1][0]}.`;
     } else return;
     event.preventDefault();
   });
@@ -283,9 +210,11 @@ function completed() {
     for (const name of view.classes) {
       make("strong", "", name, table);
       for (const seed of view.seeds) {
-        const tile = make("div", "tile", "", table);
-        tile.setAttribute("role", "img");
-        tile.setAttribute("aria-label", `${name}, seed ${seed}`);
+        const tile = make("button", "tile", "", table);
+        tile.type = "button";
+        tile.title = `Keep as a run: ${name}, seed ${seed}`;
+        tile.setAttribute("aria-label", tile.title);
+        tile.addEventListener("click", () => trigger("select", { name, seed }));
         tiles.push(tile);
       }
     }
@@ -310,7 +239,7 @@ function completed() {
     }
     table.classList.toggle("rough", !view.done);
     announce(root, (view.sprite ? view.at : view.stage) - 1, view.done ? "decode" : "flow");
-    status.textContent = view.done
+    status.textContent = view.kept ? view.kept : view.done
       ? `${tiles.length} images from your stage ${view.stage}, in ${view.seconds.toFixed(2)} s.`
       : view.sprite
         ? `Stage ${view.at} of ${view.stages} is done …`
@@ -328,14 +257,7 @@ function completed() {
       make("span", "", one.note, caption);
     }
   }
-  document.addEventListener("ecar:wait", (event) => {
-    if (event.detail !== "paint-results") return;
-    root.classList.add("waiting");
-    status.textContent = "Waiting for the model …";
-  });
-  document.addEventListener("ecar:stop", (event) => {
-    if (event.detail === "paint-results" && root.classList.contains("waiting")) show();
-  });
+  awaits(root, status, (cut) => (cut ? (status.textContent = "Stopped.") : show()));
   watch("value", show);
   show();
 }

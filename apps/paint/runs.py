@@ -19,7 +19,7 @@ from torch import Tensor
 
 from apps.server.turns import paced
 from apps.shared.inline import data_url, side_by_side
-from apps.shared.settings import MAX_SEED, seed_of, whole
+from apps.shared.settings import MAX_SEED, Painted, seed_of, whole
 from apps.shared.studio import Studio
 from ecar_lab.data.sources import picture_of
 from ecar_lab.errors import EcarError
@@ -74,11 +74,13 @@ class Painting:
         levels = ((small.clamp(-1, 1) + 1) * 127.5).round().int().T.tolist()
         return cls(tuple("#{:02x}{:02x}{:02x}".format(*level) for level in levels))
 
+    def at(self, stage: int) -> Painted:
+        """The painting in place of the stages up to ``stage``, as a part of settings."""
+        return Painted.of(stage, self.colours)
+
     def picture(self, size: int) -> Tensor:
         """(1, 3, size, size) in [-1, 1], each cell a square."""
-        levels = torch.tensor([list(bytes.fromhex(colour[1:])) for colour in self.colours])
-        cells = levels.float().T.reshape(1, 3, self.side, self.side) / 127.5 - 1
-        return F.interpolate(cells, (size, size), mode="nearest")
+        return self.at(0).picture(size)
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,7 @@ def complete(studio: Studio, wish: Wish) -> Iterator[dict[str, Any]]:
     pipeline, labels, count = studio.pipeline, wish.labels, len(wish.labels)
     model, tokenizer = pipeline.model, pipeline.tokenizer
     painted = wish.painting.picture(pipeline.image_size)
-    with torch.no_grad():
-        clean = tokenizer.encode(painted.to(pipeline.device, tokenizer.dtype)).float()
+    clean = wish.painting.at(wish.stage).latent(pipeline)
     noise = [
         torch.cat(stage).repeat(len(wish.classes), 1, 1, 1).to(pipeline.device)
         for stage in zip(*(stage_noise(model, seed) for seed in wish.seeds), strict=True)
@@ -149,6 +150,7 @@ def complete(studio: Studio, wish: Wish) -> Iterator[dict[str, Any]]:
         "classes": list(wish.classes),
         "seeds": list(wish.seeds),
         "stage": wish.stage + 1,
+        "colours": list(wish.painting.colours),
         "stages": model.schedule.num_stages,
         "handed": handed_over(studio, painted, clean, start),
         "sprite": None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,30 @@ from PIL import Image
 from apps.paint import runs
 from apps.paint.runs import BEGINNINGS, MOST_CLASSES, MOST_SEEDS, Painting, Wish
 from apps.shared.once import Once
-from apps.shared.parts import LATEST, PRIVATE, QUEUE, banner, script, show_banner, tell, visitor
-from apps.shared.settings import MAX_SEED, Settings
+from apps.shared.parts import (
+    PRIVATE,
+    QUEUE,
+    Slider,
+    banner,
+    piece,
+    seed_field,
+    show_banner,
+    visitor,
+)
+from apps.shared.recipes import check_settings
+from apps.shared.settings import Settings, whole
 from apps.shared.studio import Studio
+from apps.shared.waiting import follow, in_sentences, let_stop, press, tell
 from apps.tokenizer.tab import EXTENSIONS
 from apps.tokenizer.uploads import open_upload
-from ecar_lab.device import told_when_memory_is_full
 from ecar_lab.errors import EcarError
 
 CANVAS, RESULTS = "paint-canvas", "paint-results"
+SCRIPTS = ("shared/grid.js", "paint/paint.js")
 INTRODUCTION = (
     "Be the coarse stage yourself. Colour a few cells: they become the state in which a stage "
-    "ends, and the later stages complete it, each class and each seed in its own way."
+    "ends, and the later stages complete it, each class and each seed in its own way. Press an "
+    "image to keep it as a run, with its recipe."
 )
 NO_RUN = "you have no run yet: press Generate on the first tab"
 NO_LATER = (
@@ -39,7 +51,7 @@ class Paint:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
-        self._opening = Once[dict[Any, Any]]()
+        self._opening = Once[dict[str, Any]]()
         model, size = studio.pipeline.model, studio.pipeline.image_size
         self.stages = model.schedule.num_stages
         # Cells as the stages see them, and one per pixel, for strokes.
@@ -49,7 +61,9 @@ class Paint:
         known = [name for name in FIRST_CLASSES if name in studio.class_names]
         with gr.Row(elem_classes="desk"):
             with gr.Column(scale=4, min_width=300, elem_id="paint-controls"):
-                self.canvas = self._piece("canvas", CANVAS, "Canvas", self._first_canvas())
+                self.canvas = piece(
+                    "canvas", CANVAS, "Canvas", *SCRIPTS, value=self._first_canvas()
+                )
                 with gr.Row():
                     self.upload = gr.UploadButton(
                         "From a picture of yours",
@@ -79,31 +93,23 @@ class Paint:
                     label="Classes",
                     elem_id="paint-classes",
                 )
-                self.seed = gr.Number(
-                    0, precision=0, minimum=0, maximum=MAX_SEED, label="First seed",
-                    elem_id="paint-seed",
-                )  # fmt: skip
-                self.count = gr.Slider(
-                    1, MOST_SEEDS, 4, step=1, label="Seeds", elem_id="paint-count"
-                )
+                self.seed = seed_field(0, "First seed", "paint-seed")
+                self.count = Slider(1, MOST_SEEDS, 4, step=1, label="Seeds", elem_id="paint-count")
                 self.live = gr.Checkbox(
                     True,
                     label="Live: complete every stroke at once",
                     elem_id="paint-live",
                 )
-                self.go = gr.Button("Complete it", variant="primary", elem_id="paint-go")
+                with gr.Row():
+                    self.go = gr.Button(
+                        "Complete it", variant="primary", min_width=130, elem_id="paint-go"
+                    )
+                    self.stop = gr.Button(
+                        "Stop", variant="stop", interactive=False, min_width=90,
+                        elem_id="paint-stop",
+                    )  # fmt: skip
             with gr.Column(scale=7, min_width=330):
-                self.results = self._piece("completed", RESULTS, "Completed", None)
-
-    @staticmethod
-    def _piece(kind: str, elem_id: str, label: str, value: Any) -> gr.HTML:
-        return gr.HTML(
-            value,
-            html_template=f'<div class="{kind}" role="group" aria-label="{label}"></div>',
-            js_on_load=script("paint/paint.js"),
-            apply_default_css=False,
-            elem_id=elem_id,
-        )
+                self.results = piece("completed", RESULTS, "Completed", *SCRIPTS)
 
     def _first_canvas(self) -> dict[str, Any]:
         side = self.sides[0]
@@ -121,26 +127,26 @@ class Paint:
     def wire(self, page: gr.Blocks) -> None:
         """Connects strokes and clicks to what they do."""
         wishes = [self.canvas, self.stage, self.classes, self.seed, self.count]
-        shown = [self.results, self.banner]
+        shown = [self.results, self.banner, self.stop]
         page.load(self.open, None, shown, **PRIVATE, **QUEUE)
-        waiting = tell("wait", RESULTS)
-        ended = tell("stop", RESULTS)
-        clicked = self.go.click(self.complete, wishes, shown, js=waiting, **PRIVATE, **QUEUE)
-        clicked.then(None, js=ended, **PRIVATE)
+        press(self.go, self.complete, wishes, shown, RESULTS)
+        # An image that is pressed becomes a run; the wish is the one that it was made of.
+        self.results.select(
+            self.keep, [self.results], shown, js=tell("wait", RESULTS), **PRIVATE, **QUEUE
+        ).then(None, js=tell("settled", RESULTS), **PRIVATE)
+        live = (self.at_once, [self.live, *wishes], shown, RESULTS)
         for moved in (
             self.canvas.input, self.stage.input, self.classes.input,
             self.seed.submit, self.count.release,
         ):  # fmt: skip
-            made = moved(self.follow, [self.live, *wishes], shown, **LATEST, **PRIVATE, **QUEUE)
-            made.then(None, js=ended, **PRIVATE)
+            follow(moved, *live)
         taken = [self.canvas, self.banner]
         for event in (
             self.upload.upload(self.take_file, [self.upload, self.canvas], taken, **PRIVATE),
             self.latest.click(self.take_run, self.canvas, taken, **PRIVATE),
         ):
-            event.success(
-                self.follow, [self.live, *wishes], shown, **LATEST, **PRIVATE, **QUEUE
-            ).then(None, js=ended, **PRIVATE)
+            follow(event.success, *live)
+        let_stop(self.stop, RESULTS)
 
     def open(self) -> dict[Any, Any]:
         """What a visitor sees before the first stroke: the first painting completed. It is made
@@ -149,35 +155,58 @@ class Paint:
             return {self.banner: banner(NO_LATER)}
         first = (self.canvas.value, self.stage.value, self.classes.value)
 
-        def shown() -> dict[Any, Any]:
-            *_, last = self.complete(*first, self.seed.value, self.count.value)
+        def shown() -> dict[str, Any]:
+            wish = self._wish(*first, self.seed.value, self.count.value)
+            *_, last = runs.complete(self.studio, wish)
             return last
 
-        return self._opening.get(None, shown)
+        try:
+            return {self.results: self._opening.get(None, shown), self.banner: ""}
+        except EcarError as error:
+            return {self.banner: banner(str(error))}
 
     def show(self, settings: Settings) -> dict[Any, Any]:
         """Updates that put class and first seed to those of a run."""
         return {self.classes: [settings.class_name], self.seed: settings.seed}
 
-    def follow(self, live: bool, *wishes: Any) -> Iterator[dict[Any, Any]]:
+    def _wish(self, canvas: Any, stage: Any, classes: Any, seed: Any, count: Any) -> Wish:
+        """What the controls say.
+
+        Raises:
+            EcarError: a value that is none of what they offer.
+        """
+        painting = Painting.of_page(canvas, self.sides)
+        if stage is None:
+            raise EcarError("no stage is chosen: choose the one that the painting stands for")
+        return Wish.of_page(painting, stage, classes, seed, count)
+
+    @in_sentences
+    def complete(self, *wishes: Any) -> Iterator[dict[Any, Any]]:
+        """The later stages complete what is painted."""
+        for view in runs.complete(self.studio, self._wish(*wishes)):
+            yield {self.results: view}
+
+    @in_sentences
+    def keep(self, request: gr.Request, view: Any, chosen: gr.EventData) -> Iterator[dict]:
+        """One of the images, made alone, as a run with all its frames and a recipe."""
+        if not isinstance(view, Mapping):
+            raise EcarError("there is no image yet: press Complete it")
+        painting = Painting.of_page(view, self.sides)
+        stage = whole(view.get("stage"), "stage") - 1
+        model = self.studio.pipeline.model
+        name, seed = (chosen._data.get(key) for key in ("name", "seed"))
+        painted = painting.at(stage)
+        settings = Settings.of(model, name, whole(seed, "seed"), painted=painted)
+        check_settings(model, settings)
+        for _ in self.studio.run(settings, visitor(request)):
+            yield {self.banner: ""}
+        number = self.studio.folders.runs(visitor(request))[-1].number
+        yield {self.results: {**view, "kept": f"Run {number} in the tab Runs: {settings}."}}
+
+    def at_once(self, live: bool, *wishes: Any) -> Iterator[dict[Any, Any]]:
         """A stroke or another wish: completed at once, if that is wanted."""
         if live:
             yield from self.complete(*wishes)
-
-    def complete(
-        self, canvas: Any, stage: Any, classes: Any, seed: Any, count: Any
-    ) -> Iterator[dict[Any, Any]]:
-        """The later stages complete what is painted."""
-        try:
-            painting = Painting.of_page(canvas, self.sides)
-            if stage is None:
-                raise EcarError("no stage is chosen: choose the one that the painting stands for")
-            wish = Wish.of_page(painting, stage, classes, seed, count)
-            with told_when_memory_is_full():
-                for view in runs.complete(self.studio, wish):
-                    yield {self.results: view, self.banner: ""}
-        except EcarError as error:
-            yield {self.banner: banner(str(error))}
 
     def take_file(self, file: str, canvas: Any) -> dict[Any, Any]:
         """A visitor's picture as a painting."""

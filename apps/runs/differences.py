@@ -27,7 +27,7 @@ def differing_settings(a: Settings, b: Settings) -> list[Row]:
 
 def _facts(run: Settings, per_stage: dict[str, bool], noisy_edits: bool) -> dict[str, str]:
     """Everything but the edits, in words."""
-    facts = {"Solver": run.solver}
+    facts = {"Solver": run.solver, "Start": str(run.painted or "noise")}
     if not per_stage["class"]:
         facts["Class"] = run.class_name
     if not per_stage["seed"]:

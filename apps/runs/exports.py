@@ -95,6 +95,8 @@ def write_latents(job: Job, path: Path) -> None:
     }
     for stage in range(job.events[-1].stage + 1):
         own = [event for event in job.events if event.stage == stage]
+        if not own:  # a painting took its place
+            continue
         for name in ("latent", "clean_estimate"):
             values = [getattr(event, name)[0].float().cpu().numpy() for event in own]
             arrays[f"{name}_{stage}"] = np.stack(values)

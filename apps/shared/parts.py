@@ -6,15 +6,18 @@ import html
 import math
 import re
 import secrets
+from abc import ABCMeta
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.component_meta import ComponentMeta
 
 from apps.server.queue import MODEL
-from apps.shared.settings import MAX_SEED, Settings, whole
+from apps.shared.recipes import check_settings
+from apps.shared.settings import MAX_SEED, Settings, number, whole
 from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import FLOW_MAP, SOLVERS
@@ -37,6 +40,26 @@ ABOUT_SOLVERS = "ab2 remembers the step before, heun looks twice at every step."
 PRESETS = {"fast": 0.5, "balanced": 1.0, "best": 2.0}
 
 
+def unchecked(kind: Any) -> Any:
+    """A component that hands on what was typed as it was typed, for us to judge: Gradio would round
+    it without a word, or end the event with a sentence and a traceback of its own.
+
+    Made by hand, since Gradio writes a ``.pyi`` beside every file with a ``class`` of a component.
+    """
+    own = {"preprocess": lambda self, payload: payload, "is_template": True, "__module__": __name__}
+    return ABCMeta.__new__(ComponentMeta, kind.__name__, (kind,), own)
+
+
+Number, Slider = unchecked(gr.Number), unchecked(gr.Slider)
+
+
+def seed_field(value: int, label: str, elem_id: str, **more: Any) -> gr.Number:
+    """A field for a seed; it takes in anything, see :func:`unchecked`."""
+    return Number(
+        value, precision=0, minimum=0, maximum=MAX_SEED, label=label, elem_id=elem_id, **more
+    )
+
+
 class RunControls:
     """Class, seed with dice, preset, solver; of every stage steps, guidance, its interval, and the
     power of the time grid.
@@ -52,15 +75,8 @@ class RunControls:
             studio.class_names, value=defaults.class_name, label="Class", elem_id=f"{prefix}-class"
         )
         with gr.Row(elem_classes="seed-row", equal_height=True):
-            self.seed = gr.Number(
-                defaults.seed,
-                precision=0,
-                minimum=0,
-                maximum=MAX_SEED,
-                label="Seed",
-                info="Empty: a new one.",
-                min_width=110,
-                elem_id=f"{prefix}-seed",
+            self.seed = seed_field(
+                defaults.seed, "Seed", f"{prefix}-seed", info="Empty: a new one.", min_width=110
             )
             dice = gr.Button(
                 "\N{DIE FACE-5} New seed",
@@ -77,11 +93,11 @@ class RunControls:
         )
         with gr.Accordion("Steps, guidance and solver", open=False, elem_id=f"{prefix}-more"):
             self.steps = [
-                gr.Slider(1, max(MAX_STEPS, 2 * n), n, step=1, label=f"Steps, stage {stage}")
+                Slider(1, max(MAX_STEPS, 2 * n), n, step=1, label=f"Steps, stage {stage}")
                 for stage, n in enumerate(defaults.steps, 1)
             ]
             self.guidance = [
-                gr.Slider(
+                Slider(
                     0.0,
                     max(MAX_GUIDANCE, scale),
                     scale,
@@ -95,7 +111,7 @@ class RunControls:
             ]
             self.begins, self.ends = (
                 [
-                    gr.Slider(
+                    Slider(
                         0.0,
                         1.0,
                         interval[end],
@@ -108,7 +124,7 @@ class RunControls:
                 for end, (word, info) in enumerate(INTERVAL.items())
             )
             self.powers = [
-                gr.Slider(
+                Slider(
                     0.5,
                     max(2.0, power),
                     power,
@@ -148,7 +164,16 @@ class RunControls:
         parts = [rest[first : first + stages] for first in range(0, 5 * stages, stages)]
         steps, guidance, begins, ends, powers = parts
         seed = secrets.randbelow(MAX_SEED) if seed is None else whole(seed, "seed")
-        return Settings.of(
+        for name, values_of_stages, check in (
+            ("steps", steps, whole),
+            ("guidance", guidance, number),
+            ("guidance from", begins, number),
+            ("guidance until", ends, number),
+            ("time power", powers, number),
+        ):
+            for stage, value in enumerate(values_of_stages, 1):
+                check(value, f"{name} of stage {stage}")
+        settings = Settings.of(
             self.studio.pipeline.model,
             class_name,
             seed,
@@ -158,6 +183,8 @@ class RunControls:
             powers=list(powers),
             solver=solver,
         )
+        check_settings(self.studio.pipeline.model, settings)
+        return settings
 
     def show(self, settings: Settings) -> dict[Any, Any]:
         """Updates that put the controls to these settings. A slider that does not reach as far (a
@@ -172,7 +199,7 @@ class RunControls:
         for slider, value in zip(self._sliders, wanted, strict=True):
             longest = max(slider.maximum, math.ceil(value))
             least = min(slider.minimum, value)
-            values[slider] = gr.Slider(value=value, minimum=least, maximum=longest)
+            values[slider] = Slider(value=value, minimum=least, maximum=longest)
         return values
 
 
@@ -181,10 +208,11 @@ def preset_steps(default_steps: tuple[int, ...], name: str) -> list[int]:
     return [max(1, round(PRESETS[name] * count)) for count in default_steps]
 
 
-def script(name: str) -> str:
-    """The JavaScript of a component, after what all have in common. ``name``: the file, from
+def script(*names: str) -> str:
+    """The JavaScript of a component, after what all have in common. ``names``: files, from
     ``apps/``."""
-    return "".join((APPS / file).read_text(encoding="utf-8") for file in ("shared/dom.js", name))
+    files = ("shared/dom.js", "shared/wait.js", *names)
+    return "".join((APPS / file).read_text(encoding="utf-8") for file in files)
 
 
 def styles() -> list[Path]:
@@ -193,11 +221,25 @@ def styles() -> list[Path]:
     return [*sorted(HERE.glob("*.css")), *own]
 
 
+def piece(
+    kind: str, elem_id: str, label: str, *scripts: str, value: Any = None, role: str = "group"
+) -> gr.HTML:
+    """A part of the page that a script of ours fills. ``kind``: its class, which tells scripts with
+    several pieces apart."""
+    return gr.HTML(
+        value,
+        html_template=f'<div class="{kind}" role="{role}" data-name="{elem_id}" '
+        f'aria-label="{html.escape(label)}"></div>',
+        js_on_load=script(*scripts),
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
+
+
 def player(value: dict[str, Any], elem_id: str, label: str) -> gr.HTML:
     """Shows the views of ``apps.shared.stream`` as lanes that grow, with a scrubber; see player.js.
 
-    Events on the document, of which the detail is the element's id: ``ecar:wait`` (a run has been
-    asked for), ``ecar:stop``.
+    It is told when a run is asked for and when one has ended: see wait.js.
     """
     return gr.HTML(
         value,
@@ -207,32 +249,6 @@ def player(value: dict[str, Any], elem_id: str, label: str) -> gr.HTML:
         apply_default_css=False,
         elem_id=elem_id,
         elem_classes="player-host",
-    )
-
-
-def tell(event: str, elem_id: str) -> str:
-    """JavaScript of an event listener that tells a player first, and passes its inputs on."""
-    return (
-        "(...inputs) => { document.dispatchEvent(new CustomEvent("
-        f"'ecar:{event}', {{ detail: '{elem_id}' }})); return inputs; }}"
-    )
-
-
-def run_buttons(go: gr.Button, stop: gr.Button, running: bool = False) -> dict[Any, Any]:
-    """Updates of the button that starts a run and of the one that stops it."""
-    return {go: gr.update(interactive=not running), stop: gr.update(interactive=running)}
-
-
-def let_stop(made: Any, go: gr.Button, stop: gr.Button, elem_id: str) -> None:
-    """Lets ``stop`` end the runs of ``made``, the event of ``go``; ``elem_id`` is their player.
-
-    Gradio ends a stopped run as a failed one, a moment after the click. Only then is ``go`` back:
-    pressed earlier, it would be taken for a second press of the run that is still ending.
-    """
-    stopped = tell("stop", elem_id)
-    stop.click(None, cancels=[made], queue=False, js=stopped, **PRIVATE)
-    made.failure(
-        lambda: run_buttons(go, stop), outputs=[go, stop], queue=False, js=stopped, **PRIVATE
     )
 
 

@@ -356,6 +356,7 @@ function receive() {
   const other = !view || newest.run !== view.run;
   if (newest.done && (other || !view.done)) markImage("withheld");
   view = newest;
+  if (view.frames.length) root.classList.remove("waiting");
   if (other) restart(view.frames.length ? "" : "The first image is on its way …");
   for (; received < view.frames.length; received++) {
     const frame = { ...view.frames[received] };
@@ -393,12 +394,13 @@ document.addEventListener("ecar:wait", (event) => {
   markImage("stale");
   root.scrollIntoView({ block: "nearest", behavior: calm.matches ? "auto" : "smooth" });
 });
-document.addEventListener("ecar:stop", (event) => {
-  if (event.detail !== name || view.done) return;
+awaits(root, status, (cut) => {
+  if (view.done) return;
+  markImage("");
+  if (!cut) return receive(); // a sentence came in place of an image: the one before stands
   stopped = true;
   frames = [];
   at = -1;
-  markImage("");
   say("Stopped.", true);
 });
 

@@ -17,20 +17,22 @@ import gradio as gr
 
 from apps.shared.inline import png_of
 from apps.shared.parts import QUEUE, visitor
+from apps.shared.picker import Pages
 from apps.shared.recipes import Origin, Recipe, check_settings, finished, replay, timings
 from apps.shared.settings import MAX_SEED, Settings, number, whole
 from apps.shared.stream import Progress
 from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
 from ecar_lab.interventions import fork_seeds
+from ecar_lab.schema import short
 
 MAX_VARIANTS = 9
 CLOSED = "the session closed before the image was done: keep the client open until then"
 
 
-def register(studio: Studio) -> None:
+def register(pages: Pages) -> None:
     """Offers the three functions; to be called within the page's ``gr.Blocks``."""
-    programs = Programs(studio)
+    programs = Programs(pages.first, pages)
     for function in (programs.generate, programs.trace, programs.fork):
         gr.api(function, api_name=function.__name__, **QUEUE)
 
@@ -61,9 +63,27 @@ def takes(method: Callable) -> Callable[[Any], Any]:
 class Programs:
     """The three functions on one studio. Runs of a program wait in the same queue as the page's."""
 
-    def __init__(self, studio: Studio) -> None:
-        self.studio = studio
+    def __init__(self, studio: Studio, pages: Pages | None = None) -> None:
+        self.studio, self.pages = studio, pages or Pages(studio)
         self.origin = Origin.of(studio)
+
+    def _of(self, checkpoint: Any) -> "Programs":
+        """The functions on another checkpoint.
+
+        Raises:
+            EcarError: there is none of that name, or it cannot be loaded.
+        """
+        if checkpoint is None:
+            return self
+        studio = self.pages.named(checkpoint) if isinstance(checkpoint, str) else None
+        if studio is None:
+            raise EcarError(
+                f"there is no checkpoint {short(checkpoint)} here: use one of "
+                f"{', '.join(self.pages.names)}"
+            )
+        if studio.problem:
+            raise EcarError(studio.problem)
+        return self if studio is self.studio else Programs(studio, self.pages)
 
     def _asked(
         self,
@@ -75,8 +95,9 @@ class Programs:
         recipe: dict | None = None,
         interval: list | None = None,
         power: float | list[float] | None = None,
-    ) -> tuple[Settings | Recipe, list[str]]:
-        """What a program wants, and what could make a recipe's image another one here.
+        checkpoint: str | None = None,
+    ) -> tuple["Programs", Settings | Recipe, list[str]]:
+        """Whom a program asks, for what, and what could make a recipe's image another one here.
 
         Args:
             class_name: a class by name or by number.
@@ -89,16 +110,18 @@ class Programs:
                 or a list with one per stage. Left out: the model's.
             power: p in the steps' local times (i / K) ** p, one number or one per stage; 1 is even
                 steps. Left out: the model's.
+            checkpoint: the name of another checkpoint of this server, as its page offers it.
         """
+        own = self._of(checkpoint)
         if recipe is not None:
             if class_name is not None:
                 raise EcarError("there are a class_name and a recipe: give one of them")
             read = Recipe.from_json(recipe)
-            return read, read.check(self.studio, self.origin)
+            return own, read, read.check(own.studio, own.origin)
         if class_name is None:
             raise EcarError("there is neither class_name nor recipe: give one of them")
-        settings = self._settings(class_name, seed, steps, guidance, solver, interval, power)
-        return settings, []
+        settings = own._settings(class_name, seed, steps, guidance, solver, interval, power)
+        return own, settings, []
 
     @takes(_asked)
     def generate(self, request: gr.Request, *asked: Any) -> tuple[dict, dict]:
@@ -107,9 +130,9 @@ class Programs:
         the image is identical to the recipe's, byte for byte.
         """
         with one_sentence():
-            wanted, doubts = self._asked(*asked)
-            progress = self._finish(wanted, visitor(request))
-            return picture(progress), self._record(progress, wanted, doubts)
+            own, wanted, doubts = self._asked(*asked)
+            progress = own._finish(wanted, visitor(request))
+            return picture(progress), own._record(progress, wanted, doubts)
 
     @takes(_asked)
     def trace(self, request: gr.Request, *asked: Any) -> Iterator[dict]:
@@ -122,9 +145,9 @@ class Programs:
         generate returns it; its image is the finished one.
         """
         with one_sentence():
-            wanted, doubts = self._asked(*asked)
+            own, wanted, doubts = self._asked(*asked)
             sent = 0
-            for progress in self._run(wanted, visitor(request)):
+            for progress in own._run(wanted, visitor(request)):
                 frames = progress.view["frames"]
                 while sent < len(frames):
                     frame, sent = frames[sent], sent + 1
@@ -133,7 +156,7 @@ class Programs:
                         frame, progress.view["folder"], progress.image if done else None
                     )
                     if done:
-                        event["record"] = self._record(progress, wanted, doubts)
+                        event["record"] = own._record(progress, wanted, doubts)
                     yield event
 
     def fork(
@@ -148,6 +171,7 @@ class Programs:
         solver: str | None = None,
         interval: list | None = None,
         power: float | list[float] | None = None,
+        checkpoint: str | None = None,
     ) -> tuple[list[dict], list[dict]]:
         """Keeps an image's coarse stages and draws the later ones anew, several times: shows what
         those stages decide. Returns the images as PNG files, and the recipe of each.
@@ -164,9 +188,11 @@ class Programs:
                 or a list with one per stage. Left out: the model's.
             power: p in the steps' local times (i / K) ** p, one number or one per stage; 1 is even
                 steps. Left out: the model's.
+            checkpoint: the name of another checkpoint of this server, as its page offers it.
         """
         with one_sentence():
-            base = self._settings(class_name, seed, steps, guidance, solver, interval, power)
+            own = self._of(checkpoint)
+            base = own._settings(class_name, seed, steps, guidance, solver, interval, power)
             stages = len(base.steps)
             if stages == 1:
                 raise EcarError("this model has one stage: a fork needs two or more")
@@ -177,9 +203,9 @@ class Programs:
                 raise EcarError(f"{variants} variants: use 1 to {MAX_VARIANTS}")
             made = []
             for seeds in forks[:variants]:
-                own = dataclasses.replace(base, seeds=seeds)
-                made.append(self._finish(own, visitor(request)))
-            recipes = [Recipe.of(progress, self.origin).to_json() for progress in made]
+                variant = dataclasses.replace(base, seeds=seeds)
+                made.append(own._finish(variant, visitor(request)))
+            recipes = [Recipe.of(progress, own.origin).to_json() for progress in made]
             return [picture(progress) for progress in made], recipes
 
     def _settings(

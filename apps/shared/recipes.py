@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image
 
 from apps.shared.settings import MAX_SEED, Settings
+from apps.shared.shelf import label_of
 from apps.shared.stream import Progress, StageCost
 from apps.shared.studio import Run, Studio
 from apps.shared.work import MAX_EDITS, MAX_STEPS, check_work
@@ -46,7 +47,7 @@ class Origin:
     @classmethod
     def of(cls, studio: Studio) -> Origin:
         return cls(
-            checkpoint=studio.checkpoint.resolve().name,
+            checkpoint=label_of(studio.checkpoint),
             checkpoint_hash=fingerprint(studio.checkpoint),
             dtype=str(studio.dtype).removeprefix("torch."),
             device=studio.device.type,
@@ -151,7 +152,8 @@ class Recipe:
         if here.checkpoint_hash != there.checkpoint_hash and here.checkpoint != there.checkpoint:
             raise EcarError(
                 f"this recipe is for the checkpoint {there.checkpoint[:60]!r}, here runs "
-                f"{here.checkpoint!r}: start the app with --checkpoint {there.checkpoint[:60]}"
+                f"{here.checkpoint!r}: choose it at the top of the page, or start the app with "
+                f"--checkpoint {there.checkpoint[:60]}"
             )
         check_settings(studio.pipeline.model, self.settings)
         doubts = []
@@ -253,6 +255,13 @@ def check_settings(model: ECAR, settings: Settings) -> None:
         model.class_ids(name)
     if len(settings.edits) > MAX_EDITS:
         raise EcarError(f"{len(settings.edits)} edits: use at most {MAX_EDITS}")
+    if settings.painted and not settings.painted.stage < stages - 1:
+        raise EcarError(
+            f"a painting at stage {settings.painted.stage}: use 0 to {stages - 2}, so that a later "
+            "one completes it"
+            if stages > 1
+            else "a painting, and this model has one stage: none is left to complete it"
+        )
     for edit in settings.edits:
         if not _whole(edit.stage, stages - 1):
             raise EcarError(f"an edit at stage {edit.stage!r}: use 0 to {stages - 1}")

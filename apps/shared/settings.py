@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from apps.server.turns import paced
 from apps.shared.work import check_work, copies_of
 from ecar_lab.errors import EcarError
+from ecar_lab.events import TraceEvent
 from ecar_lab.flow import DEFAULT_SOLVER, FLOW_MAP, check_solver
-from ecar_lab.interventions import LatentEdit, stage_noise, walk_noise
+from ecar_lab.interventions import LatentEdit, stage_end_of, stage_noise, walk_noise
 from ecar_lab.model import ECAR
+from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.schedule import Intervals, check_interval, check_power
 from ecar_lab.schema import Count, NotNegative, Share, Whole, check_values, hints_of, short, wrong
 from ecar_lab.trace import trace
@@ -30,8 +33,9 @@ ACTIONS = ("zero", "noise", "copy")
 WHOLE, EVEN = (0.0, 1.0), 1.0
 # Fields of Settings that change a run on its way; at their defaults nothing is changed.
 CHANGES = (
-    "classes", "seeds", "renoise", "edits", "mix_class", "mix", "walk_seed", "walk",
+    "classes", "seeds", "renoise", "edits", "mix_class", "mix", "walk_seed", "walk", "painted",
 )  # fmt: skip
+MOST_CELLS = 256  # beside each other in a painting
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,56 @@ class Edit:
 
 
 @dataclass(frozen=True)
+class Painted:
+    """A painting in place of the stages up to one: the later ones complete it.
+
+    Attributes:
+        stage: the last one that it decides.
+        cells: rows from the top, each with six hexadecimal digits (rrggbb) for every cell.
+    """
+
+    stage: Whole
+    cells: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_values(hints_of(Painted), vars(self))
+        side = len(self.cells)
+        if not 1 <= side <= MOST_CELLS:
+            raise EcarError(f"a painting of {side} rows of cells: use 1 to {MOST_CELLS}")
+        row = re.compile(f"[0-9a-f]{{{6 * side}}}")
+        if wrong_rows := [cells for cells in self.cells if not row.fullmatch(cells)]:
+            raise EcarError(
+                f"the row {short(wrong_rows[0])} of a painting: use {side} cells of six digits "
+                "each, 0 to 9 and a to f"
+            )
+
+    @classmethod
+    def of(cls, stage: int, colours: Sequence[str]) -> Painted:
+        """From ``#rrggbb`` of every cell, row by row."""
+        side = round(len(colours) ** 0.5)
+        plain = [colour.removeprefix("#") for colour in colours]
+        rows = ("".join(plain[first : first + side]) for first in range(0, side**2, side))
+        return cls(stage, tuple(rows))
+
+    def picture(self, size: int) -> Tensor:
+        """(1, 3, size, size) in [-1, 1], each cell a square."""
+        levels = torch.tensor([list(bytes.fromhex(row)) for row in self.cells]).float()
+        cells = levels.unflatten(1, (-1, 3)).permute(2, 0, 1)[None] / 127.5 - 1
+        return F.interpolate(cells, (size, size), mode="nearest")
+
+    def latent(self, pipeline: ECARPipeline) -> Tensor:
+        """The clean latent (1, C, R, R) of the picture."""
+        picture = self.picture(pipeline.image_size)
+        with torch.no_grad():
+            tokenizer = pipeline.tokenizer
+            return tokenizer.encode(picture.to(pipeline.device, tokenizer.dtype)).float()
+
+    def __str__(self) -> str:
+        side = len(self.cells)
+        return f"stage {self.stage + 1} painted, {side}×{side} cells"
+
+
+@dataclass(frozen=True)
 class Settings:
     """What a person chose; with the checkpoint it decides every pixel.
 
@@ -83,6 +137,7 @@ class Settings:
             as ``walk_noise`` goes; empty: nowhere.
         renoise: whether each stage's start gets new noise; empty: yes (the first value means
             nothing). edits: in the order in which they are made.
+        painted: a painting from which the run starts, in place of its first stages.
 
     Raises:
         EcarError: a seed out of range, an interval that ends before it begins, a power that is not
@@ -104,6 +159,7 @@ class Settings:
     mix: tuple[Share, ...] = ()
     walk_seed: int | None = None
     walk: tuple[Share, ...] = ()
+    painted: Painted | None = None
 
     def __post_init__(self) -> None:
         check_values(hints_of(Settings), vars(self))
@@ -214,7 +270,8 @@ class Settings:
             for stage, new in enumerate(self.renoise, 1)
             if stage > 1 and not new
         ]
-        return words + [str(edit) for edit in self.edits]
+        words += [str(edit) for edit in self.edits]
+        return words + ([str(self.painted)] if self.painted else [])
 
     @property
     def all_intervals(self) -> tuple[tuple[float, float], ...]:
@@ -304,6 +361,24 @@ class Settings:
             replacement = copied.get(moment, edit.action)  # a moment that is none is refused later
         return LatentEdit(edit.stage, mask, replacement, edit.step)
 
+    def events(
+        self, pipeline: ECARPipeline, dtype: torch.dtype | None = None, **options: Any
+    ) -> Generator[TraceEvent]:
+        """The run's events on a pipeline, in turns with those of other visitors; of a painted one
+        the first is the painted stage's end.
+
+        Raises:
+            EcarError: settings that do not fit the model.
+        """
+        arguments = self.trace_arguments(pipeline.model, dtype)
+        if self.painted is None:
+            return paced(pipeline.trace(**arguments, **options))
+        latent, noise = self.painted.latent(pipeline), list(arguments["noise"].values())
+        noise = [eps.to(pipeline.device) for eps in noise]
+        labels = (self.classes or (self.class_name,) * len(self.steps))[self.painted.stage]
+        start = stage_end_of(pipeline.model, latent, self.painted.stage, labels, noise)
+        return paced(_after(start, pipeline.trace(**arguments, start_from=start, **options)))
+
     # -- as JSON -----------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
@@ -330,8 +405,14 @@ class Settings:
             raise wrong("edits", edits, list[Edit])
         plain: dict[str, Any] = {name: _tuples(value) for name, value in values.items()}
         plain["edits"] = tuple(map(_edit_from_json, edits))
+        plain["painted"] = _painted_from_json(values.get("painted"))
         plain.setdefault("solver", "euler")
         return cls(**plain)
+
+
+def _after(first: TraceEvent, later: Iterable[TraceEvent]) -> Iterator[TraceEvent]:
+    yield first
+    yield from later
 
 
 def interval_text(interval: tuple[float, float]) -> str:
@@ -352,6 +433,14 @@ def _edit_from_json(values: Any) -> Edit:
             f"{', '.join(sorted(fields - {'stage', 'mask'}))} what it needs"
         )
     return Edit(**{name: _tuples(value) for name, value in values.items()})
+
+
+def _painted_from_json(values: Any) -> Painted | None:
+    if values is None:
+        return None
+    if not isinstance(values, Mapping) or set(values) != {"stage", "cells"}:
+        raise EcarError(f"painted is {short(values)}: give an object with stage and cells")
+    return Painted(values["stage"], _tuples(values["cells"]))
 
 
 def whole(value: Any, name: str) -> int:

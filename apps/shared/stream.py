@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apps.server.turns import paced
 from apps.shared.inline import data_url, picture_url
 from apps.shared.settings import Settings
 from ecar_lab.events import TraceEvent
@@ -27,6 +26,8 @@ from ecar_lab.viz.pictures import to_pil
 
 # Seconds between two views: a browser shows no more than ten per second without stumbling.
 INTERVAL = 0.1
+# Seconds between two words about a run that shows no frames, and so until a stop takes effect.
+PAUSE = 0.2
 # Decoding in the middle of a stage is only for the eye: it may take this share of the model's time.
 PREVIEW_SHARE = 0.1
 
@@ -98,7 +99,7 @@ def stream(
         EcarError: a class, step count or guidance that the model does not take.
     """
     model = pipeline.model
-    events = paced(pipeline.trace(**settings.trace_arguments(model, dtype)))
+    events = settings.events(pipeline, dtype)
     progress = Progress(settings, view=blank_view(pipeline, settings, folder))
     flops = model.flops(
         settings.steps,
@@ -211,14 +212,19 @@ def _range(tensor: Tensor) -> list[float]:
 
 
 def _note_costs(progress: Progress, event: TraceEvent, flops: dict[str, list[int]]) -> None:
+    while event.stage > len(progress.costs):  # a painting has taken their place: they cost nothing
+        side = progress.view["stages"][len(progress.costs)]["size"]
+        progress.costs.append(StageCost(side, tokens=0, steps=0))
     if event.stage == len(progress.costs):
+        painted = progress.settings.painted
+        made = painted is None or event.stage > painted.stage
         progress.costs.append(
             StageCost(
                 side=event.latent.shape[-1],
-                tokens=event.token_map.shape[1],
-                steps=event.num_steps,
-                transformer_flops=flops["transformer"][event.stage],
-                head_flops=flops["head"][event.stage],
+                tokens=made * event.token_map.shape[1],
+                steps=made * event.num_steps,
+                transformer_flops=made * flops["transformer"][event.stage],
+                head_flops=made * flops["head"][event.stage],
             )
         )
     cost = progress.costs[event.stage]

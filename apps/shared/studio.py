@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from apps.server.turns import paced
+from apps.shared.models import Loaded, Models, check_stamp, stamp_of
 from apps.shared.settings import Settings
 from apps.shared.stream import Progress, stream
 from ecar_lab.device import pick_device, pick_dtype, told_when_memory_is_full
@@ -33,7 +33,7 @@ REMEMBERED = 10_000
 LEFT = "the session has ended: load the page again"
 OPENING_SEED = 0
 # What a page opens with, picked by eye among the seeds 0 to 79: by the checkpoint's name.
-OPENINGS = {name: ("ship", 31) for name in ("cifar10", "cifar10-turbo")}
+OPENINGS = dict.fromkeys(("cifar10", "cifar10-turbo"), ("ship", 31))
 
 
 @dataclass(frozen=True)
@@ -218,25 +218,51 @@ class Folders:
 class Studio:
     """The pipeline of one checkpoint, ready to be watched.
 
+    Its model is loaded when it is needed, and may make room for others' when it is not: ``models``
+    and ``folders`` are shared by all studios of a server.
+
     Attributes:
         problem: why there is no pipeline; None if there is one.
     """
 
-    def __init__(self, checkpoint: str | Path, device: str = "auto", dtype: str = "auto") -> None:
-        self.folders = Folders()
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        device: str = "auto",
+        dtype: str = "auto",
+        models: Models | None = None,
+        folders: Folders | None = None,
+    ) -> None:
+        self.folders, self.models = folders or Folders(), models or Models()
         self.problem: str | None = None
         self._opening: Progress | None = None
-        self._opened = threading.Event()
-        self.device = pick_device(device)
+        self._opened, self._beginning, self._wanted = threading.Event(), threading.Lock(), False
+        self.device, self.dtype_name = pick_device(device), dtype
         self.dtype = pick_dtype(self.device, dtype)
         try:
             self.checkpoint = resolve_checkpoint(checkpoint)
-            self.pipeline = ECARPipeline.from_pretrained(str(self.checkpoint))
+            self.stamp = stamp_of(self.checkpoint)
+            self.models.get(self.checkpoint, self.device)
         except EcarError as error:
             self.problem = str(error)
-            return
-        self.pipeline.to(self.device)
-        self.colours = LatentColours.of(self.pipeline.tokenizer)
+
+    @property
+    def loaded(self) -> Loaded:
+        """The model; who holds it keeps it.
+
+        Raises:
+            EcarError: the checkpoint has been deleted or replaced meanwhile.
+        """
+        check_stamp(self.checkpoint, self.stamp)
+        return self.models.get(self.checkpoint, self.device)
+
+    @property
+    def pipeline(self) -> ECARPipeline:
+        return self.loaded.pipeline
+
+    @property
+    def colours(self) -> LatentColours:
+        return self.loaded.colours
 
     @property
     def class_names(self) -> list[str]:
@@ -274,19 +300,29 @@ class Studio:
         finally:
             self.folders.close_run(folder)
 
-    def trace(self, settings: Settings, **options) -> Iterator[TraceEvent]:
+    def trace(self, settings: Settings, **options) -> Generator[TraceEvent]:
         """The events of a run, for those who want tensors; ``options`` go to ``trace()``, too.
 
         Raises:
             EcarError: settings that the model does not take.
         """
-        model = self.pipeline.model
-        return paced(self.pipeline.trace(**settings.trace_arguments(model, self.dtype), **options))
+        return settings.events(self.pipeline, self.dtype, **options)
 
-    def open_in_background(self) -> None:
+    def open_in_background(self, at_once: bool = True) -> None:
         """Makes the first image, which a page shows before anybody clicks, after a short one that
-        warms up the libraries: the times shown should be those of a run, not of a first run."""
-        threading.Thread(target=self._make_opening, daemon=True, name="ecar-opening").start()
+        warms up the libraries: the times shown should be those of a run, not of a first run.
+
+        ``at_once``: else when somebody first asks for it.
+        """
+        self._wanted = True
+        if at_once:
+            self._begin_opening()
+
+    def _begin_opening(self) -> None:
+        with self._beginning:
+            wanted, self._wanted = self._wanted, False
+        if wanted:
+            threading.Thread(target=self._make_opening, daemon=True, name="ecar-opening").start()
 
     def _make_opening(self) -> None:
         try:
@@ -301,9 +337,14 @@ class Studio:
         finally:
             self._opened.set()
 
+    def is_opened(self, timeout: float) -> bool:
+        """Whether the first image is there, or will never be, after ``timeout`` seconds."""
+        self._begin_opening()
+        return self._opened.wait(timeout)
+
     def opening(self, timeout: float = 60.0) -> Progress | None:
         """The first image once it is there; None if it does not come within ``timeout`` seconds."""
-        self._opened.wait(timeout)
+        self.is_opened(timeout)
         return self._opening if self._opening and self._opening.image else None
 
 

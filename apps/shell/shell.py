@@ -28,8 +28,8 @@ def add_head(studio: Studio | None) -> None:
 
 
 def add_strip(studio: Studio) -> None:
-    """The whole process in one line that stays in view. What runs says with ``ecar:at`` where it is;
-    a part that is pressed says what it does, with which tensors and at what cost."""
+    """The whole process in one line that stays in view. What runs says with ``ecar:at`` where it
+    is; a part that is pressed says what it does, with which tensors and at what cost."""
     _piece("strip", parts_of(studio), elem_id="pipeline")
 
 

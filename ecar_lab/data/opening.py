@@ -13,8 +13,8 @@ from ecar_lab.data.columns import NO_LABELS
 from ecar_lab.data.layout import Layout, Skipped
 from ecar_lab.data.places import METADATA, TABLES, Found, recognise
 from ecar_lab.data.splits import pick_split
-from ecar_lab.data.tables import Table, reason, require_memory
-from ecar_lab.errors import EcarError
+from ecar_lab.data.tables import Table, require_memory
+from ecar_lab.errors import EcarError, reason
 
 BUILT_IN = ("digits", "shapes")
 HUB_IDS = {"cifar10": "uoft-cs/cifar10", "imagenette": "frgfm/imagenette:320px"}

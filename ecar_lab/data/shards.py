@@ -20,8 +20,7 @@ from ecar_lab.data.columns import NO_LABELS, pixel_type
 from ecar_lab.data.labels import encode
 from ecar_lab.data.layout import Skipped
 from ecar_lab.data.places import Found
-from ecar_lab.data.tables import reason
-from ecar_lab.errors import EcarError
+from ecar_lab.errors import EcarError, reason
 
 FILE_NAME = "file_name"  # the column of metadata files that names the picture, as in `datasets`
 

@@ -19,7 +19,7 @@ from ecar_lab.data.columns import NO_LABELS
 from ecar_lab.data.fingerprint import of_pictures, of_rows, of_table, revision_of
 from ecar_lab.data.labels import code_of
 from ecar_lab.data.layout import Layout
-from ecar_lab.errors import EcarError
+from ecar_lab.errors import EcarError, reason
 
 Pair = tuple[Any, int]  # encoded image as `datasets` holds it, or its pixels; class
 Content = Iterable[bytes | str] | None
@@ -137,9 +137,3 @@ def require_memory(name: str, needed: int) -> None:
     """Refuses to hold ``needed`` bytes where that would leave little of the free memory."""
     remedy = "use streaming (--streaming), a smaller image size or a limit"
     bounds.require_memory(repr(name), needed, remedy, share=0.8)
-
-
-def reason(error: Exception) -> str:
-    """The first line of an error, to stand in a sentence of our own."""
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

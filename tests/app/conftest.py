@@ -6,10 +6,21 @@ from pathlib import Path
 import pytest
 
 from apps import demo
+from apps.shared import shelf
 from apps.shared.recipes import Origin, finished
 from apps.shared.settings import Settings
 from apps.shared.studio import Run, Studio
 from tests.browsing import free_port
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bare_shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No page besides that of the checkpoint a test asks for: those that ship take seconds."""
+    nothing = tmp_path_factory.mktemp("nothing")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shelf, "checkpoints_root", lambda: nothing)
+        patch.setattr(shelf, "RUNS", nothing)
+        yield
 
 
 @pytest.fixture(scope="module")

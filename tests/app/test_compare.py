@@ -2,6 +2,7 @@
 weights and a tiny DiT beside it."""
 
 import json
+import random
 import shutil
 import time
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from apps.compare import runs as compare_runs
+from apps.compare import tab as compare_tab
 from apps.compare.runs import Rival, compare
 from apps.compare.tab import Compare
 from apps.compare.views import result_table, rows
@@ -123,12 +125,12 @@ def test_every_event_is_a_frame_at_the_seconds_and_operations_it_took(studio, tm
 
 
 def test_nothing_is_drawn_while_a_model_runs(studio, tmp_path, monkeypatch):
-    monkeypatch.setattr(compare_runs, "INTERVAL", 0)
+    monkeypatch.setattr(compare_runs, "PAUSE", 0)
     said = []
     for moment in compare(studio, Rival(studio), SETTINGS, 4, 2.0, tmp_path):
         if moment.view is None:
             said.append(moment.status)
-            assert list(tmp_path.iterdir()) == []
+            assert moment.status == "The frames are drawn …" or list(tmp_path.iterdir()) == []
     assert "E-CAR runs: stage 2, step 3 of 3 …" in said
     assert said.index("DiT runs: step 1 of 4 …") > said.index("E-CAR runs: stage 2, step 3 of 3 …")
     assert said[-1] == "The frames are drawn …"
@@ -351,6 +353,51 @@ def test_stop_ends_a_comparison_and_the_next_one_goes(page, monkeypatch):
         page.get_by_role("button", name="Stop").click()
         page.locator(".lanes .status", has_text="Stopped.").wait_for()
         page.wait_for_selector("#compare:not([disabled])")
+    press_compare(page)
+
+
+# Compare is pressed at the first moment that it can be, Stop some milliseconds after it can be.
+PRESSES = """async gaps => {
+    const [go, stop] = ["#compare", "#compare-stop"].map(id => document.querySelector(id));
+    const lanes = document.querySelector(".lanes"), said = [];
+    const pause = (ms) => new Promise(done => setTimeout(done, ms));
+    const free = async (button) => { while (button.disabled) await pause(1); };
+    const note = () =>
+        said.push([lanes.querySelector(".status").textContent, lanes.getAttribute("aria-busy")]);
+    for (const gap of gaps) {
+        await free(go);
+        go.click();
+        await free(stop);
+        await pause(gap);
+        stop.click();
+        note();
+        await free(go);
+        note();
+    }
+    return said;
+}"""
+
+
+def test_a_press_after_stop_is_never_lost(page, page_and_tab, monkeypatch):
+    begun, gaps = [], random.Random(5)
+    plain = compare_tab.compare
+
+    def counted(*given):
+        begun.append(given)
+        return plain(*given)
+
+    def endless(lane, run):
+        while True:
+            time.sleep(0.1)  # a step that cannot be interrupted
+            yield compare_runs.Moment("It goes on for ever")
+
+    with monkeypatch.context() as slow:
+        slow.setattr(compare_tab, "compare", counted)
+        slow.setattr(compare_runs, "timed", endless)
+        said = page.evaluate(PRESSES, [gaps.uniform(0, 60) for _ in range(20)])
+    assert [words for words, _ in said] == ["Stopping …", "Stopped."] * 20
+    assert all(busy == ("true" if words == "Stopping …" else None) for words, busy in said)
+    assert len(begun) == 20
     press_compare(page)
 
 

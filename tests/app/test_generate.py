@@ -187,10 +187,29 @@ def test_an_error_is_a_sentence_on_the_page(tab, monkeypatch):
     tab.get_by_role("button", name="Generate", exact=True).click()
     tab.wait_for_selector("#generate-banner [role=alert]")
     assert tab.inner_text("#generate-banner") == "<b>guidance</b> nan is not finite: use 1 or more"
-    tab.wait_for_function(
-        "() => document.querySelector('#generate-player .status').innerText === 'Stopped.'"
-    )
     tab.wait_for_selector("#generate:not([disabled])")
+    tab.wait_for_function(DONE % "cat, seed 0")  # the image before is not lost
+
+
+@pytest.mark.parametrize(
+    ("field", "typed", "words"),
+    [
+        ("Seed", "-5", "Seed -5 is out of range: use 0 to 2147483647"),
+        ("Seed", "2147483648", "Seed 2147483648 is out of range: use 0 to 2147483647"),
+        ("Seed", "3.7", "Seed is '3.7': give a whole number"),
+        ("number input for Steps, stage 1", "2.5", "Steps of stage 1 is '2.5': give a whole numb"),
+    ],
+)
+def test_a_number_that_is_none_is_our_sentence_and_no_more(tab, capfd, field, typed, words):
+    if field != "Seed":
+        tab.get_by_role("button", name="Steps, guidance and solver").click()
+    tab.locator("#generate-controls").get_by_label(field, exact=True).fill(typed)
+    tab.get_by_role("button", name="Generate", exact=True).click()
+    tab.wait_for_selector("#generate-banner [role=alert]")
+    assert tab.inner_text("#generate-banner").startswith(words)
+    tab.wait_for_function(DONE % "cat, seed 0")
+    assert tab.locator(".toast-body").count() == 0
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_a_fault_of_ours_gives_the_button_back(tab, monkeypatch):

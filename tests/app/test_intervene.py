@@ -1,5 +1,6 @@
 """The Intervene tab: what each intervention changes and what it must leave alone; then the page."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +56,7 @@ def ends(made: Made) -> list[torch.Tensor]:
 def test_a_fork_keeps_the_earlier_stages_bit_for_bit_and_draws_the_later_anew(studio, base):
     variants = runs.forked(base.settings, 0, 5, 100)
     assert [v.seeds for v in variants] == [(4, seed) for seed in range(100, 105)]
-    made = runs.run_fork(studio, variants, "fork")
+    made = [runs.make(studio, one, "fork") for one in variants]
     for one in made:
         assert torch.equal(one.at(0).latent, base.at(0).latent)
         assert not torch.equal(one.final, base.final)
@@ -66,7 +67,7 @@ def test_a_fork_keeps_the_earlier_stages_bit_for_bit_and_draws_the_later_anew(st
 def test_a_recipe_of_a_variant_brings_it_back_to_the_last_bit(studio, base, edits):
     start = changed(studio, replace(base.settings, edits=edits, classes=("cat", "frog")))
     variants = runs.forked(start.settings, 0, 4, 7)
-    for one in runs.run_fork(studio, variants, "fork"):
+    for one in [runs.make(studio, one, "fork") for one in variants]:
         alone = list(studio.trace(one.settings))
         assert [(e.stage, e.step) for e in alone] == [(e.stage, e.step) for e in one.events]
         assert torch.equal(alone[-1].latent, one.final)
@@ -74,7 +75,7 @@ def test_a_recipe_of_a_variant_brings_it_back_to_the_last_bit(studio, base, edit
 
 def test_every_variant_is_a_run_with_its_own_recipe_and_frames(studio, base):
     variants = runs.forked(base.settings, 0, 4, 50)
-    runs.run_fork(studio, variants, "runs of a fork")
+    [runs.make(studio, one, "runs of a fork") for one in variants]
     noted = studio.folders.runs("runs of a fork")
     assert [run.settings for run in noted] == variants
     whole = base.progress
@@ -246,14 +247,14 @@ def test_changed_controls_mean_another_base(studio):
         tab = Intervene(studio)
     request, where = SimpleNamespace(session_hash="base"), (None, 0, "end")
     controls = ["cat", 4, "euler", 3, 2, 1.5, 2.0, 0.0, 0.0, 1.0, 0.5, 1.0, 1.2]
-    first = tab.make_base(request, *where, None, *controls)
+    *_, first, _ = tab.make_base(request, *where, None, *controls)
     known = replace(first[tab.base], classes=("cat", "dog"))
-    kept = tab.leave_noise_out(request, [1], *where, known, *controls)
+    *_, kept, _ = tab.leave_noise_out(request, [1], *where, known, *controls)
     assert kept[tab.base] == known
     assert "class dog in stage 2, no new noise in stage 2" in kept[tab.results]["sentence"]
     assert "Boundary score" in kept[tab.results]["says"]
     controls[0] = "frog"
-    other = tab.leave_noise_out(request, [1], *where, known, *controls)
+    *_, other, _ = tab.leave_noise_out(request, [1], *where, known, *controls)
     assert other[tab.base] == Settings(
         "frog", 4, (3, 2), (1.5, 2.0), "euler", intervals=((0, 1), (0, 0.5)), powers=(1, 1.2)
     )
@@ -294,6 +295,7 @@ def labels(sight) -> list[str]:
 
 def test_a_fork_is_a_grid_with_what_is_undecided(sight, studio):
     do(sight, "Fork", "Fork", "forked after stage 1")
+    sight.wait_for_function("document.querySelectorAll('.results figure').length === 8")
     expected = ["Base", "Undecided after stage 1", *(f"Seed {seed}" for seed in range(1, 7))]
     assert labels(sight) == expected
     pictures = sight.locator(".results img")
@@ -302,6 +304,39 @@ def test_a_fork_is_a_grid_with_what_is_undecided(sight, studio):
     )
     assert len(set(pictures.evaluate_all("images => images.map(image => image.src)"))) == 8
     assert "on average" in sight.inner_text(".results .says")
+
+
+def test_a_fork_shows_its_pictures_as_they_come_and_can_be_stopped(sight, monkeypatch):
+    go = threading.Semaphore(0)
+    plain = ECARPipeline.trace
+
+    def stepped(self, *given, **named):
+        assert go.acquire(timeout=60)
+        return plain(self, *given, **named)
+
+    results = sight.locator(".results")
+    monkeypatch.setattr(ECARPipeline, "trace", stepped)
+    sight.get_by_label("First seed of the variants").fill("40")
+    sight.get_by_role("button", name="Fork", exact=True).click()
+    sight.wait_for_selector(".results[aria-busy=true]")
+    assert sight.locator("#intervene-base").is_disabled()
+    assert results.locator(".status").inner_text() == "Waiting for the model …"
+    go.release()  # the base, which this visitor has not made yet
+    for count in (1, 2):
+        go.release()
+        sight.wait_for_function(
+            "count => document.querySelectorAll('.results figure').length === 1 + count", arg=count
+        )
+    assert labels(sight) == ["Base", "Seed 40", "Seed 41"]
+    sight.locator("#intervene-stop").click()
+    sight.wait_for_function(
+        "document.querySelector('.results .status').textContent === 'Stopping …'"
+    )
+    go.release(20)
+    sight.wait_for_selector("#intervene-fork-go:not([disabled])")
+    assert results.locator(".status").inner_text() == "Stopped."
+    assert results.get_attribute("aria-busy") is None
+    assert labels(sight) == ["Base", "Seed 40", "Seed 41"]
 
 
 def test_class_noise_and_new_noise(sight):

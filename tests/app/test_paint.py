@@ -2,8 +2,10 @@
 
 import base64
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -14,6 +16,8 @@ from PIL import Image
 from apps.paint import runs
 from apps.paint.runs import Painting, Wish
 from apps.paint.tab import Paint
+from apps.runs.exports import EXPORTS, export
+from apps.shared.recipes import Origin, Recipe, finished, replay
 from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
 from ecar_lab.interventions import stage_end_of, stage_noise
@@ -160,10 +164,63 @@ def test_bad_requests_are_answered_by_a_sentence(studio):
         ((good, 0, ["cat"] * 10**5, 0, 2), "100000 classes"),
         ((["colours"], 0, ["cat"], 0, 2), "There is no painting yet"),
     ]:
-        (answer,) = tab.complete(*wishes)
+        *_, answer = tab.complete(*wishes)
         assert words in answer[tab.banner]
         assert tab.results not in answer
-    assert list(tab.follow(False, good, 0, ["cat"], 0, 2)) == []
+    assert list(tab.at_once(False, good, 0, ["cat"], 0, 2)) == []
+
+
+def test_an_image_that_is_kept_is_a_run_whose_recipe_brings_it_back(studio, tmp_path):
+    """With frames, GIF and latents, though the painted stage was never computed."""
+    with gr.Blocks():
+        tab = Paint(studio)
+    origin, owner = Origin.of(studio), SimpleNamespace(session_hash="keeper")
+    *_, done = runs.complete(studio, Wish(HALVES, 0, ("cat", "frog"), (3, 4)))
+    pressed = SimpleNamespace(_data={"name": "frog", "seed": 4})
+    *_, kept, _ = tab.keep(owner, done, pressed)
+    assert "Run 1 in the tab Runs: frog, seed 4" in kept[tab.results]["kept"]
+    (run,) = studio.folders.runs("keeper")
+    assert run.settings.painted == HALVES.at(0)
+    shown = picture_in(done["sprite"])[:, 3 * 8 :].astype(int)
+    assert np.abs(shown - np.asarray(Image.open(run.image).convert("RGB"))).max() <= 1
+    frames = run.progress.view["frames"]
+    assert [(frame["stage"], frame["step"]) for frame in frames] == [(0, 1), (1, 0), (1, 1), (1, 2)]
+    costs = run.progress.costs
+    assert (costs[0].steps, costs[0].head_flops, costs[1].steps) == (0, 0, 2)
+    for kind in EXPORTS:
+        assert export(studio, origin, run, kind).stat().st_size > 0
+
+    saved = export(studio, origin, run, "recipe")
+    again = Recipe.read(saved)
+    assert again.settings == run.settings
+    elsewhere = Studio(studio.checkpoint, "cpu", "float32")
+    progress = finished(replay(elsewhere, again, None))
+    assert again.verdict(progress.image, []) == (True, again.verdict(progress.image, [])[1])
+
+    for stage, words in ((1, "use 0 to 0"), (-1, "use 0 or more")):
+        values = json.loads(saved.read_text("utf-8"))
+        values["settings"]["painted"]["stage"] = stage
+        with pytest.raises(EcarError, match=words):
+            Recipe.from_json(values).check(studio, origin)
+
+
+@pytest.mark.parametrize(
+    ("view", "data", "words"),
+    [
+        (None, {}, "no image yet"),
+        ({}, {"name": "cat", "seed": 1}, "no painting yet"),
+        ({"colours": ["#000000"] * 16, "stage": "x"}, {}, "give a whole number"),
+        ({"colours": ["#000000"] * 16, "stage": 1}, {"name": "cat"}, "give a whole number"),
+        ({"colours": ["#000000"] * 16, "stage": 1}, {"name": 7, "seed": 1}, "lass"),
+        ({"colours": ["#000000"] * 16, "stage": 9}, {"name": "cat", "seed": 1}, "use 0 to 0"),
+    ],
+)
+def test_an_image_that_is_none_is_not_kept(studio, view, data, words):
+    with gr.Blocks():
+        tab = Paint(studio)
+    *_, answer = tab.keep(SimpleNamespace(session_hash="junk"), view, SimpleNamespace(_data=data))
+    assert words in answer[tab.banner]
+    assert studio.folders.runs("junk") == []
 
 
 # -- in a browser ----------------------------------------------------------------------------------
@@ -180,12 +237,12 @@ def sight(page):
     sight = page[1].new_page(viewport={"width": 1300, "height": 900})
     sight.set_default_timeout(PATIENCE)
     sight.goto(page[0])
-    finished(sight)
+    drawn(sight)
     yield sight
     sight.close()
 
 
-def finished(sight, but: str = "") -> str:
+def drawn(sight, but: str = "") -> str:
     """Waits for finished images, other ones than those named, and returns them."""
     sight.wait_for_function(
         """but => {
@@ -205,7 +262,7 @@ def cells(sight) -> list[str]:
 
 
 def test_a_stroke_is_completed_and_taken_back(sight):
-    before, opening = cells(sight), finished(sight)
+    before, opening = cells(sight), drawn(sight)
     sight.get_by_role("radio", name="green").check()
     first, third = (sight.locator(".canvas .cell").nth(n).bounding_box() for n in (0, 2))
     sight.mouse.move(first["x"] + 5, first["y"] + 5)
@@ -213,10 +270,10 @@ def test_a_stroke_is_completed_and_taken_back(sight):
     sight.mouse.move(third["x"] + 5, third["y"] + 5)  # too fast to be seen in between
     sight.mouse.up()
     assert cells(sight)[:4] == ["green"] * 3 + before[3:4]
-    after = finished(sight, but=opening)
+    after = drawn(sight, but=opening)
     sight.get_by_role("button", name="Undo").click()
     assert cells(sight) == before
-    assert finished(sight, but=after) == opening  # the same painting, the same images
+    assert drawn(sight, but=after) == opening  # the same painting, the same images
     sight.keyboard.press("Control+y")
     assert cells(sight)[:3] == ["green"] * 3
 
@@ -247,32 +304,42 @@ def test_cells_can_be_finer_and_coarser(sight):
 def test_a_picture_of_ones_own_begins_it(sight, tmp_path):
     file = tmp_path / "own.png"
     Image.new("RGB", (40, 30), (24, 24, 24)).save(file)
-    before = finished(sight)
+    before = drawn(sight)
     with sight.expect_file_chooser() as choosing:
         sight.get_by_role("button", name="From a picture of yours").click()
     choosing.value.set_files(file)
     sight.wait_for_function(
         "[...document.querySelectorAll('.canvas .cell')].every(c => c.ariaLabel.endsWith('black'))"
     )
-    finished(sight, but=before)
+    drawn(sight, but=before)
     sight.get_by_role("button", name="From my latest run").click()
     sight.wait_for_selector("text=You have no run yet")
 
 
 def test_without_live_only_the_button_completes(sight):
     sight.get_by_label("Live").uncheck()
-    before = finished(sight)
+    before = drawn(sight)
     sight.get_by_role("button", name="Fill").click()
     sight.get_by_role("button", name="Complete it").click()
-    assert finished(sight, but=before) != before
+    assert drawn(sight, but=before) != before
 
 
 def test_a_phone_shows_it_without_sideways_scrolling(page):
     sight = page[1].new_page(viewport={"width": 390, "height": 844})
     sight.set_default_timeout(PATIENCE)
     sight.goto(page[0])
-    finished(sight)
+    drawn(sight)
     assert sight.evaluate("document.documentElement.scrollWidth") == 390
     every = "[...document.querySelectorAll('.completed *, .canvas *')]"
     assert sight.evaluate(f"Math.max(...{every}.map(e => e.getBoundingClientRect().right))") <= 390
     sight.close()
+
+
+def test_an_image_is_kept_by_a_press(sight):
+    sight.get_by_role("button", name="Keep as a run: cat, seed 0").click()
+    sight.wait_for_function(
+        "document.querySelector('.completed .status').textContent.startsWith('Run 1 in the tab')"
+    )
+    assert sight.locator(".completed").get_attribute("aria-busy") is None
+    sight.get_by_role("button", name="Complete it").click()
+    drawn(sight)

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from apps.shared import programs
+from apps.shared.picker import Pages
 from apps.shared.recipes import pixels_of
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
@@ -29,7 +30,7 @@ pytestmark = QUIET
 @pytest.fixture(scope="module")
 def address(studio: Studio) -> Iterator[str]:
     with gr.Blocks(analytics_enabled=False) as page:
-        programs.register(studio)
+        programs.register(Pages(studio))
     gr.set_static_paths([studio.folders.root])
     page.queue()
     port = free_port()

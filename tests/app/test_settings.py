@@ -1,19 +1,25 @@
 """Settings of the app from values of any kind, as JSON or a program may hold them."""
 
 import json
+import math
+from dataclasses import asdict
 from typing import Any
 
+import gradio as gr
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from apps import demo
+from apps.shared.parts import RunControls
 from apps.shared.programs import Programs
-from apps.shared.settings import Settings
+from apps.shared.settings import Painted, Settings
 from ecar_lab.errors import EcarError
 
 NAMES = ("class_name", "seed", "steps", "guidance", "solver", "intervals", "powers", "seeds",
-         "classes", "renoise", "edits", "mix_class", "mix", "walk_seed", "walk")  # fmt: skip
+         "classes", "renoise", "edits", "mix_class", "mix", "walk_seed", "walk",
+         "painted")  # fmt: skip
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
@@ -77,6 +83,88 @@ def test_a_mix_and_a_walk_go_from_one_run_to_the_other(studio):
         assert torch.equal(between[2], end)
         assert not torch.allclose(between[1], cat)
         assert not torch.allclose(between[1], end)
+
+
+def test_a_painting_is_compact_text_and_comes_back():
+    colours = [f"#{number:06x}" for number in range(16)]
+    painted = Painted.of(0, colours)
+    assert painted.cells[0] == "000000000001000002000003"
+    made = Settings.from_json({**SOUND, "painted": json.loads(json.dumps(asdict(painted)))})
+    assert made.painted == painted
+    assert Settings.from_json(made.to_json()) == made
+    assert str(made).endswith("stage 1 painted, 4×4 cells")
+
+
+@pytest.mark.parametrize(
+    ("painted", "words"),
+    [
+        ([], "give an object with stage and cells"),
+        ({"stage": 0}, "give an object with stage and cells"),
+        ({"stage": 0, "cells": 5}, "cells is 5: use a list"),
+        ({"stage": 0, "cells": []}, "0 rows of cells: use 1 to 256"),
+        ({"stage": 0, "cells": ["0000"]}, "use 1 cells of six digits each"),
+        ({"stage": 0, "cells": ["GG0000"]}, "use 1 cells of six digits each"),
+        ({"stage": -1, "cells": ["000000"]}, "stage is -1: use 0 or more"),
+        ({"stage": 0.5, "cells": ["000000"]}, "stage is 0.5"),
+        ({"stage": 0, "cells": ["000000"] * 10**4}, "10000 rows of cells"),
+    ],
+)
+def test_a_painting_that_is_none_is_one_sentence(painted, words):
+    with pytest.raises(EcarError) as refusal:
+        Settings.from_json({**SOUND, "painted": painted})
+    assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("seed", -5, "seed -5 is out of range"),
+        ("seed", 2**31, "seed 2147483648 is out of range"),
+        ("seed", 3.7, "seed is '3.7': give a whole number"),
+        ("seed", math.nan, "seed is 'nan': give a whole number"),
+        ("seed", "seven", "seed is 'seven': give a whole number"),
+        ("steps", 2.5, "steps of stage 1 is '2.5': give a whole number"),
+        ("steps", None, "steps of stage 1 is 'None': give a whole number"),
+        ("steps", 0, "0 flow steps"),
+        ("steps", 10**6, "1000000 flow steps"),
+        ("guidance", "much", "guidance of stage 1 is 'much': give a number"),
+        ("guidance", -1, "guidance -1"),
+        ("guidance", 1e308, "guidance 1e+308"),
+        ("guidance", math.inf, "guidance inf"),
+        ("begins", 1.5, "guidance_interval"),
+        ("ends", None, "guidance until of stage 1 is 'None': give a number"),
+        ("powers", math.nan, "time_power nan"),
+        ("powers", 1e9, "time_power 1e+09"),
+    ],
+)
+def test_what_is_typed_into_a_field_is_refused_in_one_sentence(studio, field, value, words):
+    """The fields hand on what was typed, whatever Gradio thinks of it."""
+    with gr.Blocks():
+        controls = RunControls(studio, "strict")
+    own = {"seed": [controls.seed]}
+    own |= {name: getattr(controls, name) for name in ("steps", "guidance", "powers")}
+    own |= {"begins": controls.begins, "ends": controls.ends}
+    values = [
+        value if one is own[field][0] else one.preprocess(one.value) for one in controls.inputs
+    ]
+    assert own[field][0].preprocess(value) is value
+    with pytest.raises(EcarError) as refusal:
+        controls.settings(*values)
+    assert words in str(refusal.value)
+
+
+def test_gradio_judges_no_number_of_any_tab(tiny_checkpoint):
+    fields = [
+        one
+        for one in demo.build(tiny_checkpoint, "cpu", "float32").blocks.values()
+        if isinstance(one, gr.Number | gr.Slider)
+    ]
+    assert len(fields) > 30
+    for field in fields:
+        again = type(field)(minimum=0, maximum=1)  # as Gradio makes it anew when its range changes
+        assert again.get_block_name() == field.get_block_name() in ("number", "slider")
+        for value in (-1e9, 1e9, 0.123, None, "text"):
+            assert field.preprocess(value) is again.preprocess(value) is value
 
 
 @pytest.mark.parametrize(
