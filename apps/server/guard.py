@@ -145,7 +145,7 @@ class Guard:
             receive = replayed(body, receive)
             sessions.append(named_in_body(body))
         for session in sessions:
-            self.sessions.check(session, visitor, cookies)
+            self.sessions.check(session, network, cookies)
         signing_in = self.server.auth is not None and (method, path.rstrip("/")) == SIGN_IN
         if signing_in:
             self.tries.begin(network)

@@ -1,7 +1,7 @@
 """Whose session it is: what one browser began, no other one goes on with, cancels or ends.
 
 A browser is known again by a cookie that its first page sets; a program, and a browser that takes
-no cookie, by its network and its name.
+no cookie, by its network.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from urllib.parse import parse_qs
 
 from apps.server.answers import Refusal
-from apps.server.visitors import SESSION, Visitor
+from apps.server.visitors import SESSION
 
 COOKIE = "ecar-visitor"
 REMEMBERED = 10_000
@@ -25,9 +25,9 @@ class Sessions:
     """The sessions that are known, and whose each of them is."""
 
     def __init__(self) -> None:
-        self._owners: OrderedDict[str, Visitor | str] = OrderedDict()
+        self._owners: OrderedDict[str, str] = OrderedDict()
 
-    def check(self, session: object, visitor: Visitor, cookies: Mapping[str, str]) -> None:
+    def check(self, session: object, network: str, cookies: Mapping[str, str]) -> None:
         """Whoever names a session first has it.
 
         Raises:
@@ -37,9 +37,8 @@ class Sessions:
             return
         if not isinstance(session, str) or not SESSION.fullmatch(session):
             raise Refusal(400, BAD_NAME)
-        if self._owners.setdefault(session, cookies.get(COOKIE) or visitor) != (
-            cookies.get(COOKIE) or visitor
-        ):
+        asks = cookies.get(COOKIE) or network
+        if self._owners.setdefault(session, asks) != asks:
             raise Refusal(403, NOT_YOURS)
         self._owners.move_to_end(session)
         while len(self._owners) > REMEMBERED:
