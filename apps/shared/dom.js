@@ -29,6 +29,6 @@ function openTab(name) {
 // Presses what a tab holds, once that is there: a tab's content comes with its first opening.
 function press(selector, patience = 300) {
   const target = document.querySelector(selector);
-  if (target?.offsetParent) target.click();
+  if (target) target.click();
   else if (patience) requestAnimationFrame(() => press(selector, patience - 1));
 }
