@@ -128,7 +128,9 @@ class Runs:
         self.history.select(self.choose, self.history, **LATEST, **quick)
         for pin, button in zip(PINS, self.pins, strict=True):
             button.click(self._pinner(pin.lower()), self.history, **quick)
-        self.made = self.load.upload(self.replay, [self.load, self.history], shown, **PRIVATE, **QUEUE)
+        self.made = self.load.upload(
+            self.replay, [self.load, self.history], shown, **PRIVATE, **QUEUE
+        )
         for kind, button in self.makers.items():
             queue = QUEUE if EXPORTS[kind].needs_model else {}
             files = [self.file, self.status, self.banner]
