@@ -17,7 +17,7 @@ CHROMIUM_SWITCHES = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 40_000  # milliseconds: a guard against hanging, a slow machine is no failure
+PATIENCE = 600_000  # milliseconds: a guard against hanging, a slow machine is no failure
 
 
 def free_port() -> int:
