@@ -26,7 +26,7 @@ let fields = {}; // by name: a function that puts the control to a value
 function labelled(text, parent, control, hint) {
   const label = make("label", "", "", parent);
   const head = make("span", "head", text, label);
-  const value = make("output", "", "", head);
+  const value = make("span", "value", "", head);
   if (hint) make("span", "hint", hint, label);
   label.append(control);
   return value;

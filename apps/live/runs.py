@@ -1,4 +1,4 @@
-"""From sliders to one image: what the page wishes, as settings; every stage's end as one sprite.
+"""From sliders to an image: what the page wishes, as settings; every stage's end as one sprite.
 
 Only the newest wish of a page counts. A run whose page wishes something else meanwhile ends at its
 next step.
@@ -6,7 +6,6 @@ next step.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import OrderedDict
@@ -72,26 +71,35 @@ def settings_of(model: ECAR, wish: Any) -> Settings:
         raise EcarError(f"walk is {short(shares)}: give a share from 0 to 1 for {stages} stages")
     if not isinstance(wish["class_name"], str) or not isinstance(wish["mix_class"], str):
         raise EcarError("a class of the wish is no name: choose it from the list")
-    scale, mix = number(wish["guidance"], "guidance"), number(wish["mix"], "mix")
+    scale, mix = real(wish["guidance"], "guidance"), real(wish["mix"], "mix")
     first = whole(wish["from_stage"], "from_stage")
     if not 0 <= first < stages:
         raise EcarError(f"from_stage is {first}: use 0 to {stages - 1}")
-    if not math.isfinite(scale):
-        raise EcarError(f"guidance is {scale}: give a finite number")
     plain = Settings.of(model, wish["class_name"], whole(wish["seed"], "seed"))
     usual = plain.guidance
     guided = any(one != 1 for one in usual)
     settings = replace(
         plain,
-        guidance=tuple(one if guided and one == 1 else float(scale) for one in usual),
+        guidance=tuple(one if guided and one == 1 else scale for one in usual),
         mix_class=wish["mix_class"],
-        mix=tuple(float(mix) if stage >= first else 0.0 for stage in range(stages)),
+        mix=tuple(mix if stage >= first else 0.0 for stage in range(stages)),
         walk_seed=whole(wish["walk_seed"], "walk_seed"),
-        walk=tuple(float(number(share, "walk")) for share in shares),
+        walk=tuple(real(share, "walk") for share in shares),
     )
     check_settings(model, settings)
     model.check_few_step(settings.steps, settings.guidance, settings.all_powers, settings.solver)
     return settings
+
+
+def real(value: Any, name: str) -> float:
+    """The value, if it is a number that a slider could stand for.
+
+    Raises:
+        EcarError: it is something else.
+    """
+    if not -1e6 < number(value, name) < 1e6:
+        raise EcarError(f"{name} is {short(value)}: give a number")
+    return float(value)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from ecar_lab.errors import EcarError
 from ecar_lab.viz.colours import STAGE_HUES
 
 INTRODUCTION = (
-    "Move a slider, and the image follows. Mix another class in from a stage on: in front of that "
-    "stage nothing changes, so you see what each stage decides. Or walk from the noise of one seed "
-    "to that of another, in all stages at once or in each on its own."
+    "Move a slider, and the image follows. Mix another class in from a stage on: the stages "
+    "before it keep what they were, so you see what each decides. Or walk from the noise of one "
+    "seed to that of another, in all stages at once or in each on its own."
 )
 FEW_STEPS = (
     "This checkpoint takes many steps for an image. It is liveliest on a few-step one: "

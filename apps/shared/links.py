@@ -98,11 +98,9 @@ def _check_origin(values: Mapping[str, str], origin: Origin) -> None:
 
 def _text(value: Any) -> str:
     """A value in an address: as it is, or with commas, if that is read back as the same."""
-    choices = [value] if isinstance(value, str) else []
-    if isinstance(value, list) and len(value) > 1:
-        choices.append(",".join(map(str, value)))
     whole = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return next((text for text in choices if read_back(text) == value), whole)
+    bare = value if isinstance(value, str) else whole[1:-1] if isinstance(value, list) else whole
+    return bare if read_back(bare) == value else whole
 
 
 def read_back(text: str) -> Any:

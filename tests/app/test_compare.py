@@ -1,6 +1,7 @@
 """The Compare tab: both runs, their frames and numbers; then the page on a pipeline with random
 weights and a tiny DiT beside it."""
 
+import io
 import json
 import random
 import shutil
@@ -17,6 +18,7 @@ from apps.compare import tab as compare_tab
 from apps.compare.runs import Rival, compare
 from apps.compare.tab import Compare
 from apps.compare.views import result_table, rows
+from apps.shared.inline import png_of
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
 from ecar_lab.baselines import BaselinePipeline, DiT, make_pipeline
@@ -116,7 +118,8 @@ def test_every_event_is_a_frame_at_the_seconds_and_operations_it_took(studio, tm
             assert places == sorted(places)
             assert places[-1] > 0
         assert lane.frames[-1]["seconds"] == pytest.approx(event_seconds, abs=1e-4)
-        assert all((tmp_path / f[row]).is_file() for f in lane.frames for row in ("clean", "noisy"))
+        pictures = [png_of(f[row]) for f in lane.frames for row in ("clean", "noisy")]
+        assert all(picture.startswith(b"\x89PNG") for picture in pictures)
     steps, guidance = list(SETTINGS.steps), list(SETTINGS.guidance)
     planned = studio.pipeline.model.flops(steps, guidance)
     assert ecar.flops == sum(map(sum, planned.values()))
@@ -142,7 +145,7 @@ def test_where_decoding_is_dear_frames_are_the_latents_colours(studio, tmp_path,
     for lane in last.lanes:
         assert [frame["decoded"] for frame in lane.frames[:-1]] == [False] * (len(lane.frames) - 1)
         assert lane.frames[-1]["decoded"]
-        with Image.open(tmp_path / lane.frames[1]["clean"]) as shown:
+        with Image.open(io.BytesIO(png_of(lane.frames[1]["clean"]))) as shown:
             colours = studio.colours(lane.events[1].clean_estimate)
             assert shown.tobytes() == to_pil(colours)[0].tobytes()
 

@@ -1,6 +1,7 @@
 """The Inspect tab: attention, mask, token maps and cache as numbers; then the page itself."""
 
 import base64
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from apps.inspection.views import (
     cache_sentence,
     cache_table,
 )
+from apps.shared.inline import png_of
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio, a_folder
 from ecar_lab.benchmark.caching import compare_cache
@@ -104,7 +106,7 @@ def test_a_stage_of_one_token_borrows_the_directions_of_all(tmp_path):
     view = Inspections(studio).open(studio.defaults(), 0, None).view(0)
     assert [stage["side"] for stage in view["stages"]] == [1, 2, 4]
     for stage in view["stages"]:
-        with Image.open(f"{view['folder']}/{stage['map']}") as picture:
+        with Image.open(io.BytesIO(png_of(stage["map"]))) as picture:
             assert picture.size == (stage["side"],) * 2
 
 

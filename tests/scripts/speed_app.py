@@ -3,9 +3,10 @@
 Three ways to the same image, taken in turns in one run: the bare trace with its decoder, the stream
 that draws every frame, and a click in a real browser (chromium, Playwright) against a real server.
 
-With ``--live`` the Live tab instead (``--checkpoint cifar10-turbo --live``): a slider is moved without
-a pause in the browser, and what counts is the time from a wish to its picture, and pictures a second.
-The server shares the machine with the browser; the bare model is measured before and after, alone.
+With ``--live`` the Live tab instead (``--checkpoint cifar10-turbo --live``): a slider is moved
+without a pause in the browser, and what counts is the time from a wish to its picture, and pictures
+a second. The server shares the machine with the browser; the bare model is measured alone, before
+and after.
 """
 
 from __future__ import annotations
