@@ -55,6 +55,7 @@ class Inspections:
         Raises:
             EcarError: settings or a layer that the model does not have, no memory.
         """
+        settings.check_whole()
         with self._lock:
             key = (visitor, settings)
             found = self._kept.pop(key, None)

@@ -69,6 +69,7 @@ class Bases:
         Raises:
             EcarError: settings that the model does not take, no memory.
         """
+        settings.check_whole()
         with self._lock:
             kept = self._kept.pop(visitor, None)
             if kept is None or kept.settings != settings or not kept.image.exists():

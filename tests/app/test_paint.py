@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from apps.inspection.runs import Inspections
+from apps.intervene.runs import Bases
 from apps.paint import runs
 from apps.paint.runs import Painting, Wish
 from apps.paint.tab import Paint
@@ -197,6 +199,9 @@ def test_an_image_that_is_kept_is_a_run_whose_recipe_brings_it_back(studio, tmp_
     progress = finished(replay(elsewhere, again, None))
     assert again.verdict(progress.image, []) == (True, again.verdict(progress.image, [])[1])
 
+    for whole in (Bases(studio).of, lambda *run: Inspections(studio).open(run[0], 0, run[1])):
+        with pytest.raises(EcarError, match="choose a run that has them all"):
+            whole(run.settings, "keeper")
     for stage, words in ((1, "use 0 to 0"), (-1, "use 0 or more")):
         values = json.loads(saved.read_text("utf-8"))
         values["settings"]["painted"]["stage"] = stage
