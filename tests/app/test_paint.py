@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -95,9 +96,8 @@ def test_what_is_painted_decides_and_the_pictures_of_the_way_are_its_own(studio)
 
 def test_three_stages_tell_of_each_later_one():
     pipeline = ECARPipeline(tiny_model(num_stages=3, patch_size=1), IdentityTokenizer())
-    studio = object.__new__(Studio)
-    studio.pipeline, studio.dtype = pipeline, torch.float32
-    studio.colours = LatentColours.of(pipeline.tokenizer)
+    colours = LatentColours.of(pipeline.tokenizer)
+    studio: Any = SimpleNamespace(pipeline=pipeline, dtype=torch.float32, colours=colours)
     names = pipeline.class_names
     views = list(runs.complete(studio, Wish(HALVES, 0, tuple(names[:1]), (0,))))
     assert [view.get("at") for view in views] == [None, 2, 3]
@@ -345,6 +345,6 @@ def test_an_image_is_kept_by_a_press(sight):
     sight.wait_for_function(
         "document.querySelector('.completed .status').textContent.startsWith('Run 1 in the tab')"
     )
-    assert sight.locator(".completed").get_attribute("aria-busy") is None
+    sight.wait_for_selector(".completed:not([aria-busy])")
     sight.get_by_role("button", name="Complete it").click()
     drawn(sight)
