@@ -57,6 +57,7 @@ class Inspections:
         Raises:
             EcarError: settings or a layer that the model does not have, no memory.
         """
+        settings.check_whole()
         key = (visitor, settings)
 
         def compute() -> Inspection:

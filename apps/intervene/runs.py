@@ -71,6 +71,7 @@ class Bases:
         Raises:
             EcarError: settings that the model does not take, no memory.
         """
+        settings.check_whole()
         key = (visitor, settings)
         made = self._made.get(key, lambda: self._make(settings, visitor))
         if not made.image.exists():

@@ -288,6 +288,17 @@ class Settings:
         """Name of the finished image."""
         return f"{re.sub(r'[^A-Za-z0-9]+', '-', self.class_name)}-seed{self.seed}.png"
 
+    def check_whole(self) -> None:
+        """
+        Raises:
+            EcarError: there are stages that the run did not make, a painting took their place.
+        """
+        if self.painted is not None:
+            raise EcarError(
+                f"in this run {self.painted}: its first stages were never computed, choose a run "
+                "that has them all"
+            )
+
     def plain(self) -> Settings:
         """The same run with nothing changed on its way."""
         fields = (field for field in dataclasses.fields(self) if field.name in CHANGES)
@@ -450,8 +461,13 @@ def whole(value: Any, name: str) -> int:
         EcarError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
-        raise EcarError(f"{name} is {str(value)[:40]!r}: give a whole number")
+        raise EcarError(f"{name} is {_typed(value)}: give a whole number")
     return int(value)
+
+
+def _typed(value: Any) -> str:
+    """What stands in a field, as a sentence quotes it."""
+    return "empty" if value is None else repr(str(value)[:40])
 
 
 def number(value: Any, name: str) -> float:
@@ -461,7 +477,7 @@ def number(value: Any, name: str) -> float:
         EcarError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise EcarError(f"{name} is {str(value)[:40]!r}: give a number")
+        raise EcarError(f"{name} is {_typed(value)}: give a number")
     return value
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from apps.inspection.runs import Inspections
+from apps.intervene.runs import Bases
 from apps.paint import runs
 from apps.paint.runs import Painting, Wish
 from apps.paint.tab import Paint
@@ -93,9 +96,8 @@ def test_what_is_painted_decides_and_the_pictures_of_the_way_are_its_own(studio)
 
 def test_three_stages_tell_of_each_later_one():
     pipeline = ECARPipeline(tiny_model(num_stages=3, patch_size=1), IdentityTokenizer())
-    studio = object.__new__(Studio)
-    studio.pipeline, studio.dtype = pipeline, torch.float32
-    studio.colours = LatentColours.of(pipeline.tokenizer)
+    colours = LatentColours.of(pipeline.tokenizer)
+    studio: Any = SimpleNamespace(pipeline=pipeline, dtype=torch.float32, colours=colours)
     names = pipeline.class_names
     views = list(runs.complete(studio, Wish(HALVES, 0, tuple(names[:1]), (0,))))
     assert [view.get("at") for view in views] == [None, 2, 3]
@@ -197,6 +199,9 @@ def test_an_image_that_is_kept_is_a_run_whose_recipe_brings_it_back(studio, tmp_
     progress = finished(replay(elsewhere, again, None))
     assert again.verdict(progress.image, []) == (True, again.verdict(progress.image, [])[1])
 
+    for whole in (Bases(studio).of, lambda *run: Inspections(studio).open(run[0], 0, run[1])):
+        with pytest.raises(EcarError, match="choose a run that has them all"):
+            whole(run.settings, "keeper")
     for stage, words in ((1, "use 0 to 0"), (-1, "use 0 or more")):
         values = json.loads(saved.read_text("utf-8"))
         values["settings"]["painted"]["stage"] = stage
@@ -340,6 +345,6 @@ def test_an_image_is_kept_by_a_press(sight):
     sight.wait_for_function(
         "document.querySelector('.completed .status').textContent.startsWith('Run 1 in the tab')"
     )
-    assert sight.locator(".completed").get_attribute("aria-busy") is None
+    sight.wait_for_selector(".completed:not([aria-busy])")
     sight.get_by_role("button", name="Complete it").click()
     drawn(sight)
