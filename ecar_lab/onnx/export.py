@@ -12,21 +12,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ecar_lab import __version__
 from ecar_lab.baselines.pipeline import load_pipeline
 from ecar_lab.errors import EcarError
 from ecar_lab.files import as_folder, atomic_directory, hash_file, resolve_checkpoint, write_json
+from ecar_lab.machine import versions
 from ecar_lab.model import ECAR
 from ecar_lab.onnx.exported import FORMAT, MANIFEST, WEIGHTS, Exported
 from ecar_lab.onnx.graphs import Traced, trace_graphs
 from ecar_lab.onnx.packages import needed
 from ecar_lab.onnx.weights import PRECISIONS, Precision, share_weights
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.schema import short
+from ecar_lab.schema import Text, short
 from ecar_lab.stored import fingerprint
 
 
-def export(checkpoint: str | Path, output: str | Path, weights: Precision = "float16") -> Path:
+def export(checkpoint: Text, output: Path, weights: Precision = "float16") -> Path:
     """Writes a checkpoint of E-CAR as ONNX graphs, one file of weights and a manifest.
 
     Args:
@@ -90,7 +90,7 @@ def write_export(
         }
         content = {
             "format": FORMAT,
-            "kit": __version__,
+            "kit": versions()["ecar-lab"],
             "checkpoint": checkpoint.resolve().name,
             "fingerprint": fingerprint(checkpoint),
             "weights": weights,
@@ -171,4 +171,4 @@ def exported(
             return Exported(place, threads)
         except EcarError:  # damaged since: it is made anew
             pass
-    return Exported(export(folder, place, weights), threads)
+    return Exported(export(str(folder), place, weights), threads)

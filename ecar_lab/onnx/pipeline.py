@@ -20,30 +20,19 @@ from ecar_lab.model import ECAR
 from ecar_lab.onnx.exported import AGAIN, Exported
 from ecar_lab.onnx.runtime import Event, Sampler, Settings
 from ecar_lab.schedule import Intervals
+from ecar_lab.tokenizers.base import Tokenizer
 
 
-class OnnxTokenizer:
-    """The decoder of an export, as far as pictures need a tokenizer."""
-
-    device = torch.device("cpu")
+class OnnxTokenizer(Tokenizer):
+    """The decoder of an export; it cannot encode."""
 
     def __init__(self, exported: Exported):
-        self.graph = exported.graphs[exported.manifest.decoder]
-        self.latent_channels = exported.manifest.latent_channels
-        self.downsample_factor = exported.manifest.downsample_factor
+        manifest = exported.manifest
+        super().__init__(manifest.downsample_factor, manifest.latent_channels)
+        self.graph = exported.graphs[manifest.decoder]  # which knows the latent's statistics
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """Latents (B, C, h, w) of any size -> images in [-1, 1].
-
-        Raises:
-            EcarError: the images are not finite.
-        """
-        images = self.graph.run({"latent": latent.float().numpy()})["images"]
-        if not np.isfinite(images).all():
-            raise EcarError(
-                f"the images are not finite: the latent or the weights are not, {AGAIN}"
-            )
-        return torch.from_numpy(images)
+    def _decode(self, z: Tensor) -> Tensor:
+        return torch.from_numpy(self.graph.run({"latent": z.numpy()})["images"])
 
 
 class OnnxPipeline:
