@@ -136,14 +136,15 @@ class Exported:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
-        self.graphs = {
-            name: Graph(
-                runtime.InferenceSession(
+        self.graphs: dict[str, Graph] = {}
+        for name in self.manifest.graphs:
+            try:
+                session = runtime.InferenceSession(
                     str(self.folder / name), options, providers=["CPUExecutionProvider"]
                 )
-            )
-            for name in self.manifest.graphs
-        }
+            except Exception as error:  # onnxruntime has exceptions of its own
+                raise EcarError(f"onnxruntime does not load {name!r}: {AGAIN}") from error
+            self.graphs[name] = Graph(session)
 
     def _check_files(self) -> None:
         for name, said in self.manifest.files.items():
@@ -154,6 +155,8 @@ class Exported:
                 found = hashlib.file_digest(content, "sha256").hexdigest()
             if not isinstance(said, dict) or said.get("sha256") != found:
                 raise EcarError(f"{str(file)!r} is not the file that was exported: {AGAIN}")
+        if not {MANIFEST, *self.manifest.graphs} <= {MANIFEST, *self.manifest.files}:
+            raise EcarError(f"{MANIFEST} lists no sha256 of its graphs: {AGAIN}")
         stages = self.manifest.stages
         used = {self.manifest.decoder, *(name for s in stages for name in (s.transformer, s.head))}
         if missing := sorted(used - set(self.manifest.graphs) | set(self.manifest.graphs) - used):

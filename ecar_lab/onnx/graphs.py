@@ -181,15 +181,25 @@ def trace_graph(name: str, part: Any) -> Traced:
                 input_names=list(example),
                 output_names=list(part.outputs),
                 opset_version=OPSET,
+                optimize=False,
                 verbose=False,
             )
+            assert program is not None
+            fold(program.model)
     except Exception as error:  # the exporter raises a dozen kinds
         raise EcarError(
             f"{name} cannot be written as ONNX ({first_sentence(error)}): use --runtime torch"
         ) from error
-    assert program is not None
     proto = bare(program.model_proto)
     return Traced(proto, arrays(proto.graph.input), arrays(proto.graph.output))
+
+
+def fold(model: Any) -> None:
+    """Computes beforehand what needs no input, the transposed matrices above all. Whoever runs the
+    graph optimises it further; the exporter's own passes would take longer than all the rest."""
+    optimizer = needed("onnxscript").optimizer
+    optimizer.fold_constants(model, should_fold=lambda node: node.op_type == "Transpose" or None)
+    optimizer.remove_unused_nodes(model)
 
 
 def free_sizes(example: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ecar_lab.cost import head_setup_flops, transformer_flops, velocity_flops
+from ecar_lab.cost import head_setup_flops, stage_tokens, transformer_flops, velocity_flops
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.flow import EVALUATIONS, num_times
@@ -127,7 +127,7 @@ class OnnxPipeline:
             seconds=seconds,
             seconds_split={"transformer": 0.0, "head": 0.0, part: seconds},
             flops=self._flops(event, sampler, settings),
-            cache_bytes=event.cache_bytes,
+            cache_bytes=self._cache_bytes(event, sampler),
             num_stages=len(self.exported.manifest.stages),
         )
 
@@ -141,3 +141,11 @@ class OnnxPipeline:
             return halves * transformer_flops(config, stage) + setup
         guided = head_halves > 1 and sampler.guided[stage][event.step - 1]
         return (1 + guided) * EVALUATIONS[settings.solver] * velocity_flops(config, stage)
+
+    def _cache_bytes(self, event: Event, sampler: Sampler) -> int:
+        """Keys and values of the tokens so far, less those of stages with windows, in float32."""
+        config, window = self.model.config, self.model.config.attention_window
+        tokens = stage_tokens(config)[: event.stage + 1]
+        kept = sum(count for count in tokens if window is None or count <= window**2)
+        rows = sampler.halves[event.stage][0] * sampler.batch_size
+        return 4 * rows * 2 * config.transformer_layers * kept * config.width

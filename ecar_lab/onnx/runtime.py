@@ -52,7 +52,6 @@ class Event:
     token_map: Array
     history: tuple[Array, ...]
     guidance: float
-    cache_bytes: int
 
 
 @dataclass(frozen=True)
@@ -219,7 +218,6 @@ class Sampler:
             token_map=at.token_map,
             history=at.history,
             guidance=self.settings.guidance[at.index],
-            cache_bytes=0 if self.cache is None else self.cache.nbytes,
         )
 
 
