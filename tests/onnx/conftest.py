@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
+from ecar_lab.files import checkpoints_root
 from ecar_lab.onnx.export import load_ecar, write_export
 from ecar_lab.onnx.exported import Exported
 from ecar_lab.onnx.graphs import trace_graphs
@@ -14,25 +15,18 @@ from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.tokenizers.makers import IdentityTokenizer
 from tests.conftest import tiny_model
 
-SHAPES = {
-    # A head of velocities, guided in one stage and half of another, on uneven steps.
-    "velocity": dict(
-        guidance_scale=[2.0, 3.0],
-        guidance_interval=[[0.0, 1.0], [0.0, 0.5]],
-        num_inference_steps=[3, 4],
-        time_power=[1.0, 1.3],
-    ),
-    # A few-step head; windows in the second stage, shifted in its second block; the rest of what a
-    # block may be made of, and the transition that needs block means.
-    "few-step": dict(
-        mode="few-step",
-        guidance_scale=[1.0, 2.5],
-        head_layers=2,
-        attention_window=2,
-        local_mixing=True,
-        coupling="correlated",
-    ),
-}
+# Guided in one stage and half of another, on uneven steps; windows in the second stage, shifted in
+# its second block; the transition that needs block means.
+TINY = dict(
+    guidance_scale=[2.0, 3.0],
+    guidance_interval=[[0.0, 1.0], [0.0, 0.5]],
+    num_inference_steps=[3, 4],
+    time_power=[1.0, 1.3],
+    head_layers=2,
+    attention_window=2,
+    local_mixing=True,
+    coupling="correlated",
+)
 
 
 class Pair(NamedTuple):
@@ -58,19 +52,21 @@ def make_pair(checkpoint: Path, place: Path) -> Pair:
 
 
 @pytest.fixture(scope="session")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
-    """Of a name in ``SHAPES``, the tiny pipeline and its exports."""
-    made: dict[str, Pair] = {}
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A tiny pipeline whose head gives velocities, and its exports."""
+    place = tmp_path_factory.mktemp("tiny")
+    pipe = ECARPipeline(model=tiny_model(**TINY), tokenizer=IdentityTokenizer())
+    pipe.save_pretrained(place / "checkpoint")
+    return make_pair(place / "checkpoint", place)
 
-    def pair(name: str) -> Pair:
-        if name not in made:
-            place = tmp_path_factory.mktemp(name)
-            pipe = ECARPipeline(model=tiny_model(**SHAPES[name]), tokenizer=IdentityTokenizer())
-            pipe.save_pretrained(place / "checkpoint")
-            made[name] = make_pair(place / "checkpoint", place)
-        return made[name]
 
-    return pair
+@pytest.fixture(scope="session")
+def turbo(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The shipped pipeline with a few-step head, and its exports."""
+    checkpoint = checkpoints_root() / "cifar10-turbo"
+    if not checkpoint.is_dir():
+        pytest.skip("the checkpoint cifar10-turbo is not here")
+    return make_pair(checkpoint, tmp_path_factory.mktemp("turbo"))
 
 
 @pytest.fixture(autouse=True)

@@ -22,20 +22,20 @@ from tests.cli.commands import complaint
 
 
 @pytest.fixture
-def folder(pairs, tmp_path) -> Path:
+def folder(tiny, tmp_path) -> Path:
     """A copy of an export that a test may damage, beside which commands write."""
-    return Path(shutil.copytree(pairs("velocity").folder("float32"), tmp_path / "export"))
+    return Path(shutil.copytree(tiny.folder("float32"), tmp_path / "export"))
 
 
 @pytest.fixture
-def traced_before(pairs, monkeypatch) -> list[str]:
+def traced_before(tiny, monkeypatch) -> list[str]:
     """Checkpoints are not traced again: their graphs are those of the tiny one. What was asked
     for."""
-    asked, pair = [], pairs("velocity")
+    asked: list[str] = []
 
     def export(checkpoint: str, output: Path, weights: str = "float16") -> Path:
         asked.append(weights)
-        return Path(shutil.copytree(pair.folder(weights), output))
+        return Path(shutil.copytree(tiny.folder(weights), output))
 
     monkeypatch.setattr(exporting, "export", export)
     return asked
@@ -46,27 +46,28 @@ def sample(checkpoint: Path | str, out: Path, *switches: str) -> int:
     return cli.main(["sample", "--checkpoint", str(checkpoint), *common])
 
 
-def test_the_manifest_has_the_hash_of_every_file_and_the_numbers_of_the_schedule(pairs):
-    pair = pairs("few-step")
-    place, model = pair.folder("float16"), pair.torch.model
+def test_the_manifest_has_the_hash_of_every_file_and_the_numbers_of_the_schedule(tiny):
+    place, model = tiny.folder("float16"), tiny.torch.model
     said = json.loads((place / "manifest.json").read_text())
     assert {file.name for file in place.iterdir()} == {"manifest.json", *said["files"]}
     for name, about in said["files"].items():
         assert about == {"sha256": hash_file(place / name), "bytes": (place / name).stat().st_size}
     assert said["class_names"] == ["cat", "dog", "frog"]
     assert said["null_class"] == 3
-    assert (said["mode"], said["solver"], said["weights"]) == ("few-step", "flow-map", "float16")
+    assert (said["mode"], said["solver"], said["weights"]) == ("velocity", "ab2", "float16")
     for number, stage in enumerate(said["stages"]):
         assert stage["resolution"] == model.schedule.resolutions[number]
         assert tuple(stage["window"]) == model.schedule.window(number)
+        assert tuple(stage["guidance_interval"]) == model.intervals()[number]
         assert stage["guidance_scale"] == model.guidance()[number]
-        assert stage["num_inference_steps"] == 2
+        assert stage["num_inference_steps"] == model.inference_steps()[number]
+        assert stage["time_power"] == model.powers()[number]
     into = model.schedule.transition(1)
     assert (said["stages"][1]["scale"], said["stages"][1]["sigma"]) == (into.scale, into.sigma)
 
 
-def test_the_manifest_says_what_each_graph_takes_and_gives(pairs):
-    place = pairs("velocity").folder("int8")
+def test_the_manifest_says_what_each_graph_takes_and_gives(tiny):
+    place = tiny.folder("int8")
     graphs = json.loads((place / "manifest.json").read_text())["graphs"]
     second = graphs["transformer_1.onnx"]
     assert second["inputs"]["class_labels"] == {"type": "int64", "shape": ["batch"]}
@@ -85,19 +86,18 @@ def test_the_manifest_says_what_each_graph_takes_and_gives(pairs):
         onnx.checker.check_model(place / name)
 
 
-def test_stages_share_their_weights_and_fewer_bits_take_less_room(pairs):
-    pair = pairs("velocity")
+def test_stages_share_their_weights_and_fewer_bits_take_less_room(tiny):
     sizes = {
-        weights: (pair.folder(weights) / "weights.bin").stat().st_size
+        weights: (tiny.folder(weights) / "weights.bin").stat().st_size
         for weights in ("float32", "float16", "int8")
     }
-    parameters = 4 * pair.torch.model.num_parameters()
+    parameters = 4 * tiny.torch.model.num_parameters()
     assert parameters * 0.8 < sizes["float32"] < parameters * 1.1, "each weight is there once"
     assert sizes["int8"] < 0.7 * sizes["float16"] < 0.49 * sizes["float32"]
 
 
-def test_no_graph_tells_of_the_machine_that_it_was_traced_on(pairs):
-    for file in pairs("velocity").folder("float32").iterdir():
+def test_no_graph_tells_of_the_machine_that_it_was_traced_on(tiny):
+    for file in tiny.folder("float32").iterdir():
         content = file.read_bytes()
         for word in (b"site-packages", b"ecar_lab/", b'File "'):
             assert word not in content, (file.name, word)
@@ -113,8 +113,8 @@ def test_int8_is_off_by_half_a_step_at_most():
         assert (np.abs(restored - array) <= np.expand_dims(scale, 1 - axis) * 0.5001).all()
 
 
-def test_sample_makes_the_same_pictures_on_either_runtime(pairs, folder, tmp_path, capsys):
-    checkpoint = pairs("velocity").folder("float32").parent / "checkpoint"
+def test_sample_makes_the_same_pictures_on_either_runtime(tiny, folder, tmp_path, capsys):
+    checkpoint = tiny.folder("float32").parent / "checkpoint"
     extra = ["--classes", "all", "--per-class", "2", "--batch-size", "4"]
     theirs, ours, strip = (tmp_path / name for name in ("torch.png", "onnx.png", "strip.png"))
     assert sample(checkpoint, theirs, "--dtype=float32", *extra) == 0
@@ -126,9 +126,9 @@ def test_sample_makes_the_same_pictures_on_either_runtime(pairs, folder, tmp_pat
 
 
 def test_an_export_is_made_once_and_again_if_it_was_damaged(
-    pairs, traced_before, tmp_path, monkeypatch
+    tiny, traced_before, tmp_path, monkeypatch
 ):
-    checkpoint = pairs("velocity").folder("float32").parent / "checkpoint"
+    checkpoint = tiny.folder("float32").parent / "checkpoint"
     switches = ["--runtime=onnx", "--classes=cat"]
     for _ in range(2):
         assert sample(checkpoint, tmp_path / "grid.png", *switches) == 0
@@ -197,8 +197,8 @@ def test_what_an_export_cannot_do_is_said_in_one_sentence(
     assert words in complaint(capsys, status)
 
 
-def test_steps_that_a_few_step_head_does_not_take_are_refused(pairs):
-    pipe = pairs("few-step").onnx("float32")
+def test_steps_that_a_few_step_head_does_not_take_are_refused(tiny, turbo):
+    pipe = turbo.onnx("float32")
     for wanted, words in (
         (dict(num_inference_steps=3), "trained on 1, 2 and 4"),
         (dict(guidance_scale=9.0), "outside what the few-step head"),
@@ -209,7 +209,7 @@ def test_steps_that_a_few_step_head_does_not_take_are_refused(pairs):
         with pytest.raises(EcarError, match=words):
             pipe.trace([0], **{"seeds": [0], **wanted})
     with pytest.raises(EcarError, match="needs a few-step head"):
-        pairs("velocity").onnx("float32").trace([0], seeds=[0], solver="flow-map")
+        tiny.onnx("float32").trace([0], seeds=[0], solver="flow-map")
 
 
 @pytest.mark.parametrize(
@@ -249,8 +249,8 @@ def test_a_missing_package_is_one_sentence_with_the_remedy(folder, tmp_path, mon
         exporting.trace_graphs(None, None)  # ty: ignore[invalid-argument-type]
 
 
-def test_an_export_knows_classes_and_defaults_without_weights(pairs):
-    pipe = pairs("velocity").onnx("float32")
+def test_an_export_knows_classes_and_defaults_without_weights(tiny):
+    pipe = tiny.onnx("float32")
     assert isinstance(pipe, OnnxPipeline)
     assert pipe.model.class_names == ["cat", "dog", "frog"]
     asked = pipe.settings(["frog", 0], seeds=[1, 2])

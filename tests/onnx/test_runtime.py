@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from ecar_lab.cost import guided_halves, guided_steps
-from ecar_lab.files import checkpoints_root
 from ecar_lab.onnx import runtime
 from ecar_lab.schedule import time_grid
-from tests.onnx.conftest import Pair, make_pair
+from tests.onnx.conftest import Pair
 
 SEEDS = list(range(10))
 DISTANCE = {"float32": 1e-3, "float16": 2e-2}
@@ -39,47 +38,64 @@ def psnr(image, wanted) -> float:
     return -10 * error.log10().max().item()
 
 
+@pytest.fixture(params=["tiny", "turbo"])
+def pair(request) -> Pair:
+    """A head of velocities and a few-step head."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.mark.parametrize("weights", DISTANCE)
-@pytest.mark.parametrize("shape", ["velocity", "few-step"])
-def test_ten_seeds_make_the_same_images(pairs, shape, weights):
-    labels = [seed % 3 for seed in SEEDS]
-    ours, theirs = both(pairs(shape), weights, labels)
+def test_ten_seeds_make_the_same_images(pair, weights):
+    labels = [seed % len(pair.torch.class_names) for seed in SEEDS]
+    ours, theirs = both(pair, weights, labels)
     assert furthest(ours, theirs) <= DISTANCE[weights]
     assert furthest(ours, theirs, "clean_estimate") <= 2 * DISTANCE[weights]
-    assert furthest(ours, theirs, "token_map") <= DISTANCE[weights]
-    tokenizer = pairs(shape).torch.tokenizer
-    images = pairs(shape).onnx(weights).tokenizer.decode(ours[-1].latent)
-    assert psnr(images, tokenizer.decode(theirs[-1].latent)) >= LEAST_PSNR
+    assert furthest(ours, theirs, "token_map") <= 2 * DISTANCE[weights]
+    images = pair.onnx(weights).tokenizer.decode(ours[-1].latent)
+    assert psnr(images, pair.torch.tokenizer.decode(theirs[-1].latent)) >= LEAST_PSNR
 
 
-def test_int8_makes_images_of_the_same_kind(pairs):
-    ours, theirs = both(pairs("velocity"), "int8", [0, 1, 2], [0, 1, 2])
+def test_int8_makes_images_of_the_same_kind(pair):
+    ours, theirs = both(pair, "int8", [0, 1, 2], [0, 1, 2])
     distance = furthest(ours, theirs)
     print(f"int8: the latent is {distance:.3f} from torch's")
     assert 1e-3 < distance < 1, "eight bits cost something, and not everything"
 
 
+def test_the_shipped_turbo_in_half_precision_is_a_small_download(turbo):
+    assert sum(file.stat().st_size for file in turbo.folder("float16").iterdir()) <= 25e6
+
+
 @pytest.mark.parametrize(
-    ("shape", "options"),
+    "options",
     [
-        ("velocity", dict(solver="euler")),
-        ("velocity", dict(solver="heun", guidance_scale=1.0)),
-        ("velocity", dict(num_inference_steps=1, guidance_scale=[1.0, 2.0])),
-        ("velocity", dict(guidance_interval=(0.3, 0.9), time_power=2.0, renoise=False)),
-        ("few-step", dict(num_inference_steps=[4, 1])),
-        ("few-step", dict(solver="ab2", num_inference_steps=3, guidance_interval=(0.0, 0.5))),
-        ("few-step", dict(solver="heun", guidance_scale=2.0)),
+        dict(solver="euler"),
+        dict(solver="heun", guidance_scale=1.0),
+        dict(num_inference_steps=1, guidance_scale=[1.0, 2.0]),
+        dict(guidance_interval=(0.3, 0.9), time_power=2.0, renoise=False),
     ],
 )
-def test_whatever_a_run_is_asked_for_it_goes_the_same_way(pairs, shape, options):
-    ours, theirs = both(pairs(shape), "float32", ["cat", 2], [3, 4], **options)
+def test_whatever_a_run_is_asked_for_it_goes_the_same_way(tiny, options):
+    ours, theirs = both(tiny, "float32", ["cat", 2], [3, 4], **options)
     assert furthest(ours, theirs) <= DISTANCE["float32"]
     assert furthest(ours, theirs, "clean_estimate") <= DISTANCE["float32"]
 
 
-@pytest.mark.parametrize("shape", ["velocity", "few-step"])
-def test_an_event_says_what_that_of_trace_says(pairs, shape):
-    ours, theirs = both(pairs(shape), "float32", [0, 1], [0, 1])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(num_inference_steps=[4, 1, 2], guidance_scale=3.0),
+        dict(solver="ab2", num_inference_steps=3, guidance_interval=(0.0, 0.5)),
+        dict(solver="heun", guidance_scale=2.0),
+    ],
+)
+def test_a_few_step_head_is_told_the_same_spans_and_guidance(turbo, options):
+    ours, theirs = both(turbo, "float32", ["cat", 2], [3, 4], **options)
+    assert furthest(ours, theirs) <= DISTANCE["float32"]
+
+
+def test_an_event_says_what_that_of_trace_says(pair):
+    ours, theirs = both(pair, "float32", [0, 1], [0, 1])
     for name in ("stage", "step", "num_steps", "local_time", "t", "guidance", "num_stages"):
         assert [getattr(a, name) for a in ours] == [getattr(b, name) for b in theirs], name
     for name in ("flops", "cache_bytes"):
@@ -93,15 +109,15 @@ def test_an_event_says_what_that_of_trace_says(pairs, shape):
         assert a.seconds > 0
 
 
-def test_noise_that_is_given_takes_the_place_of_the_seeds(pairs):
+def test_noise_that_is_given_takes_the_place_of_the_seeds(tiny):
     noise = {0: torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(1))}
-    ours, theirs = both(pairs("velocity"), "float32", [0], [0], noise=noise)
+    ours, theirs = both(tiny, "float32", [0], [0], noise=noise)
     assert furthest(ours, theirs) <= DISTANCE["float32"]
     assert torch.equal(ours[0].latent, noise[0])
 
 
-def test_an_image_is_the_same_alone_and_in_a_crowd(pairs):
-    pipe = pairs("few-step").onnx("float32")
+def test_an_image_is_the_same_alone_and_in_a_crowd(turbo):
+    pipe = turbo.onnx("float32")
     *_, crowd = pipe.trace([0, 1, 2, 0, 1], seeds=[0, 1, 2, 3, 4])
     *_, alone = pipe.trace([1], seeds=[4])
     torch.testing.assert_close(alone.latent[0], crowd.latent[4], atol=1e-4, rtol=0)
@@ -122,9 +138,9 @@ def test_the_formulas_that_the_loop_has_of_its_own_are_the_kits(steps, scale, in
                 assert ours == guided_halves({"mode": mode}, turn)
 
 
-def test_the_loop_runs_where_torch_cannot_be_imported(pairs):
+def test_the_loop_runs_where_torch_cannot_be_imported(tiny):
     """In a process of its own, in which torch is forbidden."""
-    folder = pairs("velocity").folder("float32")
+    folder = tiny.folder("float32")
     code = f"""
 import sys
 sys.modules["torch"] = None
@@ -139,20 +155,5 @@ print(last.latent.ravel().tolist())
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     drawn = torch.tensor([float(number) for number in done.stdout.strip("[]\n ").split(",")])
-    *_, last = pairs("velocity").torch.trace([0], generator=torch.Generator().manual_seed(5))
+    *_, last = tiny.torch.trace([0], generator=torch.Generator().manual_seed(5))
     assert (drawn - last.latent.ravel()).abs().max() <= DISTANCE["float32"]
-
-
-def test_the_shipped_turbo_makes_the_same_ten_images(tmp_path):
-    """Of all classes, with its own defaults; within 25 MB in half precision."""
-    checkpoint = checkpoints_root() / "cifar10-turbo"
-    if not checkpoint.is_dir():
-        pytest.skip("the checkpoint cifar10-turbo is not here")
-    pair = make_pair(checkpoint, tmp_path)
-    for weights, distance in DISTANCE.items():
-        ours, theirs = both(pair, weights, SEEDS)
-        assert furthest(ours[-1:], theirs[-1:]) <= distance
-        images = pair.onnx(weights).tokenizer.decode(ours[-1].latent)
-        assert psnr(images, pair.torch.tokenizer.decode(theirs[-1].latent)) >= LEAST_PSNR
-    total = sum(file.stat().st_size for file in pair.folder("float16").iterdir())
-    assert total <= 25e6
