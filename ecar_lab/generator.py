@@ -223,9 +223,7 @@ class LatentGenerator(StoredNetwork):
         """
         if self.device.type == "meta":
             raise EcarError("the device meta holds no weights: load the model with from_pretrained")
-        numbers = self.class_numbers(labels)
-        check_images(self.config, len(numbers), self.device.type)
-        return torch.tensor(numbers, device=self.device)
+        return torch.tensor(self.class_numbers(labels), device=self.device)
 
     def class_numbers(self, labels: Any) -> list[int]:
         """The ids of :meth:`class_ids` as plain numbers, of a model without weights, too.
@@ -237,6 +235,7 @@ class LatentGenerator(StoredNetwork):
         listed = listed if isinstance(listed, list) else [listed]
         if len(listed) == 0:
             raise EcarError("no class was given: name at least one")
+        check_images(self.config, len(listed), self.device.type)
         return [self._class_id(label) for label in listed]
 
     def _class_id(self, label: Any) -> int:

@@ -20,6 +20,7 @@ from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.files import IMAGE_FORMATS, check_output, output_file
 from ecar_lab.onnx.export import exported
+from ecar_lab.onnx.exported import MANIFEST
 from ecar_lab.onnx.pipeline import OnnxPipeline
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.schema import Images, Seed, Steps, short
@@ -126,6 +127,8 @@ def on_torch(switches: SampleSwitches) -> tuple[ECARPipeline, Options]:
     """The pipeline, and what its ``trace`` takes for the seeds of a batch."""
     device = pick_device(switches.device)
     dtype = pick_dtype(device, switches.dtype)
+    if Path(switches.checkpoint).joinpath(MANIFEST).is_file():
+        raise EcarError(f"{switches.checkpoint!r} is an export for ONNX: use --runtime onnx")
     pipe = load_pipeline(switches.checkpoint).to(device)
 
     def options(seeds: list[int]) -> dict[str, Any]:

@@ -14,7 +14,14 @@ from typing import Any
 
 from ecar_lab.baselines.pipeline import load_pipeline
 from ecar_lab.errors import EcarError
-from ecar_lab.files import as_folder, atomic_directory, hash_file, resolve_checkpoint, write_json
+from ecar_lab.files import (
+    as_folder,
+    atomic_directory,
+    check_folder,
+    hash_file,
+    resolve_checkpoint,
+    write_json,
+)
 from ecar_lab.machine import versions
 from ecar_lab.model import ECAR
 from ecar_lab.onnx.exported import FORMAT, MANIFEST, WEIGHTS, Exported
@@ -45,6 +52,7 @@ def export(checkpoint: Text, output: Path, weights: Precision = "float16") -> Pa
         raise EcarError(
             f"the folder {str(output)!r} holds something else than an export: name a new folder"
         )
+    check_folder(output)
     folder = resolve_checkpoint(checkpoint)
     pipe = load_ecar(folder)
     graphs = trace_graphs(pipe.model, pipe.tokenizer)
@@ -94,7 +102,7 @@ def write_export(
             "checkpoint": checkpoint.resolve().name,
             "fingerprint": fingerprint(checkpoint),
             "weights": weights,
-            **numbers(pipe),
+            **numbers(pipe.model, pipe.tokenizer.downsample_factor),
             "graphs": {
                 name: {"inputs": graph.inputs, "outputs": graph.outputs}
                 for name, graph in graphs.items()
@@ -105,9 +113,9 @@ def write_export(
     return output
 
 
-def numbers(pipe: ECARPipeline) -> dict[str, Any]:
+def numbers(model: ECAR, downsample_factor: int) -> dict[str, Any]:
     """What a run needs to know of the model, as the manifest has it."""
-    model, schedule = pipe.model, pipe.model.schedule
+    schedule = model.schedule
     config = {name: value for name, value in model.config.items() if not name.startswith("_")}
     steps, guidance = model.inference_steps(), model.guidance()
     intervals, powers = model.intervals(), model.powers()
@@ -134,7 +142,7 @@ def numbers(pipe: ECARPipeline) -> dict[str, Any]:
         "coupling": schedule.coupling,
         "ratio": schedule.ratio,
         "latent_channels": model.config.latent_channels,
-        "downsample_factor": pipe.tokenizer.downsample_factor,
+        "downsample_factor": downsample_factor,
         "class_names": model.class_names,
         "null_class": model.null_class,
         "decoder": "decoder.onnx",

@@ -136,6 +136,8 @@ class Exported:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
+        # Eight bits become float32 once, when a graph is loaded, and not in every call.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         self.graphs: dict[str, Graph] = {}
         for name in self.manifest.graphs:
             try:

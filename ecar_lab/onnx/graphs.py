@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ecar_lab.errors import EcarError
 from ecar_lab.model import ECAR
@@ -162,7 +163,8 @@ def trace_graphs(model: ECAR, tokenizer: Tokenizer) -> dict[str, Traced]:
     for stage in range(model.schedule.num_stages):
         parts[f"transformer_{stage}.onnx"] = TransformerStep(model, stage)
         parts[f"head_{stage}.onnx"] = HeadStep(model, stage)
-    return {name: trace_graph(name, part.eval()) for name, part in sorted(parts.items())}
+    bar = tqdm(sorted(parts.items()), desc="tracing", unit="graph", disable=None)
+    return {name: trace_graph(name, part.eval()) for name, part in bar}
 
 
 @torch.no_grad()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ecar_lab.bounds import check_images
 from ecar_lab.cost import head_setup_flops, stage_tokens, transformer_flops, velocity_flops
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
@@ -17,6 +19,7 @@ from ecar_lab.flow import EVALUATIONS, num_times
 from ecar_lab.interventions import check_seed
 from ecar_lab.latents import check_latent
 from ecar_lab.model import ECAR
+from ecar_lab.onnx.export import numbers
 from ecar_lab.onnx.exported import AGAIN, Exported
 from ecar_lab.onnx.runtime import Event, Sampler, Settings
 from ecar_lab.schedule import Intervals
@@ -48,6 +51,10 @@ class OnnxPipeline:
                 self.model = ECAR(**exported.manifest.config)
         except TypeError as error:
             raise EcarError(f"the manifest's config is no model's ({error}): {AGAIN}") from error
+        said = asdict(exported.manifest)
+        for name, value in numbers(self.model, exported.manifest.downsample_factor).items():
+            if said[name] != value:
+                raise EcarError(f"the manifest's {name} are not those of its config: {AGAIN}")
         self.tokenizer = OnnxTokenizer(exported)
 
     def settings(
@@ -68,9 +75,10 @@ class OnnxPipeline:
         Raises:
             EcarError: see ``trace``.
         """
-        model = self.model
+        model, labels = self.model, self.model.class_numbers(class_labels)
+        check_images(model.config, len(labels), "cpu")
         settings = Settings(
-            labels=model.class_numbers(class_labels),
+            labels=labels,
             seeds=[check_seed(seed) for seed in seeds],
             steps=model.inference_steps(num_inference_steps),
             guidance=model.guidance(guidance_scale),

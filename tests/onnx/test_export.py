@@ -166,6 +166,12 @@ def spoil_manifest(change: Callable[[dict], object]) -> Callable[[Path], None]:
         (spoil_manifest(lambda said: said["files"].pop("head_1.onnx")), "no sha256"),
         (spoil_manifest(lambda said: said["config"].update(width=-1)), "width"),
         (spoil_manifest(lambda said: said["config"].update(colour=3)), "colour"),
+        (spoil_manifest(lambda said: said["config"].update(num_stages=3)), "not those of its"),
+        (
+            spoil_manifest(lambda said: said["stages"][1].update(window=[0.5, 0.0])),
+            "stages are not",
+        ),
+        (spoil_manifest(lambda said: said["class_names"].pop()), "class_names are not"),
         (spoil_manifest(lambda said: said["files"].update({"../x": {}})), "missing"),
     ],
 )
@@ -195,6 +201,11 @@ def test_what_an_export_cannot_do_is_said_in_one_sentence(
 ):
     status = sample(folder, tmp_path / "grid.png", "--runtime=onnx", *switches)
     assert words in complaint(capsys, status)
+
+
+def test_an_export_is_not_taken_for_a_checkpoint_of_torch(folder, tmp_path, capsys):
+    said = complaint(capsys, sample(folder, tmp_path / "grid.png"))
+    assert "use --runtime onnx" in said
 
 
 def test_steps_that_a_few_step_head_does_not_take_are_refused(tiny, turbo):
@@ -255,3 +266,13 @@ def test_an_export_knows_classes_and_defaults_without_weights(tiny):
     assert pipe.model.class_names == ["cat", "dog", "frog"]
     asked = pipe.settings(["frog", 0], seeds=[1, 2])
     assert (asked.labels, asked.steps, asked.solver) == ([2, 0], [3, 4], "ab2")
+
+
+def test_the_benchmark_has_both_runtimes_in_one_table(tiny, traced_before, capsys):
+    checkpoint = tiny.folder("float32").parent / "checkpoint"
+    switches = ["--sections", "onnx", "--checkpoint", str(checkpoint), "--repeats", "1"]
+    assert cli.main(["benchmark", *switches]) == 0
+    assert traced_before == ["float32"]
+    said = capsys.readouterr().out
+    assert "| torch | onnx | torch / onnx |" in said
+    assert "| batch of 16 |" in said
