@@ -223,12 +223,20 @@ class LatentGenerator(StoredNetwork):
         """
         if self.device.type == "meta":
             raise EcarError("the device meta holds no weights: load the model with from_pretrained")
+        return torch.tensor(self.class_numbers(labels), device=self.device)
+
+    def class_numbers(self, labels: Any) -> list[int]:
+        """The ids of :meth:`class_ids` as plain numbers, of a model without weights, too.
+
+        Raises:
+            EcarError: as there.
+        """
         listed = plain(labels)
         listed = listed if isinstance(listed, list) else [listed]
         if len(listed) == 0:
             raise EcarError("no class was given: name at least one")
         check_images(self.config, len(listed), self.device.type)
-        return torch.tensor([self._class_id(label) for label in listed], device=self.device)
+        return [self._class_id(label) for label in listed]
 
     def _class_id(self, label: Any) -> int:
         names = self.class_names

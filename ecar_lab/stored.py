@@ -6,6 +6,7 @@ finite, in files whose bytes are those that were written. Anything else is refus
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -285,3 +286,18 @@ def find_pipeline(folder: Path) -> Path:
         f"there is no checkpoint in {place!r}, for it has no {INDEX}: give the folder that "
         "save_pretrained or a training has written"
     )
+
+
+def fingerprint(path: Path) -> str:
+    """First 16 hex digits of the SHA-256 of a file, or of a folder's weights and configurations.
+
+    Cards and results beside them may change without making it another checkpoint.
+    """
+    digest = hashlib.sha256()
+    wanted = ("*.safetensors", "config.json", "model_index.json")
+    found = {file for pattern in wanted for file in path.rglob(pattern)}
+    files = [path] if path.is_file() else sorted(found)
+    for file in files:
+        with open(file, "rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()[:16]

@@ -158,7 +158,7 @@ class MultistageTransformer(nn.Module):
         if stage == 0:
             return tokens + embed_classes(self.class_embedding, class_labels)[:, None]
         if self.history == "none":
-            return tokens.expand(len(class_labels), -1, -1)
+            return tokens.expand(class_labels.shape[0], -1, -1)  # len() would fix it when traced
         assert previous_end is not None
         ratio = side // self.token_sides[stage - 1]
         patches = patchify(upsample(previous_end, ratio), self.patch_size)

@@ -17,7 +17,14 @@ TINY_CLASSES = ["cat", "dog", "frog"]
 
 
 # What takes longest comes first, or one worker would be left with it at the end.
-LONGEST = ("notebooks/test_notebooks.py", "app/", "notebooks/", "experiments/", "training/")
+LONGEST = (
+    "notebooks/test_notebooks.py",
+    "app/",
+    "notebooks/",
+    "onnx/",
+    "experiments/",
+    "training/",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,8 +16,8 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-# Imported only where they are found: the extras "heif" and "fid".
-OPTIONAL = {"pillow_heif", "torch_fidelity", "torchvision"}
+# Imported only where they are found: the extras "heif", "onnx" and "fid".
+OPTIONAL = {"pillow_heif", "onnx", "onnxruntime", "torch_fidelity", "torchvision"}
 LOCK_TEXT = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
 

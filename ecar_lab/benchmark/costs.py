@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ecar_lab.benchmark import peers
+from ecar_lab.benchmark import peers, runtimes
 from ecar_lab.benchmark.timing import median_seconds, open_gates, seeded
 from ecar_lab.cost import total_flops
 from ecar_lab.device import autocast, keep_freed_memory, pick_device, pick_dtype, synchronize
@@ -25,6 +25,7 @@ from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.schema import Count, NotNegative, Steps, checked
 
 SECTIONS = ("checkpoint", "peers", "training", "memory")
+ALL_SECTIONS = (*SECTIONS, "onnx")  # the last one needs packages of an extra
 TRAINING_TOKENS = 8192  # of all stages and images in a training step
 TRAINING_STEPS = 6
 LATENTS_512 = 64  # side of a 512 px latent at factor 8
@@ -51,16 +52,18 @@ def run_benchmark(
         sections: ``checkpoint``: the shipped model, first stage, one image, a batch of 16, decode
             included. ``peers``: a preset (random weights) beside the models it is compared with,
             of its size. ``training``: the preset's training step against the machine's matmul rate.
-            ``memory``: transformer and mask at 512 px.
+            ``memory``: transformer and mask at 512 px. ``onnx``, if it is named: the checkpoint on
+            both runtimes, on the CPU.
         dit_steps: numbers of steps of DiT; the lowest is timed, the others follow from it.
         report: told what is being measured.
 
     Raises:
         EcarError: an unknown section, preset, checkpoint or device.
     """
-    unknown = [name for name in sections if name not in SECTIONS]
+    unknown = [name for name in sections if name not in ALL_SECTIONS]
     if unknown:
-        raise EcarError(f"benchmark section {unknown[0]!r} is unknown: use {', '.join(SECTIONS)}")
+        known = ", ".join(ALL_SECTIONS)
+        raise EcarError(f"benchmark section {unknown[0]!r} is unknown: use {known}")
     if not batch_sizes or min(batch_sizes) < 1:
         raise EcarError(f"batch sizes {list(batch_sizes)}: give whole numbers of 1 or more")
     if not dit_steps:
@@ -85,6 +88,8 @@ def run_benchmark(
             result[name] = peers.benchmark_peers(
                 preset, dit_steps, batch_sizes, guidance_scale, place, kind, repeats
             )
+        elif name == "onnx":
+            result[name] = runtimes.benchmark_onnx(checkpoint, repeats)
         elif name == "training":
             result[name] = benchmark_training(preset, place, kind, compile)
         else:
@@ -220,6 +225,7 @@ def table(result: dict[str, Any]) -> str:
         "peers": peers.lines,
         "training": _training_lines,
         "memory": _memory_lines,
+        "onnx": runtimes.lines,
     }
     for name, writer in writers.items():
         if name in result:

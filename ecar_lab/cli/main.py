@@ -38,6 +38,7 @@ VERBS = {
     "train turbo": Verb("teach a few-step head with a trained generator", "train.turbo"),
     "train features": Verb("train the classifier that evaluation measures with", "train.features"),
     "sample": Verb("make images with a checkpoint", "sample.run"),
+    "export onnx": Verb("write a checkpoint for where there is no PyTorch", "export.onnx"),
     "evaluate": Verb("measure a checkpoint against a data set", "evaluate.run"),
     "benchmark": Verb("FLOPs, time and memory against other models", "benchmark.run"),
     "experiment": Verb("put one of the paper's claims to the test", "experiment.run"),

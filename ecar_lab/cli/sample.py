@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -18,14 +19,18 @@ from ecar_lab.device import pick_device, pick_dtype, told_when_memory_is_full
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.files import IMAGE_FORMATS, check_output, output_file
+from ecar_lab.onnx.export import exported
+from ecar_lab.onnx.exported import MANIFEST
+from ecar_lab.onnx.pipeline import OnnxPipeline
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.schema import Images, Seed, Steps
+from ecar_lab.schema import Images, Seed, Steps, short
 from ecar_lab.viz import pictures
 from ecar_lab.viz.colours import decode
 
 # A small image is enlarged to about this many pixels, so that it can be looked at.
 TILE_PIXELS = 128
 MAX_SEED = 2**63
+Options = Callable[[list[int]], dict[str, Any]]
 
 
 @dataclass
@@ -73,6 +78,9 @@ class SampleSwitches:
     """auto, cpu, cuda or mps."""
     dtype: str = "auto"
     """auto, float32 or bfloat16."""
+    runtime: Literal["torch", "onnx"] = "torch"
+    """onnx computes without PyTorch, on the CPU. --checkpoint is then a folder of ecar
+    export onnx, or a checkpoint whose export is made once and kept."""
 
 
 def run(arguments: list[str]) -> None:
@@ -87,16 +95,14 @@ def run(arguments: list[str]) -> None:
         if path is not None:
             check_output(path, formats)
     logging.disable_progress_bar()  # loading two files needs none
-    device = pick_device(switches.device)
-    dtype = pick_dtype(device, switches.dtype)
-    pipe = load_pipeline(switches.checkpoint).to(device)
+    pipe, options = on_onnx(switches) if switches.runtime == "onnx" else on_torch(switches)
     names = pipe.model.class_names
     asked = list(range(len(names))) if switches.classes == ["all"] else switches.classes
-    ids = pipe.model.class_ids(asked).repeat_interleave(switches.per_class).tolist()
+    ids = [number for number in pipe.model.class_numbers(asked) for _ in range(switches.per_class)]
 
     started = time.perf_counter()
     with told_when_memory_is_full():
-        images, watched = generate(pipe, ids, switches, dtype)
+        images, watched = generate(pipe, ids, switches, options)
     seconds = time.perf_counter() - started
     side = images.shape[-1]
     with output_file(switches.out) as fresh:
@@ -117,8 +123,45 @@ def run(arguments: list[str]) -> None:
         print(f"{switches.gif}: those stages, step by step")
 
 
+def on_torch(switches: SampleSwitches) -> tuple[ECARPipeline, Options]:
+    """The pipeline, and what its ``trace`` takes for the seeds of a batch."""
+    device = pick_device(switches.device)
+    dtype = pick_dtype(device, switches.dtype)
+    if Path(switches.checkpoint).joinpath(MANIFEST).is_file():
+        raise EcarError(f"{switches.checkpoint!r} is an export for ONNX: use --runtime onnx")
+    pipe = load_pipeline(switches.checkpoint).to(device)
+
+    def options(seeds: list[int]) -> dict[str, Any]:
+        return {
+            "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
+            "dtype": dtype,
+        }
+
+    return pipe, options
+
+
+def on_onnx(switches: SampleSwitches) -> tuple[OnnxPipeline, Options]:
+    """The same on an export.
+
+    Raises:
+        EcarError: another device or dtype than those of the export is asked for.
+    """
+    if switches.device not in ("auto", "cpu"):
+        raise EcarError(
+            f"--device is {short(switches.device)}: --runtime onnx computes on the cpu, "
+            "leave it out"
+        )
+    if switches.dtype not in ("auto", "float32"):
+        raise EcarError(
+            f"--dtype is {short(switches.dtype)}: --runtime onnx computes in float32, leave it "
+            "out, or give a folder of ecar export onnx --weights float16"
+        )
+    pipe = OnnxPipeline(exported(switches.checkpoint, threads=torch.get_num_threads()))
+    return pipe, lambda seeds: {"seeds": seeds}
+
+
 def generate(
-    pipe: ECARPipeline, ids: list[int], switches: SampleSwitches, dtype: torch.dtype
+    pipe: ECARPipeline | OnnxPipeline, ids: list[int], switches: SampleSwitches, options: Options
 ) -> tuple[torch.Tensor, list[TraceEvent]]:
     """All images (N, 3, H, W) in [-1, 1], and the events of the first batch.
 
@@ -133,11 +176,10 @@ def generate(
             ids[part],
             one_or_many(switches.steps),
             one_or_many(switches.guidance),
-            [torch.Generator().manual_seed(seed) for seed in seeds[part]],
             guidance_interval=one_or_many(switches.interval),
             time_power=one_or_many(switches.power),
             solver=switches.solver,
-            dtype=dtype,
+            **options(seeds[part]),
         )
         for event in events:
             if start == 0:

@@ -6,7 +6,6 @@ on the data set. Only the former's results are called FID and KID.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import pickle
@@ -22,6 +21,7 @@ from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.feature_net import FeatureNet, FeatureOutput, find_features, load_features
 from ecar_lab.evaluation.metrics import frechet_distance, kernel_distance, precision_recall
 from ecar_lab.files import checkpoints_root
+from ecar_lab.stored import fingerprint
 
 INCEPTION = "inception"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # what torch-fidelity calls them
@@ -124,21 +124,6 @@ def find_own_net(dataset: str, image_size: int) -> Path:
     if (checkpoints_root() / exact / FeatureNet.config_name).is_file():
         return find_features(exact)
     return find_features(dataset)
-
-
-def fingerprint(path: Path) -> str:
-    """First 16 hex digits of the SHA-256 of a file, or of a folder's weights and configurations.
-
-    Cards and results beside them may change without making it another checkpoint.
-    """
-    digest = hashlib.sha256()
-    wanted = ("*.safetensors", "config.json", "model_index.json")
-    found = {file for pattern in wanted for file in path.rglob(pattern)}
-    files = [path] if path.is_file() else sorted(found)
-    for file in files:
-        with open(file, "rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def compare(

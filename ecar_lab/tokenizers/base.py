@@ -72,15 +72,20 @@ class Tokenizer(StoredNetwork):
                 f"give it (batch, {self.latent_channels}, height, width)"
             )
         bring(self)
-        shift, scale = (each.to(latent.device) for each in self._statistics())
-        z = latent.float() / scale + shift
-        images = self._decode(z.to(self.dtype)).float()
+        images = self.decode_unchecked(latent)
         if not images.isfinite().all():  # a clamp would make black or white of it
             raise EcarError(
                 f"the images are not finite: the latent or the weights of this "
                 f"{type(self).__name__} ({self.dtype}) are not, load them anew in float32"
             )
         return images.clamp(-1, 1)
+
+    def decode_unchecked(self, latent: Tensor) -> Tensor:
+        """The arithmetic of :meth:`decode` alone, whose images may leave [-1, 1]: for what traces
+        it."""
+        shift, scale = (each.to(latent.device) for each in self._statistics())
+        z = latent.float() / scale + shift
+        return self._decode(z.to(self.dtype)).float()
 
     @torch.no_grad()
     def fit_statistics(self, batches: Iterable[Tensor]) -> None:

@@ -25,6 +25,7 @@ from ecar_lab.cli.switches import spelled
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.evaluate import evaluate
 from ecar_lab.experiments import load_experiment
+from ecar_lab.onnx.export import export
 from ecar_lab.schema import check_values, hints_of
 from ecar_lab.training.config import ModelTrainConfig, TokenizerTrainConfig, TurboTrainConfig
 from ecar_lab.training.features import train_features
@@ -37,6 +38,7 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
     "train turbo": (TurboTrainConfig, []),
     "train features": (train_features, ["--dataset", "digits"]),
     "sample": (SampleSwitches, []),
+    "export onnx": (export, ["--checkpoint", "digits", "--out", "export"]),
     "evaluate": (evaluate, ["--checkpoint", "digits"]),
     "benchmark": (run_benchmark, []),
     "experiment two-stage": (ExperimentSwitches, []),
@@ -91,6 +93,7 @@ def no_work(monkeypatch) -> None:
         "ecar_lab.training.model.train_model",
         "ecar_lab.training.turbo.train_turbo",
         "ecar_lab.cli.sample.load_pipeline",
+        "ecar_lab.cli.sample.exported",
         "ecar_lab.cli.data.open_dataset",
         "ecar_lab.cli.doctor.examine",
         "apps.demo.launch",
@@ -99,6 +102,7 @@ def no_work(monkeypatch) -> None:
     for place, function in (
         ("ecar_lab.training.features.train_features", train_features),
         ("ecar_lab.cli.evaluate.evaluate", evaluate),
+        ("ecar_lab.cli.export.export", export),
         ("ecar_lab.cli.benchmark.run_benchmark", run_benchmark),
     ):
         monkeypatch.setattr(place, functools.wraps(function)(lambda *_, **__: reached()))
