@@ -32,7 +32,7 @@ def block_flops(attempt: Callable[[int, int, int], int]) -> None:
                 "tokens look at themselves only: use the context M for keys and values": (
                     linear + attention_flops(tokens, tokens, width)
                 ),
-                "its linear layers run for all M tokens: earlier ones are in the cache, N are new": (
+                "its linear layers run for all M tokens: earlier ones are in the cache, N new": (
                     2 * context * (4 + 2 * MLP_RATIO) * width**2 + looking
                 ),
                 "the MLP has one layer in it: it has two, of 4 D² weights each": (

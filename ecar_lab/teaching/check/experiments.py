@@ -26,7 +26,7 @@ from ecar_lab.teaching.check import (
 Point = tuple[float, float]
 
 
-@exercise("8.1 the Frechet distance", frechet_distance, settings=[(60, 90, 4, 0), (40, 40, 3, 1)])
+@exercise("8.1 the Frechet distance", frechet_distance, settings=[(40, 40, 3, 1), (60, 90, 4, 0)])
 def frechet(
     attempt: Callable[[Tensor, Tensor], float], count_a: int, count_b: int, width: int, seed: int
 ) -> None:
@@ -50,15 +50,7 @@ def frechet(
     biased_a, biased_b = (torch.cov(x.T, correction=0) for x in (a, b))
     biased = biased_a.trace() + biased_b.trace() - 2 * _trace_of_root(biased_a, biased_b)
     apart = (_root(cov_a) @ _root(cov_b)).trace()
-    try:
-        found = attempt(a, b)
-    except RuntimeError as error:
-        if "shapes" not in str(error) or count_a == count_b:
-            raise
-        raise Wrong(
-            f"it fails where both sets differ in number ({error}): torch.cov wants a feature per "
-            "row, give it the transpose"
-        ) from error
+    found = attempt(a, b)
     if isinstance(found, complex) or (isinstance(found, Tensor) and found.is_complex()):
         raise Wrong("the distance is complex: take .real of the eigenvalues")
     expect_close(
@@ -234,7 +226,18 @@ def _pareto(points: Sequence[Point]) -> list[Point]:
     "8.4 the Pareto front",
     _pareto,
     settings=[
-        ([(8.0, 2.0), (1.0, 9.0), (3.0, 5.0), (2.0, 9.0), (5.0, 6.0), (4.0, 5.0), (9.0, 2.5)],),
+        (
+            [
+                (8.0, 2.0),
+                (1.0, 9.0),
+                (3.0, 5.0),
+                (2.0, 9.0),
+                (5.0, 6.0),
+                (4.0, 5.0),
+                (9.0, 2.5),
+                (10.0, 9.5),
+            ],
+        ),
         ([(3.0, 1.0), (2.0, 2.0), (1.0, 3.0)],),
         ([(2.0, 1.0), (4.0, 1.0), (2.0, 3.0)],),
     ],
@@ -249,6 +252,8 @@ def pareto(attempt: Callable[[Sequence[Point]], Sequence[Point]], points: list[P
     ordered = sorted(found)
     if ordered == right:
         raise Wrong("the points are right, their order is not: put the cheapest first")
+    if ordered == [min(points)]:
+        raise Wrong("it keeps the cheapest point only: better ones that nothing beats belong too")
     if ordered == sorted(points):
         raise Wrong("it keeps every point: a point that another one beats does not belong to it")
     if ordered == sorted(_beaten(points, lambda a, b: a[0] < b[0] and a[1] < b[1])):
@@ -262,8 +267,6 @@ def pareto(attempt: Callable[[Sequence[Point]], Sequence[Point]], points: list[P
         raise Wrong("it keeps the costliest points: a smaller cost is better")
     if not ordered:
         raise Wrong("nothing is left: does every point beat itself?")
-    if ordered == [min(points)]:
-        raise Wrong("it keeps the cheapest point only: better ones that nothing beats belong too")
     if ordered == [min(points, key=lambda point: point[1])]:
         raise Wrong("it keeps the best point only: the cheaper ones that nothing beats belong too")
     raise Wrong(f"the front of {points} is {found}, it should be {right}")
@@ -281,7 +284,7 @@ def _matched_steps(flops: Callable[[int], float], budget: float, most: int = 100
 @exercise(
     "8.5 steps at equal cost",
     _matched_steps,
-    settings=[(5.0, 2.0, (16.5, 15.8, 101.2)), (1.0, 0.5, (301.3, 7.1, 0.2))],
+    settings=[(5.0, 2.0, (15.8, 16.5, 101.2)), (1.0, 0.5, (301.3, 7.1, 0.2))],
 )
 def matched_steps(
     attempt: Callable[[Callable[[int], float], float], int],

@@ -52,15 +52,11 @@ def plan_flops(attempt: Callable[..., float]) -> None:
             attempt(steps, guidance, call, read, step),
             float(right),
             {
-                "it knows nothing of guidance: where the scale is not 1, the head runs twice": (
-                    sum(call) + sum(read) + bare
-                ),
                 "it takes guided to mean above 1: every scale but 1 runs both halves": (
                     _plan_flops(steps, [float(two) for two in above], call, read, step)
                 ),
-                "it doubles the transformer from the first guided stage on: it is up to the last "
-                "one that the half without class is needed": (
-                    sum(two * c for two, c in zip(before, call, strict=True)) + sum(heads)
+                "it knows nothing of guidance: where the scale is not 1, the head runs twice": (
+                    sum(call) + sum(read) + bare
                 ),
                 "the transformer's calls are missing: one per stage, two where both halves run": (
                     sum(heads)
@@ -85,6 +81,10 @@ def plan_flops(attempt: Callable[..., float]) -> None:
                 "it doubles the transformer in guided stages only: up to the last guided stage the "
                 "half without class needs its own keys and values": (
                     sum(h * c for h, c in zip(halves, call, strict=True)) + sum(heads)
+                ),
+                "it doubles the transformer from the first guided stage on: it is up to the last "
+                "one that the half without class is needed": (
+                    sum(two * c for two, c in zip(before, call, strict=True)) + sum(heads)
                 ),
                 "it doubles the head alone: the transformer runs for the half without class, too": (
                     sum(call) + sum(heads)
@@ -131,6 +131,7 @@ def guided(attempt: Callable[..., Tensor], scales: tuple[float, ...], batch: int
             attempt(with_class, without, scales, stage),
             right,
             {
+                "that is the velocity with class: below 1, too, the formula holds": with_class,
                 "with and without class are swapped: start from the velocity without": (
                     with_class - scale * change
                 ),
@@ -141,7 +142,6 @@ def guided(attempt: Callable[..., Tensor], scales: tuple[float, ...], batch: int
                 "it scales the velocity with class and does not look at the other": (
                     scale * with_class
                 ),
-                "that is the velocity with class: below 1, too, the formula holds": with_class,
                 "that is the velocity without class: the class counts at every scale but 0": (
                     without
                 ),

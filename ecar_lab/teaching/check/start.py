@@ -34,8 +34,8 @@ def resolutions(attempt: Callable[[int, int], Sequence[int]]) -> None:
             raise Wrong(f"{asked} has a stage too many: it halves S - 1 times, not S times")
         if found == [side // 2 for side in right]:
             raise Wrong(f"{asked} halves once too often: the last stage has the full size")
-        if found and found == right[: len(found)]:
-            raise Wrong(f"{asked} has {len(found)} of {num_stages} stages: is the end cut off?")
+        if found and found in (right[: len(found)], right[-len(found) :]):
+            raise Wrong(f"{asked} has {len(found)} of {num_stages} stages: is one left out?")
         if found == [latent_size * (s + 1) // num_stages for s in range(num_stages)]:
             raise Wrong(f"{asked} grows by equal steps: the sides double from stage to stage")
         if found == [latent_size * 2**s for s in range(num_stages)]:

@@ -200,9 +200,6 @@ def clip(attempt: Callable[[list[Tensor], float], Tensor], size: float, limit: f
             ),
             "it makes small gradients larger: the factor is at most 1": before * limit / norm,
             "it clips at 1, whatever the limit is": before * min(1.0, 1 / norm.item()),
-            "it divides by the norm and forgets the limit: the factor is limit / norm": (
-                before / norm if norm > limit else before
-            ),
             "it multiplies by the limit: the factor is limit / norm": before * limit,
             "it clips every tensor by its own norm: take one norm over all of them": (
                 torch.cat([gradient.flatten() for gradient in apart])
