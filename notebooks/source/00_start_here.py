@@ -19,7 +19,7 @@
 
 # %%
 from ecar_lab import StageSchedule
-from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import start as check
 from ecar_lab.teaching.explore import start as explore
 from ecar_lab.viz.overview import stage_overview
@@ -136,7 +136,8 @@ def resolutions(latent_size, num_stages):
 
 # %%
 resolutions = check.resolutions(resolutions)
-assert tuple(resolutions(16, 3)) == StageSchedule(16, 3).resolutions
+with beside_the_kit(resolutions):
+    assert tuple(resolutions(16, 3)) == StageSchedule(16, 3).resolutions
 
 # %% [markdown]
 # ### Exercise 0.2: tokens
@@ -158,8 +159,10 @@ def num_tokens(sides, patch_size):
 
 # %%
 num_tokens = check.num_tokens(num_tokens)
-tokens = num_tokens(schedule.resolutions, pipe.model.config.patch_size)
-assert tuple(tokens) == pipe.model.transformer.tokens_per_stage
+sizes = schedule.resolutions, pipe.model.config.patch_size
+with beside_the_kit(num_tokens):
+    assert tuple(num_tokens(*sizes)) == pipe.model.transformer.tokens_per_stage
+tokens = num_tokens(*sizes)
 print("tokens per stage:", *tokens)
 
 # %% [markdown]
@@ -190,8 +193,9 @@ def flops_per_stage(events):
 
 # %%
 flops_per_stage = check.flops_per_stage(flops_per_stage, events)
+with beside_the_kit(flops_per_stage):
+    assert sum(flops_per_stage(events)) == sum(map(sum, pipe.model.flops().values()))
 flops = flops_per_stage(events)
-assert sum(flops) == sum(map(sum, pipe.model.flops().values()))
 
 # %%
 figure, (axis,) = new_figure(width=6, height=2.2)

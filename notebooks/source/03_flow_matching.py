@@ -30,7 +30,7 @@ from ecar_lab import StageSchedule, flow, trace
 from ecar_lab.baselines.objective import EpsilonObjective, FlowObjective
 from ecar_lab.data import open_dataset
 from ecar_lab.experiments.lab.figures import line
-from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import flow_matching as check
 from ecar_lab.teaching.explore import flow_matching as explore
 from ecar_lab.viz.colours import LatentColours
@@ -106,15 +106,16 @@ def training_pair(noise, data, t):
 # %%
 training_pair = check.training_pair(training_pair)
 data, t = real["moons"], torch.rand(N, 1, generator=lab.generator(3))
-torch.testing.assert_close(
-    training_pair(noise, data, t), FlowObjective().corrupt(data, noise, t.flatten())[:2]
-)
+with beside_the_kit(training_pair):
+    kit_pair = FlowObjective().corrupt(data, noise, t.flatten())[:2]
+    torch.testing.assert_close(tuple(training_pair(noise, data, t)), kit_pair)
 
 # A point is also a latent of one pixel with two channels; with S = 1 the kit's stages reduce to this line.
 one_stage = StageSchedule(latent_size=1, num_stages=1)
 starts, ends = flow.endpoints(one_stage, data[:, :, None, None], [noise[:, :, None, None]])
-torch.testing.assert_close(starts[0].flatten(1), training_pair(noise, data, 0.0)[0])
-torch.testing.assert_close(ends[0].flatten(1), training_pair(noise, data, 1.0)[0])
+with beside_the_kit(training_pair):
+    torch.testing.assert_close(starts[0].flatten(1), training_pair(noise, data, 0.0)[0])
+    torch.testing.assert_close(ends[0].flatten(1), training_pair(noise, data, 1.0)[0])
 
 # %% [markdown]
 # ## What the network can learn
@@ -296,9 +297,9 @@ def field_at(state, index):
     return torch.sin(state) + uneven[index]
 
 
-torch.testing.assert_close(
-    euler_step(field_at, noise, uneven, 1), flow.euler_step(field_at, noise, uneven, 1)
-)
+with beside_the_kit(euler_step):
+    theirs = flow.euler_step(field_at, noise, uneven, 1)
+    torch.testing.assert_close(tuple(euler_step(field_at, noise, uneven, 1)), theirs)
 
 
 # %%
@@ -317,7 +318,8 @@ def even(steps, end=1.0):
 
 
 constant = walk(lambda state, t: state.new_tensor([2.0, -1.0]), noise, even(1))
-torch.testing.assert_close(constant[-1], noise + torch.tensor([2.0, -1.0]))
+with beside_the_kit(euler_step):
+    torch.testing.assert_close(constant[-1], noise + torch.tensor([2.0, -1.0]))
 
 # %% [markdown]
 # Where the velocity is constant, one Euler step is exact, however long. So it is bending that asks for steps.
@@ -402,12 +404,13 @@ def heun_step(velocity, state, times, step):
 
 # %%
 heun_step = check.heun_step(heun_step)
-torch.testing.assert_close(
-    heun_step(field_at, noise, uneven, 1), flow.heun_step(field_at, noise, uneven, 1)
-)
+with beside_the_kit(heun_step):
+    theirs = flow.heun_step(field_at, noise, uneven, 1)
+    torch.testing.assert_close(tuple(heun_step(field_at, noise, uneven, 1)), theirs)
 for name, step in (("euler", euler_step), ("heun", heun_step)):
-    theirs = explore.trajectory(net, noise.to(lab.device), 5, name).cpu()
-    torch.testing.assert_close(walk(net, noise, even(5), step), theirs)
+    with beside_the_kit(step):
+        theirs = explore.trajectory(net, noise.to(lab.device), 5, name).cpu()
+        torch.testing.assert_close(walk(net, noise, even(5), step), theirs)
 
 # %%
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
@@ -710,8 +713,9 @@ def kit_velocity(scale):
     return end.latent - start.latent
 
 
-ours = guided(kit_velocity(0.0), kit_velocity(1.0), 2.5)
-torch.testing.assert_close(ours, kit_velocity(2.5), atol=1e-4, rtol=1e-4)
+with beside_the_kit(guided):
+    ours = guided(kit_velocity(0.0), kit_velocity(1.0), 2.5)
+    torch.testing.assert_close(ours, kit_velocity(2.5), atol=1e-4, rtol=1e-4)
 
 # %% [markdown]
 # > **Predict.** The blobs overlap. Where do samples of one class go when g grows? What is gained, what is lost?
@@ -782,9 +786,11 @@ def clean_estimate(state, velocity, t):
 # %%
 clean_estimate = check.clean_estimate(clean_estimate)
 state, velocity = training_pair(noise, data, 0.3)
-torch.testing.assert_close(clean_estimate(state, velocity, 0.3), data, atol=1e-5, rtol=1e-5)
-theirs = flow.clean_estimate(one_stage, 0, state, velocity, 0.3, None)
-torch.testing.assert_close(clean_estimate(state, velocity, 0.3), theirs, atol=1e-5, rtol=1e-5)
+with beside_the_kit(clean_estimate, training_pair):
+    ours = clean_estimate(state, velocity, 0.3)
+    torch.testing.assert_close(ours, data, atol=1e-5, rtol=1e-5)
+    theirs = flow.clean_estimate(one_stage, 0, state, velocity, 0.3, None)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 # %% [markdown]
 # Go with the moons' network from t = 0 to 0.5 only.

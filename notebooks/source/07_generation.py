@@ -33,7 +33,7 @@ from ecar_lab.evaluation.feature_net import load_features
 from ecar_lab.experiments.lab.figures import line, logarithmic
 from ecar_lab.flow import pyramid, upsample
 from ecar_lab.interventions import stage_noise
-from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import generation as check
 from ecar_lab.teaching.explore import generation as explore
 from ecar_lab.viz.pictures import contact_sheet, image_grid, save_gif, strip_frames
@@ -201,7 +201,8 @@ def plan_flops(steps, guidance, call, read, step):
 plan_flops = check.plan_flops(plan_flops)
 for steps, guidance in [((8, 6, 6), (1, 2.5, 2.5)), ((4, 2, 2), (1, 1, 1)), ((1, 2, 3), (3, 2, 1))]:
     flops = plan_flops(steps, guidance, call, read, step)
-    assert flops == total_flops(model.flops(steps, guidance))
+    with beside_the_kit(plan_flops):
+        assert flops == total_flops(model.flops(steps, guidance))
     print(f"steps {steps}, guidance {guidance}: {flops / 1e9:.2f} GFLOP")
 
 # %% [markdown]
@@ -360,9 +361,9 @@ def first_step(start):
     )
 
 
-torch.testing.assert_close(
-    first_step(at(alone, 1, 0)), at(alone, 1, 1).latent, atol=1e-4, rtol=1e-4
-)
+with beside_the_kit(guided):
+    own, of_kit = first_step(at(alone, 1, 0)), at(alone, 1, 1).latent
+    torch.testing.assert_close(own, of_kit, atol=1e-4, rtol=1e-4)
 
 # %% [markdown]
 # > **Predict.** Without running it: by what factor do head and transformer grow from 1.0 to 1.0001, and from
@@ -468,10 +469,11 @@ def fork_noise(base, fresh, kept):
 # %%
 fork_noise = check.fork_noise(fork_noise)
 first, other = stage_noise(model, 3), stage_noise(model, 4)
-whole_run = list(pipe.trace("ship", noise=fork_noise(first, other, 0)))
 shortcut = list(pipe.trace("ship", start_from=at(alone, 0), noise=dict(enumerate(other))))
-assert torch.equal(at(whole_run, 0).latent, at(alone, 0).latent)
-torch.testing.assert_close(shortcut[-1].latent, whole_run[-1].latent, atol=1e-4, rtol=1e-4)
+with beside_the_kit(fork_noise):
+    whole_run = list(pipe.trace("ship", noise=fork_noise(first, other, 0)))
+    assert torch.equal(at(whole_run, 0).latent, at(alone, 0).latent)
+    torch.testing.assert_close(shortcut[-1].latent, whole_run[-1].latent, atol=1e-4, rtol=1e-4)
 
 # %% [markdown]
 # > **Predict.** Four forks that share stage 1, and four that share stages 1 and 2. Which of the two groups shows
@@ -643,7 +645,8 @@ def left_half(resolutions, stage):
 
 # %%
 left_half = check.left_half(left_half)
-assert torch.equal(left_half(model.sides, 1)[0], torch.arange(8) < 4)
+with beside_the_kit(left_half):
+    assert torch.equal(left_half(model.sides, 1)[0], torch.arange(8) < 4)
 ships, autos = (lab.pick(12, 2) * [name] for name in ("ship", "automobile"))
 each = [stage_noise(model, seed) for seed in range(len(ships))]
 fixed = {s: torch.cat([noise[s] for noise in each]) for s in range(3)}
@@ -738,7 +741,8 @@ def slerp(first, second, share):
 
 # %%
 slerp = check.slerp(slerp)
-torch.testing.assert_close(slerp(a[2], b[2], 1.0), b[2], atol=1e-4, rtol=1e-4)
+with beside_the_kit(slerp):
+    torch.testing.assert_close(slerp(a[2], b[2], 1.0), b[2], atol=1e-4, rtol=1e-4)
 shares = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 

@@ -46,7 +46,7 @@ from ecar_lab.experiments.lab.scores import named, plus_minus, spread
 from ecar_lab.experiments.lab.sizes import SIZES
 from ecar_lab.experiments.steps_and_guidance import front
 from ecar_lab.files import write_json
-from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import experiments as check
 from ecar_lab.teaching.explore import experiments as explore
 
@@ -127,9 +127,9 @@ def frechet(a, b):
 frechet = check.frechet(frechet)
 half = len(features) // 2
 real, held_out = features[:half], features[half:]
-torch.testing.assert_close(
-    float(frechet(real, held_out)), frechet_distance(real, held_out), rtol=1e-4, atol=1e-4
-)
+with beside_the_kit(frechet):
+    own, of_kit = float(frechet(real, held_out)), frechet_distance(real, held_out)
+    torch.testing.assert_close(own, of_kit, rtol=1e-4, atol=1e-4)
 
 # %% [markdown]
 # > **Predict.** Real digits against other real digits: what is the distance of 50 of them to the rest?
@@ -257,7 +257,9 @@ def welch_t(a, b):
 # %%
 welch_t = check.welch_t(welch_t)
 a, b = (rows[name]["quality"][0]["frechet"]["values"] for name in (DEFAULT, WITHOUT))
-torch.testing.assert_close(float(welch_t(a, b)), float(ttest_ind(a, b, equal_var=False).statistic))
+with beside_the_kit(welch_t):
+    of_scipy = float(ttest_ind(a, b, equal_var=False).statistic)
+    torch.testing.assert_close(float(welch_t(a, b)), of_scipy)
 
 # %% [markdown]
 # Our rule: a difference is **beyond the spread** if Welch's test gives p < 0.05. With three seeds per side that takes
@@ -471,7 +473,8 @@ lines = {name: [row for row in growth["rows"] if row["name"] == name] for name i
 tokens = [row["tokens"] for row in lines["E-CAR"]]
 for line in lines.values():
     flops = [row["gflop"] for row in line]
-    torch.testing.assert_close(float(exponent(tokens, flops)), exponents(tokens, flops)["all"])
+    with beside_the_kit(exponent):
+        torch.testing.assert_close(float(exponent(tokens, flops)), exponents(tokens, flops)["all"])
 table(
     ["exponents over the three largest images", "FLOPs, in theory", "FLOPs", "seconds"],
     [
@@ -615,8 +618,10 @@ def pareto(points):
 pareto = check.pareto(pareto)
 sampling = load("steps-and-guidance")
 points = [(row["gflop"], row["frechet"]) for row in sampling["rows"]]
+with beside_the_kit(pareto):
+    of_kit = [(row["gflop"], row["frechet"]) for row in front(sampling["rows"])]
+    assert [tuple(p) for p in pareto(points)] == of_kit
 best = pareto(points)
-assert [tuple(p) for p in best] == [(r["gflop"], r["frechet"]) for r in front(sampling["rows"])]
 show(
     load_experiment("steps-and-guidance").draw(sampling),
     f"Figure 8.9. {len(points)} ways to sample the shipped E-CAR, {sampling['size']['num_samples']} images each; {len(best)} are on the front. Right: guidance buys classes classified correctly with recall.",
@@ -649,7 +654,8 @@ with capture_output():
     dit_model = load_pipeline("cifar10-dit").model
 guidance = dit[0]["guidance_scale"]
 steps = matched_steps(lambda n: total_flops(dit_model.flops(n, guidance)) / 1e9, ours[0]["gflop"])
-assert steps == dit[1]["num_inference_steps"]  # what the experiment took
+with beside_the_kit(matched_steps):
+    assert steps == dit[1]["num_inference_steps"]  # what the experiment took
 table(
     ["CIFAR-10", "steps", "GFLOP", "Frechet distance", "recall", "classified correctly"],
     [

@@ -29,7 +29,7 @@ from ecar_lab.cost import head_setup_flops, total_flops, transformer_flops, velo
 from ecar_lab.doctor.diagnose import efficiency_not_realised
 from ecar_lab.experiments.lab.figures import bars, logarithmic, style
 from ecar_lab.machine import count_flops, matmul_rate
-from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import efficiency as check
 from ecar_lab.teaching.explore import efficiency as explore
 
@@ -89,7 +89,8 @@ def block_flops(tokens, context, width):
 
 # %%
 block_flops = check.block_flops(block_flops)
-assert block_flops(64, 84, 256) == kit_block_flops(64, 84, 256)
+with beside_the_kit(block_flops):
+    assert block_flops(64, 84, 256) == kit_block_flops(64, 84, 256)
 
 # %% [markdown]
 # > **Predict.** At which number of tokens does attention overtake the linear layers, for a width of 384: about 200,
@@ -158,8 +159,10 @@ def plan_flops(call, step, steps, guided):
 
 # %%
 plan_flops = check.plan_flops(plan_flops)
-by_hand = plan_flops(call, step, plan, [True] * len(plan))
-assert by_hand == total_flops(ecar.flops(plan, 2.0))
+bill = call, step, plan, [True] * len(plan)
+with beside_the_kit(plan_flops):
+    assert plan_flops(*bill) == total_flops(ecar.flops(plan, 2.0))
+by_hand = plan_flops(*bill)
 
 # %% [markdown]
 # A formula can forget something. PyTorch can count the products that really run.
@@ -302,8 +305,10 @@ def steps_for_budget(budget, fixed, per_step):
 # %%
 steps_for_budget = check.steps_for_budget(steps_for_budget)
 fixed = explore.gflop("DiT", 256, 1) - dit_step
+with beside_the_kit(steps_for_budget):
+    equal = steps_for_budget(ours, fixed, dit_step)
+    assert explore.gflop("DiT", 256, equal) <= ours < explore.gflop("DiT", 256, equal + 1)
 equal = steps_for_budget(ours, fixed, dit_step)
-assert explore.gflop("DiT", 256, equal) <= ours < explore.gflop("DiT", 256, equal + 1)
 print(f"for E-CAR's {ours:.1f} GFLOP, DiT may take {equal} steps")
 
 # %% [markdown]
@@ -448,8 +453,10 @@ def cache_bytes(tokens, layers, width, bytes_per_number):
 cache_bytes = check.cache_bytes(cache_bytes)
 last = runs[0][-1]
 size = torch.finfo(lab.dtype).bits // 8
-expected = 2 * cache_bytes(tokens, config.transformer_layers, config.width, size)  # two: guided
-assert expected == last.cache_bytes
+with beside_the_kit(cache_bytes):
+    sizes = tokens, config.transformer_layers, config.width, size
+    assert 2 * cache_bytes(*sizes) == last.cache_bytes  # two: guided
+expected = 2 * cache_bytes(*sizes)
 print(f"one guided image of 256 px: {expected / 2**20:.1f} MiB of keys and values at the end")
 
 # %%

@@ -131,7 +131,9 @@ def test_beside_the_kit_a_wrong_answer_gives_way_and_a_fault_of_the_kit_is_raise
     assert not answer.in_use
     assert answer(torch.tensor([9.0])).item() == 18
     assert other.in_use
-    with pytest.raises(AssertionError), core.beside_the_kit(answer, double.reference):
+    with core.beside_the_kit(answer):
+        raise AssertionError("of numbers that it has left behind")
+    with pytest.raises(AssertionError), core.beside_the_kit(double.reference):
         raise AssertionError("the kit's own")
     monkeypatch.setenv("ECAR_LAB_STRICT", "1")
     with pytest.raises(AssertionError), core.beside_the_kit(other):

@@ -66,8 +66,6 @@ WRONG = {
             - schedule.time_slice(stage)[0],
             "does not begin where the slice does",
         ),
-            "these slices touch",
-        ),
         (
             lambda schedule, stage, tau: tau.add_(stage).div_(schedule.num_stages),
             "argument tau in place",
