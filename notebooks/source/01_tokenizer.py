@@ -6,7 +6,7 @@
 #
 # **After it you can**
 # - say what a latent saves, in numbers, tokens and FLOPs, and what it costs;
-# - build and train a small variational autoencoder (VAE) and derive its loss;
+# - build and train a small variational autoencoder (VAE) and say where its loss comes from;
 # - explain why the latent is shifted and scaled before anything learns from it;
 # - judge what a latent forgives: noise, missing channels, pooling, rounding;
 # - say what has been measured on continuous against quantized tokens, and what has not.
@@ -317,6 +317,19 @@ with torch.no_grad():
 print(f"{sum(p.numel() for p in vae.parameters()):,} weights: moments and images as the package's")
 
 # %% [markdown]
+# ### Where a loss of this kind comes from
+#
+# Let the decoder give a density $p(x \mid z)$ of images, the prior $p(z)$ be standard normal, and $q(z \mid x)$ be the encoder's. For any q,
+#
+# $$\log p(x) = \log \int p(x \mid z)\,p(z)\,dz = \log \mathbb{E}_{q}\Big[\frac{p(x \mid z)\,p(z)}{q(z \mid x)}\Big]
+# \;\ge\; \mathbb{E}_{q}\,[\log p(x \mid z)] - \mathrm{KL}\big(q(z \mid x) \,\|\, p(z)\big),$$
+#
+# by Jensen's inequality, for the logarithm is concave. The right side is the *evidence lower bound* (ELBO). Its negative is a loss: a
+# reconstruction error and a KL term. With $p(x \mid z)$ a normal density of variance $s^2$ around the decoder's image the first part is
+# $|\hat x - x|^2 / 2s^2$ and a constant, with a Laplace density it is the absolute error. So the weight of the KL term stands for a
+# choice of s. A weight of 0.003 per number means a small s: reconstruct first. With such a weight, and with terms that belong to
+# no density, what follows is no bound any more, but a loss in its image.
+#
 # ### The loss
 #
 # With the error $e$ = reconstruction - image, the kit minimises (our choice, not the paper's)

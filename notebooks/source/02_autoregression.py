@@ -8,7 +8,7 @@
 # - derive the cost of token-by-token generation, O(n³), and say what a KV cache and stages each change about it;
 # - build the block-causal mask and explain what training with it has to do with sampling;
 # - place the tokens of all stages in one geometry, and say what rotary positions add;
-# - write the multistage transformer in 40 lines, on an attention and a block of your own, and prove that it equals the kit's.
+# - read the multistage transformer in 40 lines, on an attention and a block written out, and prove that it equals the kit's.
 #
 # **Before it**: notebook 0, and having seen softmax attention once.
 #

@@ -91,7 +91,7 @@ show(
 # Return the state and the target velocity.
 #
 # <details><summary>Hint</summary>
-# `t` has shape (B, 1), so it multiplies points (B, 2) as it is. Going from ε to x takes the difference x - ε.
+# <code>t</code> has shape (B, 1), so it multiplies points (B, 2) as it is. Going from ε to x takes the difference x - ε.
 # </details>
 
 
@@ -169,6 +169,25 @@ show(
 # lines of pairs cross, the field takes their mean. It still moves noise to data: at every t the crowd as a whole is
 # distributed as the crowd of all lines is. What is lost is straightness: this bending is what costs steps.
 # </details>
+#
+# Two facts were just used. Both take a few lines.
+#
+# **The mean velocity keeps the crowd.** Let $p_t$ be the density of $x_t$ over all pairs, $\dot x = x - \varepsilon$, and f any smooth
+# test function. Then
+#
+# $$\frac{d}{dt}\,\mathbb{E}\,f(x_t) = \mathbb{E}\,[\nabla f(x_t) \cdot \dot x]
+# = \mathbb{E}\,\big[\nabla f(x_t) \cdot \mathbb{E}[\dot x \mid x_t]\big] = \int \nabla f \cdot v\, p_t\,dx
+# = -\int f\; \nabla\!\cdot(p_t v)\,dx .$$
+#
+# It holds for every f, so $\partial_t p_t = -\nabla\cdot(p_t v)$, the *continuity equation*: the very equation that the density of particles
+# obeys which follow v. Started alike, as noise, both stay alike at every t (if v is smooth enough for its paths to be unique).
+#
+# **The pairs may stand in for the mean.** The target we would like, $v(x_t, t)$, is not known, only $\dot x$ of single pairs. For a network u,
+#
+# $$\mathbb{E}\,|u(x_t) - \dot x|^2 = \mathbb{E}\,|u(x_t) - v(x_t)|^2 + \mathbb{E}\,|v(x_t) - \dot x|^2 ,$$
+#
+# since the mixed term $2\,\mathbb{E}\,[(u - v) \cdot (v - \dot x)]$ is zero: given $x_t$, the mean of $v - \dot x$ is. The last part does not depend on u.
+# So both losses have the *same gradient*, and the last part is what no training removes.
 #
 # ## A small network
 #
@@ -388,7 +407,7 @@ print(f"noise: {sliced_wasserstein(noise, real['moons']):.3f}, other real data: 
 # mean of both from the old state. Two network calls per step.
 #
 # <details><summary>Hint</summary>
-# `ahead, first = euler_step(...)`; the second velocity is at `ahead` and at the time `step + 1`.
+# <code>ahead, first = euler_step(...)</code>; the second velocity is at <code>ahead</code> and at the time <code>step + 1</code>.
 # </details>
 
 
@@ -438,7 +457,8 @@ show(
 # ## Straighter by better pairs
 #
 # We paired noise and data at random, and crossing lines were the price. Pair each batch so that the total squared
-# way is least (optimal transport, as far as a batch can tell), and lines hardly cross.
+# way is least, and lines hardly cross. This is *minibatch* optimal transport: best within a batch of 256, not between the two
+# distributions; only with ever larger batches would it come near to that. All that is said of "optimal pairs" here is of these.
 
 
 # %%
@@ -761,7 +781,7 @@ table(["", "nearest to their own centre", "spread"], rows)
 # Guidance moves samples to where the class can be told from the others: the overlap is left, and so is much of the
 # class itself. The result is not the class but a narrower, shifted one. In images this reads as clearer objects and
 # less variety. The shipped CIFAR-10 model is guided in its later stages and not in the first
-# (`pipe.model.config.guidance_scale`); notebook 7 tries other values.
+# (<code>pipe.model.config.guidance_scale</code>); notebook 7 tries other values.
 # </details>
 #
 # ## Part of the way

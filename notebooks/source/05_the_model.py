@@ -2,11 +2,11 @@
 # # 5. The model
 #
 # Token map + flow head + schedule = E-CAR. In this notebook you put the parts of notebooks 2 to 4 together,
-# write the training loss and the sampling loop, and find that they equal the kit's number for number.
+# write the formulas of the training loss and of the sampling loop, and find that the whole equals the kit's number for number.
 #
 # **After it you can**
 # - build the flow head and say what it is told, when, and how often that is paid for;
-# - write the loss of all stages in one cell, and the sampling loop in one more;
+# - read the loss of all stages in one cell, and the sampling loop in one more;
 # - show what the token map is good for, by spoiling it;
 # - account for every FLOP of an image;
 # - prove in a short training that a model, its loss and its sampler belong together.

@@ -2,10 +2,10 @@
 # # 6. Training
 #
 # A training loop is twenty lines. A trainer also survives a power cut, stops when the loss explodes, and logs why it
-# is slow. You write the first and use the second.
+# is slow. You write the parts of the first, and use the second.
 #
 # **After it you can**
-# - write the training loop of E-CAR and say what each line is for;
+# - read the training loop of E-CAR, whose formulas you wrote, and say what each line is for;
 # - train a tokenizer and a model from nothing, stop them anywhere, and go on along the same curve;
 # - read a log: loss per stage, per time bin, gradient norm, speed;
 # - recognise the usual failures by name, and mend them;
@@ -183,7 +183,7 @@ latent = (batch_mean + batch_std * draw.latent_noise).to(lab.device)
 def scatter(times_of):
     """Standard deviation of the batch's loss over draws of the times alone."""
     random, values = lab.generator(1), []
-    for _ in range(lab.pick(40, 6)):
+    for _ in range(lab.pick(400, 6)):
         drawn = replace(draw, local_time=times_of(random)).to(lab.device)
         values.append(teacher.loss(latent, labels.to(lab.device), drawn).loss)
     return torch.stack(values).std().item()
@@ -433,8 +433,8 @@ show(explore.charts({"loss": lines}, thick=True, width=6), caption, alt)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
-# Log rows after the newest checkpoint are dropped and written anew, with the same numbers: a step reads nothing
-# but seed and step, and the checkpoint holds weights, average, optimiser state and the running sums of the log.
+# Log rows after the newest checkpoint are dropped and written anew, with the same numbers: what a step draws depends on
+# nothing but seed and step, and the checkpoint holds weights, average, optimiser state and the running sums of the log.
 # <code>tests/scripts/kill_resume.py</code> does it with SIGKILL at random moments. A finished run that is started again
 # ends at once.
 # </details>
@@ -992,7 +992,8 @@ quiz(
 
 # %% [markdown]
 # ## Recap
-# - A step is a pure function of seed and step: that is what makes killing harmless.
+# - What a step *draws* is a pure function of seed and step; with weights and optimiser state from the checkpoint that makes
+#   killing harmless.
 # - Draw, loss, clip, step, average; a rate that warms up and then falls.
 # - Read the log by stage and by time bin, and let `ecar doctor RUN` look at the rest.
 # - A loss is no proof: here the leaky run's equals the healthy one's.

@@ -167,7 +167,7 @@ step = [b - a for a, b in zip(one["head"], two["head"], strict=True)]
 read = [a - s for a, s in zip(one["head"], step, strict=True)]
 table(
     ["stage", "transformer call", "reading the token map", "one flow step"],
-    [(s, *(f"{costs[s] / 1e6:,.1f}" for costs in (call, read, step))) for s in range(3)],
+    [(s + 1, *(f"{costs[s] / 1e6:,.1f}" for costs in (call, read, step))) for s in range(3)],
 )
 print("in millions of FLOPs")
 
@@ -180,7 +180,7 @@ print("in millions of FLOPs")
 # values of all earlier stages.
 #
 # <details><summary>Hint</summary>
-# `any(scale != 1 for scale in guidance[s:])` says whether this stage or a later one is guided.
+# <code>any(scale != 1 for scale in guidance[s:])</code> says whether this stage or a later one is guided.
 # </details>
 
 
@@ -450,7 +450,7 @@ explore.knobs(pipe, "horse")
 # with `kept` from `base`, the others from `fresh`. With `kept = -1` nothing is kept.
 #
 # <details><summary>Hint</summary>
-# A dict comprehension over `range(len(base))`.
+# A dict comprehension over <code>range(len(base))</code>.
 # </details>
 
 
@@ -502,7 +502,7 @@ show(
     "Figure 7.6. Forks of an automobile and of a horse. After stage 1 colours and pose are still open; after stage 2 "
     "they are fixed, and stage 3 draws the detail.",
     "Two groups of two rows of four images. With stage 1 kept the four differ in colour and pose; with stages "
-    "0 and 1 kept they are alike but for details.",
+    "1 and 2 kept they are alike but for details.",
 )
 
 # %% [markdown]
@@ -628,7 +628,7 @@ quiz(
 # The left half of the latent of a stage, as a bool tensor that is True where the latent is to be replaced.
 #
 # <details><summary>Hint</summary>
-# `torch.zeros(side, side, dtype=torch.bool)`, with the side of that stage; columns are the last index.
+# <code>torch.zeros(side, side, dtype=torch.bool)</code>, with the side of that stage; columns are the last index.
 # </details>
 
 
@@ -725,7 +725,7 @@ print(f"cosine of the angle: {F.cosine_similarity(a[2].flatten(), b[2].flatten()
 # One angle for the whole tensor.
 #
 # <details><summary>Hint</summary>
-# `F.cosine_similarity(first.flatten(), second.flatten(), dim=0).acos()`.
+# <code>F.cosine_similarity(first.flatten(), second.flatten(), dim=0).acos()</code>.
 # </details>
 
 
