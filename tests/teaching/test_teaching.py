@@ -153,11 +153,13 @@ def moved(attempt, by):
         (lambda values, by: values.add_(1), "differs by up to 1"),
         (lambda values, by: values.copy_(by.mul_(1.5)), "changed its argument by in place"),
         (lambda values, by: values.normal_(), "draws random numbers of its own"),
+        (lambda values, by: torch.set_grad_enabled(False), "switches gradients off"),
         (lambda *both: both[0].add_(both[1].add_(1)), "changed its argument 2 in place"),
     ],
 )
 def test_an_attempt_sees_every_setting_and_may_change_only_what_it_should(attempt, words):
     assert words in core.judge(moved.diagnose, attempt).sentence
+    assert torch.is_grad_enabled()
 
 
 def test_gradients_are_asked_for_by_name():

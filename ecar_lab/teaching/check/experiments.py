@@ -68,6 +68,12 @@ def frechet(
             "the sum of the roots of its eigenvalues": shift + spreads - 2 * by_number,
             "the covariance is one between samples: torch.cov wants a feature per row, give it "
             "the transpose": transposed,
+            "eigvalsh takes a matrix for symmetric, and a product of two seldom is: use eigvals": (
+                shift + spreads - 2 * torch.linalg.eigvalsh(cov_a @ cov_b).clamp(min=0).sqrt().sum()
+            ),
+            "singular values are no eigenvalues unless the matrix is symmetric: use eigvals": (
+                shift + spreads - 2 * torch.linalg.svdvals(cov_a @ cov_b).sqrt().sum()
+            ),
             "it roots each covariance by itself and multiplies: the root is that of the product": (
                 shift + spreads - 2 * apart
             ),

@@ -55,6 +55,9 @@ def plan_flops(attempt: Callable[..., float]) -> None:
                 "it takes guided to mean above 1: every scale but 1 runs both halves": (
                     _plan_flops(steps, [float(two) for two in above], call, read, step)
                 ),
+                "it runs both halves at scale 1 too, where the one without class has weight 0": (
+                    2 * (sum(call) + sum(read) + bare)
+                ),
                 "it knows nothing of guidance: where the scale is not 1, the head runs twice": (
                     sum(call) + sum(read) + bare
                 ),

@@ -44,6 +44,14 @@ def roots_apart(a, b):
     return (root(a) @ root(b)).trace()
 
 
+def symmetric(a, b):
+    return torch.linalg.eigvalsh(a @ b).clamp(min=0).sqrt().sum()
+
+
+def singular(a, b):
+    return torch.linalg.svdvals(a @ b).sqrt().sum()
+
+
 def pooled(a, b):
     free = len(a) - 1, len(b) - 1
     shared = (free[0] * variance(a) + free[1] * variance(b)) / sum(free)
@@ -67,6 +75,8 @@ WRONG = {
         (lambda a, b: frechet(a, b, cov=torch.cov), "between samples"),
         (lambda a, b: frechet(a, b, cov=lambda x: torch.cov(x.T, correction=0)), "divides by N:"),
         (complex_root, "is complex"),
+        (lambda a, b: frechet(a, b, root=symmetric), "eigvalsh takes a matrix for symmetric"),
+        (lambda a, b: frechet(a, b, root=singular), "singular values are no eigenvalues"),
         (lambda a, b: frechet(a, b, root=roots_apart), "roots each covariance by itself"),
         (lambda a, b: frechet(a, b) ** 0.5, "the root of the distance"),
         (lambda a, b: frechet(a.sub_(a.mean(0)), b), "changed its argument a in place"),

@@ -62,6 +62,7 @@ def guided_in_place(w, n, g, s):
 
 WRONG = {
     "plan_flops": [
+        (lambda *plan: 2 * cost(*plan, doubled=False), "both halves at scale 1 too"),
         (lambda *plan: cost(*plan, doubled=False), "knows nothing of guidance"),
         (lambda *plan: cost(*plan, calls=lambda twice, n: twice * n), "at every flow step"),
         (lambda *plan: cost(*plan, reads=0), "reads the token map once"),

@@ -62,8 +62,9 @@ WRONG = {
         (lambda schedule, stage, tau: (stage + tau) / schedule.num_stages, "these slices touch"),
         (lambda schedule, stage, tau: schedule.conditioning_time(stage, 1 - tau), "backwards"),
         (
-            lambda schedule, stage, tau: schedule.conditioning_time(stage, tau)
-            - schedule.time_slice(stage)[0],
+            lambda schedule, stage, tau: (
+                schedule.conditioning_time(stage, tau) - schedule.time_slice(stage)[0]
+            ),
             "does not begin where the slice does",
         ),
         (
