@@ -61,7 +61,9 @@ def place(number: int) -> Figure:
     axis = figure.add_axes((0.005, 0.01, 0.99, 0.98))
     axis.set(xlim=(-0.1, 11.7), ylim=(0.05, 4.95))
     axis.axis("off")
-    frame: Any = dict(boxstyle="round,pad=0,rounding_size=0.1", facecolor="none", edgecolor="#C9CFD6")
+    frame: Any = dict(
+        boxstyle="round,pad=0,rounding_size=0.1", facecolor="none", edgecolor="#C9CFD6"
+    )
     axis.add_patch(FancyBboxPatch((2.75, 1.65), 5.3, 2.75, linestyle="--", **frame))
     for part in PARTS:
         _box(axis, part, lit=number in (0, part.number))

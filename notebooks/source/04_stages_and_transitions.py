@@ -226,7 +226,8 @@ window_start = check.window_start(window_start)
 with beside_the_kit(window_start):
     for stage in (1, 2):
         assert abs(window_start(schedule.ends[stage - 1]) - schedule.window(stage)[0]) < 1e-12
-print("b = 0.4 →", round(window_start(0.4), 4), "  b = 0.7 →", round(window_start(0.7), 4))
+found = [round(float(window_start(end)), 4) for end in (0.4, 0.7)]
+print("b = 0.4 →", found[0], "  b = 0.7 →", found[1])
 
 # %% [markdown]
 # For this value of a, the covariance of the noise to be added is `(1 - a)² (I - 11ᵀ / 4)`. It has no part along

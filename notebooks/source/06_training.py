@@ -347,7 +347,7 @@ def train_by_hand(model, config):
         factor = lr_factor(step, config.steps, config.warmup_steps, config.lr_floor)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = config.lr * factor
+                group["lr"] = config.lr * float(factor)
             optimizer.step()
             optimizer.zero_grad()
         decay = min(config.ema_decay, (1 + step) / (10 + step)) if step else 0.0

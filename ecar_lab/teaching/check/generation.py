@@ -180,8 +180,8 @@ def fork_noise(attempt: Callable[..., Mapping[int, Tensor]], stages: int) -> Non
             if not any(noise.shape == one.shape and torch.equal(noise, one) for one in
                        (base[s], fresh[s])):  # fmt: skip
                 raise Wrong(
-                    f"with kept = {kept} stage {s} of {stages} has neither base[{s}] nor "
-                    f"fresh[{s}]: noises are taken as they are, each for its own stage"
+                    f"with kept = {kept} neither base[{s}] nor fresh[{s}] is under {s}: noises "
+                    "are taken as they are, each for its own stage"
                 )
         kept_now = _taken(found, base)
         fresh_now = _taken(found, fresh)
