@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ecar_lab.errors import EcarError
+from ecar_lab.errors import EcarError, reason
 from ecar_lab.model import ECAR
 from ecar_lab.onnx.packages import needed
-from ecar_lab.stored import first_sentence
 from ecar_lab.tokenizers.base import Tokenizer
 
 OPSET = 20
@@ -190,7 +189,7 @@ def trace_graph(name: str, part: Any) -> Traced:
             fold(program.model)
     except Exception as error:  # the exporter raises a dozen kinds
         raise EcarError(
-            f"{name} cannot be written as ONNX ({first_sentence(error)}): use --runtime torch"
+            f"{name} cannot be written as ONNX ({reason(error)}): use --runtime torch"
         ) from error
     proto = bare(program.model_proto)
     return Traced(proto, arrays(proto.graph.input), arrays(proto.graph.output))
