@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -43,7 +44,7 @@ class Live:
         self.studio, self.origin = studio, Origin.of(studio)
         self._newest, self._waiting = Newest(), 0
         lock = threading.Lock()
-        self.turn: Any = lambda request: lock
+        self.turn: Callable[[Any], AbstractContextManager] = lambda request: lock
         model = studio.pipeline.model
         more = "" if model.few_step else f"<p>{FEW_STEPS}</p>"
         gr.HTML(f"<p>{INTRODUCTION}</p>{more}", elem_classes="introduction")
@@ -55,6 +56,7 @@ class Live:
             elem_id="live",
             server_functions=[self._server_function()],
         )
+        vars(self.place)["take_turns"] = self._take_turns
 
     def view(self, settings: Settings) -> dict[str, Any]:
         """What the page needs to show sliders that stand for these settings."""
@@ -84,6 +86,9 @@ class Live:
         """Updates that put the sliders to these settings."""
         return {self.place: self.view(settings)}
 
+    def _take_turns(self, turn: Callable[[Any], AbstractContextManager]) -> None:
+        self.turn = turn
+
     def _server_function(self) -> Any:
         async def picture(asked: Any, request: gr.Request) -> dict[str, Any]:
             return await self.answer(asked, request)
@@ -110,10 +115,9 @@ class Live:
             self._waiting -= 1
 
     def _make(self, wish: Any, page: str, number: int, request: Any) -> dict[str, Any]:
-        turn: AbstractContextManager = self.turn(request)
         try:
             settings = settings_of(self.studio.pipeline.model, wish)
-            with turn, told_when_memory_is_full():
+            with self.turn(request), told_when_memory_is_full():
                 drawn = draw(self.studio, settings, lambda: self._newest.is_newest(page, number))
         except EcarError as error:
             sentence = str(error)

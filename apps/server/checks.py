@@ -21,7 +21,7 @@ OPEN = {"/login", "/logout", "/favicon.ico", "/theme.css", "/gradio_api/theme.cs
         "/manifest.json", "/pwa_icon"}  # fmt: skip
 # Parts of Gradio that this app has no use for: files on request, programs started, other servers.
 CLOSED = re.compile(
-    r"/gradio_api/(deep_link|process_recording|component_server|custom_component|dev/|proxy=|"
+    r"/gradio_api/(deep_link|process_recording|custom_component|dev/|proxy=|"
     r"run-history|runs|stream/|vibe|file[=/][a-zA-Z][a-zA-Z0-9+.-]*://)|/monitoring"
 )
 

@@ -44,6 +44,9 @@ SIGN_IN = ("POST", "/login")
 # Gradio writes what the app's functions take into the page that asks for the password, too.
 API_INFO = re.compile(rb"window\.gradio_api_info = .*?;</script>", re.DOTALL)
 LOGIN = (Path(__file__).parent / "login.js").read_bytes()
+SHUT = "this part of Gradio is closed here: begin at /"
+# Functions of pieces of the page that its script calls past the queue; of Gradio's own, none.
+FUNCTIONS, SERVED = "/gradio_api/component_server", {"picture"}
 GONE = "this session is not known here, or no longer: load the page again"
 
 
@@ -121,7 +124,7 @@ class Guard:
         if len(scope["query_string"]) > LONGEST_QUERY:
             raise Refusal(414, f"this address is too long: {LONGEST_QUERY} letters after the ?")
         if CLOSED.match(path):
-            raise Refusal(404, "this part of Gradio is closed here: begin at /")
+            raise Refusal(404, SHUT)
         cookies = cookies_of(headers)
         user = self._logged_in(cookies)
         if not user:
@@ -172,6 +175,8 @@ class Guard:
             self.uploads.take(network, len(body))
         if path.rstrip("/") == "/gradio_api/cancel":
             self._cancel(body)
+        if path.rstrip("/") == FUNCTIONS and named_function(body) not in SERVED:
+            raise Refusal(404, SHUT)
         return body
 
     def _cancel(self, body: bytes) -> None:
@@ -220,6 +225,14 @@ class Guard:
                     while (await receive()).get("more_body"):
                         pass
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def named_function(body: bytes) -> object:
+    """Which function of a component is called; None if that cannot be read."""
+    try:
+        return json.loads(body)["fn_name"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def cookies_of(headers: dict[str, str]) -> dict[str, str]:

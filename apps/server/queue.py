@@ -7,7 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from fastapi import HTTPException
@@ -18,7 +18,7 @@ from gradio.utils import run_coro_in_background
 
 from apps.server.answers import SENTENCES
 from apps.server.sessions import BAD_NAME
-from apps.server.turns import Left, Turn, Turns
+from apps.server.turns import Left, Turn, Turns, claimed
 from apps.server.visitors import SESSION, Shares, Visitor, visitor_of
 
 MODEL = "model"  # the concurrency group of all that computes with the model
@@ -140,6 +140,10 @@ class FairQueue(Queue):
         if event is None:  # called past the queue
             raise Left
         return Turn(self.turns, visitor_of_event(event), lambda: self.gone(event))
+
+    def claim(self, request: Any) -> AbstractContextManager[None]:
+        """The turn of a request that goes past the queue, for as long as it computes."""
+        return claimed(self.turns, visitor_of(None, request.client, request.headers))
 
     def gone(self, event: Event) -> bool:
         """Whether a job was stopped, or nobody waits for it."""

@@ -143,6 +143,17 @@ def resting() -> Generator[None]:
         turn.turns.take(turn)
 
 
+@contextmanager
+def claimed(turns: Turns, visitor: Visitor) -> Generator[None]:
+    """What is computed past the queue (a picture that a slider asks for) waits its turn, too."""
+    turn = Turn(turns, visitor, lambda: False)
+    try:
+        with _has(turn):
+            yield
+    finally:
+        turns.give_back(turn)
+
+
 def in_turns(function: Callable, turn_of: Callable[[], Turn]) -> Callable:
     """A function of the page, or a generator of what the page shows, that computes in turns."""
 

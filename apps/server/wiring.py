@@ -34,6 +34,9 @@ def prepare(page: gr.Blocks) -> FairQueue:
     for function in page.fns.values():
         if function.concurrency_id == MODEL and function.fn is not None:
             function.fn = in_turns(function.fn, queue.turn)
+    for block in page.blocks.values():  # those that compute past the queue
+        if (take_turns := getattr(block, "take_turns", None)) is not None:
+            take_turns(queue.claim)
     return queue
 
 

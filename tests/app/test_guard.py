@@ -167,6 +167,7 @@ def test_what_the_own_page_sends_is_taken(own, demo_address):
         ("GET", "/gradio_api/file=https://example.com/a.png", 404),
         ("GET", f"/config?{'x' * 9000}", 414),
         ("POST", "/gradio_api/process_recording", 404),
+        ("POST", "/gradio_api/component_server", 404),
         ("GET", "/gradio_api/heartbeat/a b", 400),
         ("POST", "/gradio_api/cancel", 400),
         ("POST", "/gradio_api/run/generate", 422),
