@@ -39,10 +39,10 @@ def limit_of(path: str) -> int:
 def too_large(size: str, path: str) -> Refusal:
     """The sentence for a body that is over the limit."""
     if path.startswith("/gradio_api/upload"):
-        limit = f"a file, and all files together, {LARGEST_FILE // MIB} MB"
+        limit = f"all files together may have {LARGEST_FILE // MIB} MB"
     else:
-        limit = f"this request {limit_of(path) / 1e6:.2g} MB"
-    return Refusal(413, f"this request has {size}: {limit} at most")
+        limit = f"it may have {limit_of(path) / 1e6:.2g} MB"
+    return Refusal(413, f"this request has {size}: {limit}")
 
 
 def check_length(headers: Mapping[str, str], path: str) -> None:
@@ -120,7 +120,7 @@ class Bodies:
                 raise ConnectionError("the request was broken off")
             body += message.get("body", b"")
             if len(body) > limit:
-                raise too_large(f"more than {limit / MIB:.1f} MB", path)
+                raise too_large(f"more than {limit / 1e6:.2g} MB", path)
             if not message.get("more_body"):
                 return bytes(body)
 

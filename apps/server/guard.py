@@ -80,8 +80,7 @@ class Guard:
         visitor = visitor_of(None, scope.get("client"), headers)
         answer = Answer(send, self.headers)
         try:
-            with self._counted(visitor[0]):
-                await self._let_in(scope, headers, visitor, receive, answer)
+            await self._let_in(scope, headers, visitor, receive, answer)
         except Refusal as refusal:
             if not answer.started:
                 page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
@@ -152,7 +151,7 @@ class Guard:
         signing_in = self.server.auth is not None and (method, path.rstrip("/")) == SIGN_IN
         if signing_in:
             self.tries.begin(network)
-        with self._stream(named, method, path):
+        with self._counted(network), self._stream(named, method, path):
             await self.app(scope, receive, answer)
         if signing_in and answer.status == 200:
             self.tries.succeed(network)

@@ -4,6 +4,9 @@ A job keeps the model until it is done, or until it has had it for a while and s
 then the next event of its run waits instead. So a long run delays a short one by a moment and not
 by its whole length, and no two compute at the same time. Where nobody gave out turns (a notebook, a
 test), :func:`breathe` does nothing.
+
+So nobody may hold a lock while a run goes on: the run may wait for its turn, and whoever has the
+turn for the lock. What is computed once for several is ``apps.shared.once``'s.
 """
 
 from __future__ import annotations
