@@ -21,15 +21,14 @@ def add_head(studio: Studio | None) -> None:
     with gr.Row(elem_id="bar"):
         gr.HTML(f"<h1>{TITLE}</h1>", elem_id="head")
         if studio is not None:
-            terms = read("glossary.json")
-            _piece("glossary", terms)
+            _piece("glossary", read("glossary.json"))
             _piece("present", {"notes": read("notes.json"), "parts": parts_of(studio)})
             _piece("tour", read("tour.json"))
 
 
 def add_strip(studio: Studio) -> None:
-    """The whole process in one line that stays in view. What runs says with ``ecar:at`` where it
-    is; a part that is pressed says what it does, with which tensors and at what cost."""
+    """The whole process in one line that stays in view. What runs says where it is (``ecar:at``); a
+    part that is pressed says what it does, with which tensors and at what cost."""
     _piece("strip", parts_of(studio), elem_id="pipeline")
 
 

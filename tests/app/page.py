@@ -59,7 +59,7 @@ def open_tab(tab, name: str) -> None:
 
 
 def open_generate(tab, address: str) -> None:
-    """Loads the page, which opens with all classes, and goes on to the tab Generate, its image."""
+    """Loads the page, which opens with all classes, and goes on to the Generate tab's image."""
     tab.goto(address)
     tab.get_by_role("tab", name="Generate", exact=True).click()
     tab.wait_for_function(DONE % "")

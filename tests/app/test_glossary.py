@@ -1,4 +1,4 @@
-"""The glossary: every term is explained where it stands and in a list; mouse, keyboard, touch."""
+"""The glossary: terms are explained where they stand and in a list, by mouse, keyboard, touch."""
 
 import re
 

@@ -14,9 +14,11 @@ SMALL = """() => {
     const small = [];
     while (walker.nextNode()) {
         const node = walker.currentNode.parentElement;
-        if (!walker.currentNode.data.trim() || !node.checkVisibility({ visibilityProperty: true })) continue;
-        if (node.closest('script, style, noscript, .visually-hidden, .spoken')) continue;
-        if (parseFloat(getComputedStyle(node).fontSize) < 18) small.push(node.outerHTML.slice(0, 90));
+        const seen = walker.currentNode.data.trim()
+            && node.checkVisibility({ visibilityProperty: true })
+            && !node.closest('script, style, noscript, .visually-hidden, .spoken');
+        if (seen && parseFloat(getComputedStyle(node).fontSize) < 18)
+            small.push(node.outerHTML.slice(0, 90));
     }
     return small;
 }"""

@@ -72,7 +72,7 @@ def test_times_are_those_of_the_trace(tiny_pipeline, settings, colours, tmp_path
     assert progress.costs[0].decode == 0 < progress.costs[1].decode
     assert stream.total(progress.costs).head == sum(stage.head for stage in progress.costs)
     table = cost_table(progress)
-    assert re.findall(r"<th scope='row'>(.*?)</th>", table) == ["1: 4×4", "2: 8×8", "All"]
+    assert re.findall(r"<th scope='col'>(.*?)</th>", table) == ["Stage", "1: 4×4", "2: 8×8", "All"]
 
 
 def test_settings_survive_json_and_say_what_is_different():

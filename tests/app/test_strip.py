@@ -1,4 +1,4 @@
-"""The strip at the top: what it knows of a model and a run; that it stays, opens, follows."""
+"""The strip at the top: what it knows of a model and a run; that it stays, opens and follows."""
 
 import pytest
 
