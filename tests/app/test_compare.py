@@ -96,7 +96,7 @@ def test_both_make_the_image_that_their_pipelines_make(studio, pair, tmp_path):
     ).images
     for lane, images in ((ecar, ours), (dit, theirs)):
         frame = lane.frames[-1]
-        with Image.open(tmp_path / frame["clean"]) as shown:
+        with Image.open(io.BytesIO(png_of(frame["clean"]))) as shown:
             assert shown.tobytes() == to_pil(2 * images - 1)[0].tobytes()
             large = shown.resize((256, 256), Image.Resampling.NEAREST)
         with Image.open(lane.image) as finished:
