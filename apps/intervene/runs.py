@@ -165,7 +165,7 @@ def record(
 
 def plain(settings: Settings) -> Settings:
     """The same run with nothing changed on its way."""
-    return dataclasses.replace(settings, classes=(), seeds=(), renoise=(), edits=())
+    return dataclasses.replace(settings, classes=(), seeds=(), renoise=(), edits=(), painted=None)
 
 
 def check_later(stage: int | None, stages: int, what: str) -> int:
