@@ -55,6 +55,8 @@ class Edit:
             raise EcarError(f"the action {self.action!r} is unknown: use {', '.join(ACTIONS)}")
         if any(set(row) - {"0", "1"} or len(row) != len(self.mask) for row in self.mask):
             raise EcarError("the mask of an edit must be as many rows of 0 and 1 as they are long")
+        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
+            raise EcarError(f"an edit of seed {short(self.seed)}: use 0 to {MAX_SEED}")
         if self.action == "copy" and (self.class_name is None or self.seed is None):
             raise EcarError("an edit that copies must name class_name and seed of the other image")
 
