@@ -1,4 +1,4 @@
-"""Draws docs/app.png, the moving picture of the README: four scenes of the app as a browser shows it.
+"""Draws docs/app.png, the moving picture of the README: four scenes of the app in a browser.
 
     make app-picture     (python -m docs.draw_app)
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from apps.server.turns import paced
 from apps.shared.inline import data_url, side_by_side
-from apps.shared.settings import MAX_SEED, Painted, seed_of, whole
+from apps.shared.painted import Painted
+from apps.shared.settings import MAX_SEED, seed_of, whole
 from apps.shared.studio import Studio
 from ecar_lab.data.sources import picture_of
 from ecar_lab.errors import EcarError

@@ -12,7 +12,9 @@ from apps.shared.parts import PRIVATE, RunControls, script
 from apps.shared.shelf import Entry, label_of, shelf
 from apps.shared.studio import Studio
 
-NEW = "new since the server started: start it again to open this one"
+# Pages besides the first: each takes about a second of the server's start.
+MOST_PAGES = 6
+ELSEWHERE = "{}; to open it start the app on it, ecar app --checkpoint {}"
 # Class and seed of the page before, where this model knows them.
 TAKE_OVER = """() => {
   const asked = new URLSearchParams(location.search), update = { __type__: "update" };
@@ -33,11 +35,12 @@ class Pages:
 
     @classmethod
     def of(cls, first: Studio) -> Pages:
-        """A page for every checkpoint that is found, besides the one that was asked for."""
+        """Pages of the checkpoints that are found besides the one that was asked for: of what
+        ships, then of one's own trainings, the newest first."""
         pages = cls(first)
         known = None if first.problem else first.checkpoint.resolve()
-        for entry in shelf():
-            if entry.folder.resolve() != known:
+        for entry in sorted(shelf(), key=lambda one: one.age):
+            if entry.folder.resolve() != known and len(pages.others) < MOST_PAGES:
                 studio = Studio(
                     entry.folder, first.device.type, first.dtype_name, first.models, first.folders
                 )
@@ -69,7 +72,9 @@ class Pages:
                 {
                     "name": entry.name,
                     "path": known.get(entry.folder),
-                    "words": entry.words if entry.folder in known else f"{entry.words}; {NEW}",
+                    "words": entry.words
+                    if entry.folder in known
+                    else ELSEWHERE.format(entry.words, entry.name),
                 }
                 for entry in entries
             ],

@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from apps.shared.settings import MAX_SEED, Settings
+from apps.shared.settings import Settings
 from apps.shared.shelf import label_of
 from apps.shared.stream import Progress, StageCost
 from apps.shared.studio import Run, Studio
@@ -31,6 +31,7 @@ from ecar_lab.model import ECAR
 
 FORMAT = 1
 MAX_BYTES = 1_000_000
+MAX_SIDE = 2**16  # pixels of an image
 HEX = {"checkpoint_hash": 16, "sha256": 64}
 
 
@@ -130,6 +131,9 @@ class Recipe:
         image, named = values["image"], values["versions"]
         _check_fields("image", image, {"width": int, "height": int, "sha256": str})
         _check_fields("versions", named, dict.fromkeys(named, str))
+        for name in ("width", "height"):
+            if not 1 <= image[name] <= MAX_SIDE:
+                raise EcarError(f"{name} of the image is {image[name]}: use 1 to {MAX_SIDE}")
         for where, name in ((values, "checkpoint_hash"), (image, "sha256")):
             if not re.fullmatch(f"[0-9a-f]{{{HEX[name]}}}", where[name]):
                 raise EcarError(f"{name} of the recipe is not {HEX[name]} hexadecimal digits")
@@ -274,8 +278,6 @@ def check_settings(model: ECAR, settings: Settings) -> None:
             if not isinstance(edit.class_name, str):
                 raise EcarError(f"an edit copies from class {edit.class_name!r}: give its name")
             model.class_ids(edit.class_name)
-            if not _whole(edit.seed, MAX_SEED):
-                raise EcarError(f"an edit copies from seed {edit.seed!r}: use 0 to {MAX_SEED}")
     check_work(model, settings)
 
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from apps.server.turns import paced
+from apps.shared.painted import Painted
 from apps.shared.work import check_work, copies_of
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
@@ -35,7 +35,6 @@ WHOLE, EVEN = (0.0, 1.0), 1.0
 CHANGES = (
     "classes", "seeds", "renoise", "edits", "mix_class", "mix", "walk_seed", "walk", "painted",
 )  # fmt: skip
-MOST_CELLS = 256  # beside each other in a painting
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,8 @@ class Edit:
             raise EcarError(f"the action {self.action!r} is unknown: use {', '.join(ACTIONS)}")
         if any(set(row) - {"0", "1"} or len(row) != len(self.mask) for row in self.mask):
             raise EcarError("the mask of an edit must be as many rows of 0 and 1 as they are long")
+        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
+            raise EcarError(f"an edit of seed {short(self.seed)}: use 0 to {MAX_SEED}")
         if self.action == "copy" and (self.class_name is None or self.seed is None):
             raise EcarError("an edit that copies must name class_name and seed of the other image")
 
@@ -71,56 +72,6 @@ class Edit:
         moments = {None: "at the end", 0: "at the start"}
         when = moments.get(self.step, f"after step {self.step}")
         return f"{cells} latent pixels {when} of stage {self.stage + 1} ← {what}"
-
-
-@dataclass(frozen=True)
-class Painted:
-    """A painting in place of the stages up to one: the later ones complete it.
-
-    Attributes:
-        stage: the last one that it decides.
-        cells: rows from the top, each with six hexadecimal digits (rrggbb) for every cell.
-    """
-
-    stage: Whole
-    cells: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        check_values(hints_of(Painted), vars(self))
-        side = len(self.cells)
-        if not 1 <= side <= MOST_CELLS:
-            raise EcarError(f"a painting of {side} rows of cells: use 1 to {MOST_CELLS}")
-        row = re.compile(f"[0-9a-f]{{{6 * side}}}")
-        if wrong_rows := [cells for cells in self.cells if not row.fullmatch(cells)]:
-            raise EcarError(
-                f"the row {short(wrong_rows[0])} of a painting: use {side} cells of six digits "
-                "each, 0 to 9 and a to f"
-            )
-
-    @classmethod
-    def of(cls, stage: int, colours: Sequence[str]) -> Painted:
-        """From ``#rrggbb`` of every cell, row by row."""
-        side = round(len(colours) ** 0.5)
-        plain = [colour.removeprefix("#") for colour in colours]
-        rows = ("".join(plain[first : first + side]) for first in range(0, side**2, side))
-        return cls(stage, tuple(rows))
-
-    def picture(self, size: int) -> Tensor:
-        """(1, 3, size, size) in [-1, 1], each cell a square."""
-        levels = torch.tensor([list(bytes.fromhex(row)) for row in self.cells]).float()
-        cells = levels.unflatten(1, (-1, 3)).permute(2, 0, 1)[None] / 127.5 - 1
-        return F.interpolate(cells, (size, size), mode="nearest")
-
-    def latent(self, pipeline: ECARPipeline) -> Tensor:
-        """The clean latent (1, C, R, R) of the picture."""
-        picture = self.picture(pipeline.image_size)
-        with torch.no_grad():
-            tokenizer = pipeline.tokenizer
-            return tokenizer.encode(picture.to(pipeline.device, tokenizer.dtype)).float()
-
-    def __str__(self) -> str:
-        side = len(self.cells)
-        return f"stage {self.stage + 1} painted, {side}×{side} cells"
 
 
 @dataclass(frozen=True)
@@ -416,7 +367,7 @@ class Settings:
             raise wrong("edits", edits, list[Edit])
         plain: dict[str, Any] = {name: _tuples(value) for name, value in values.items()}
         plain["edits"] = tuple(map(_edit_from_json, edits))
-        plain["painted"] = _painted_from_json(values.get("painted"))
+        plain["painted"] = Painted.from_json(values.get("painted"))
         plain.setdefault("solver", "euler")
         return cls(**plain)
 
@@ -444,14 +395,6 @@ def _edit_from_json(values: Any) -> Edit:
             f"{', '.join(sorted(fields - {'stage', 'mask'}))} what it needs"
         )
     return Edit(**{name: _tuples(value) for name, value in values.items()})
-
-
-def _painted_from_json(values: Any) -> Painted | None:
-    if values is None:
-        return None
-    if not isinstance(values, Mapping) or set(values) != {"stage", "cells"}:
-        raise EcarError(f"painted is {short(values)}: give an object with stage and cells")
-    return Painted(values["stage"], _tuples(values["cells"]))
 
 
 def whole(value: Any, name: str) -> int:

@@ -29,6 +29,16 @@ class Entry:
     words: str
 
     @property
+    def age(self) -> float:
+        """To sort by: what ships has none, of trainings the newest the least."""
+        if not self.name.startswith(f"{RUNS.name}/"):
+            return -float("inf")
+        try:
+            return -self.folder.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    @property
     def path(self) -> str:
         """Its name as a part of an address."""
         return re.sub(r"[^a-zA-Z0-9._-]", "~", self.name)

@@ -159,6 +159,7 @@ def test_the_dtype_used_is_told_beside_float32(studio, settings, monkeypatch):
 
 
 def test_a_run_is_computed_once_per_layer_and_the_oldest_make_room(studio, settings, monkeypatch):
+    studio.opening()  # which is no call of ours
     calls = []
     trace = ECARPipeline.trace
 

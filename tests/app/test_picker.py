@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from apps import demo
-from apps.shared import models, shelf
+from apps.shared import models, picker, shelf
 from apps.shared.models import Models
 from apps.shared.picker import Pages
 from apps.shared.programs import Programs
@@ -129,6 +129,23 @@ def test_programs_may_ask_for_another_checkpoint(home):
         first._asked("cat", checkpoint="none")
     with pytest.raises(EcarError, match="cannot be loaded"):
         first._asked("cat", checkpoint="broken")
+
+
+def test_own_trainings_beyond_the_pages_are_named_with_the_command_that_opens_them(
+    home, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(picker, "MOST_PAGES", 4)
+    monkeypatch.setattr(shelf, "RUNS", tmp_path / "runs")
+    for day, name in enumerate(("oldest", "middle", "newest")):
+        final = shutil.copytree(home / "shipped" / "small", tmp_path / "runs" / name / "final")
+        os.utime(final, (day, day))
+    pages = Pages.of(Studio(home / "shipped" / "small", "cpu", "float32"))
+    assert pages.names == ["small", "broken", "other", "runs/newest", "runs/middle"]
+    shown = {entry["name"]: entry for entry in pages.view("")["entries"]}
+    assert shown["runs/oldest"]["path"] is None
+    assert shown["runs/oldest"]["words"].endswith("ecar app --checkpoint runs/oldest")
+    assert shown["runs/newest"]["path"] == "runs~newest"
+    assert shown["small"]["path"] == ""
 
 
 # ------------------------------------------------------------------------------------- in a browser

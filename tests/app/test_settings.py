@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apps import demo
+from apps.shared.painted import Painted
 from apps.shared.parts import RunControls
 from apps.shared.programs import Programs
-from apps.shared.settings import Painted, Settings
+from apps.shared.settings import Settings
 from ecar_lab.errors import EcarError
 
 NAMES = ("class_name", "seed", "steps", "guidance", "solver", "intervals", "powers", "seeds",
