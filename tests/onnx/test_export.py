@@ -166,7 +166,8 @@ def spoil_manifest(change: Callable[[dict], object]) -> Callable[[Path], None]:
         (spoil_manifest(lambda said: said["files"].pop("head_1.onnx")), "no sha256"),
         (spoil_manifest(lambda said: said["config"].update(width=-1)), "width"),
         (spoil_manifest(lambda said: said["config"].update(colour=3)), "colour"),
-        (spoil_manifest(lambda said: said["config"].update(num_stages=3)), "not those of its"),
+        (spoil_manifest(lambda said: said["config"].update(latent_channels=4)), "channels are not"),
+        (spoil_manifest(lambda said: said["config"].update(num_stages=3)), "2 values for 3 stages"),
         (
             spoil_manifest(lambda said: said["stages"][1].update(window=[0.5, 0.0])),
             "stages are not",
