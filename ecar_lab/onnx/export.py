@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ecar_lab.files import (
 )
 from ecar_lab.machine import versions
 from ecar_lab.model import ECAR
-from ecar_lab.onnx.exported import FORMAT, MANIFEST, WEIGHTS, Exported
+from ecar_lab.onnx.exported import FORMAT, MANIFEST, WEIGHTS, Exported, Manifest
 from ecar_lab.onnx.graphs import Traced, trace_graphs
 from ecar_lab.onnx.packages import needed
 from ecar_lab.onnx.weights import PRECISIONS, Precision, share_weights
@@ -48,7 +49,7 @@ def export(checkpoint: Text, output: Path, weights: Precision = "float16") -> Pa
     if weights not in PRECISIONS:
         raise EcarError(f"weights {short(weights)} are unknown: use {', '.join(PRECISIONS)}")
     output = as_folder(output)
-    if output.exists() and not (output / MANIFEST).is_file() and any_within(output):
+    if output.exists() and not replaceable(output):
         raise EcarError(
             f"the folder {str(output)!r} holds something else than an export: name a new folder"
         )
@@ -59,9 +60,17 @@ def export(checkpoint: Text, output: Path, weights: Precision = "float16") -> Pa
     return write_export(pipe, graphs, output, weights, folder)
 
 
-def any_within(place: Path) -> bool:
-    """Whether there is anything in a folder; a file is something, too."""
-    return not place.is_dir() or any(place.iterdir())
+def replaceable(place: Path) -> bool:
+    """Whether a folder is empty, or holds an export and nothing else."""
+    if not place.is_dir():
+        return False
+    within = {entry.name for entry in place.iterdir()}
+    if not within:
+        return True
+    try:
+        return within <= {MANIFEST, *Manifest.read(place).files}
+    except EcarError:
+        return False
 
 
 def load_ecar(folder: Path) -> ECARPipeline:
@@ -178,5 +187,5 @@ def exported(
         try:
             return Exported(place, threads)
         except EcarError:  # damaged since: it is made anew
-            pass
+            shutil.rmtree(place, ignore_errors=True)
     return Exported(export(str(folder), place, weights), threads)

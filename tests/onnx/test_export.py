@@ -125,9 +125,7 @@ def test_sample_makes_the_same_pictures_on_either_runtime(tiny, folder, tmp_path
     assert strip.is_file()
 
 
-def test_an_export_is_made_once_and_again_if_it_was_damaged(
-    tiny, traced_before, tmp_path, monkeypatch
-):
+def test_an_export_is_made_once_and_again_if_it_was_damaged(tiny, traced_before, tmp_path):
     checkpoint = tiny.folder("float32").parent / "checkpoint"
     switches = ["--runtime=onnx", "--classes=cat"]
     for _ in range(2):
@@ -135,10 +133,6 @@ def test_an_export_is_made_once_and_again_if_it_was_damaged(
     assert traced_before == ["float32"]
     (kept,) = (tmp_path / "cache" / "onnx").iterdir()
     (kept / "weights.bin").write_bytes(b"something else")
-    shutil.move(kept, kept.with_name("aside"))
-    shutil.copytree(kept.with_name("aside"), kept)
-    made = exporting.export
-    monkeypatch.setattr(exporting, "export", lambda *given: (shutil.rmtree(kept), made(*given))[1])
     assert sample(checkpoint, tmp_path / "grid.png", *switches) == 0
     assert traced_before == ["float32"] * 2
 
@@ -166,7 +160,8 @@ def spoil_manifest(change: Callable[[dict], object]) -> Callable[[Path], None]:
         (spoil_manifest(lambda said: said["files"].pop("head_1.onnx")), "no sha256"),
         (spoil_manifest(lambda said: said["config"].update(width=-1)), "width"),
         (spoil_manifest(lambda said: said["config"].update(colour=3)), "colour"),
-        (spoil_manifest(lambda said: said["config"].update(num_stages=3)), "not those of its"),
+        (spoil_manifest(lambda said: said["config"].update(latent_channels=4)), "channels are not"),
+        (spoil_manifest(lambda said: said["config"].update(num_stages=3)), "2 values for 3 stages"),
         (
             spoil_manifest(lambda said: said["stages"][1].update(window=[0.5, 0.0])),
             "stages are not",
@@ -239,14 +234,23 @@ def test_a_checkpoint_without_ecar_is_refused(checkpoint, words, tmp_path, capsy
     assert words in said
 
 
-def test_a_folder_with_something_else_in_it_is_not_replaced(tiny_checkpoint, tmp_path, capsys):
+def test_a_folder_with_something_else_in_it_is_not_replaced(
+    tiny, tiny_checkpoint, tmp_path, capsys
+):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.md").write_text("mine")
-    for place in (tmp_path / "thesis", tmp_path / "thesis" / "chapter.md"):
+    site, with_notes = tmp_path / "site", tmp_path / "with-notes"
+    site.mkdir()
+    (site / "manifest.json").write_text('{"name": "a page", "icons": []}')
+    shutil.copytree(tiny.folder("int8"), with_notes)
+    (with_notes / "notes.txt").write_text("mine, too")
+    for place in (tmp_path / "thesis", tmp_path / "thesis" / "chapter.md", site, with_notes):
         switches = ["--checkpoint", str(tiny_checkpoint), "--out", str(place)]
         said = complaint(capsys, cli.main(["export", "onnx", *switches]))
         assert "something else than an export" in said
     assert (tmp_path / "thesis" / "chapter.md").read_text() == "mine"
+    assert (with_notes / "notes.txt").is_file()
+    assert exporting.replaceable(tiny.folder("int8")), "an earlier export may be"
 
 
 def test_a_missing_package_is_one_sentence_with_the_remedy(folder, tmp_path, monkeypatch, capsys):
