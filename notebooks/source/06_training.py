@@ -889,16 +889,14 @@ def budget_hours(flops_per_image, images, rate, share):
 
 # %%
 budget_hours = check.budget_hours(budget_hours)
-last_row, flops = rows[-1], explore.training_flops("digits")
+last, flops = rows[-1], explore.training_flops("digits")
 share_of_rate = len(rows) / sum(1 / row["mfu"] for row in rows)  # times add up, rates do not
-peak = last_row["flops_per_second"] / last_row["mfu"]  # as the trainer measured it
-hours = budget_hours(flops, last_row["images"], peak, share_of_rate)
-of_kit = explore.budget_hours(flops, last_row["images"], peak, share_of_rate)
+peak = last["flops_per_second"] / last["mfu"]  # as the trainer measured it
+hours = budget_hours(flops, last["images"], peak, share_of_rate)
+of_kit = explore.budget_hours(flops, last["images"], peak, share_of_rate)
 with beside_the_kit(budget_hours):
     torch.testing.assert_close(float(hours), of_kit)
-print(
-    f"this notebook's run: {60 * hours:.2f} minutes computed, {last_row['seconds'] / 60:.2f} logged"
-)
+print(f"this notebook's run: {60 * hours:.2f} minutes computed, {last['seconds'] / 60:.2f} logged")
 
 # %% [markdown]
 # The two agree by construction, since the share was read off this very run: it checks the arithmetic.
