@@ -568,9 +568,8 @@ table(
     [(row["name"], *(plus_minus(row[m], 1) for m in ("bits", *measures))) for row in kinds["rows"]],
 )
 said, order = compare(*(row["frechet_generated"] for row in kinds["rows"]))
-verdict(
-    "continuous beats quantized", order < 0, said, "confirmed at equal number of tokens", "open"
-)
+yes = "confirmed at equal number of tokens"
+verdict("continuous beats quantized", order < 0, said, yes, "open")
 print("\n".join(f"not equal: {sentence}" for sentence in kinds["confounded"]))
 
 # %% [markdown]
