@@ -22,7 +22,7 @@ from apps.shared.settings import Settings
 from apps.shared.shelf import label_of
 from apps.shared.stream import Progress, StageCost
 from apps.shared.studio import Run, Studio
-from apps.shared.work import MAX_EDITS, MAX_STEPS, check_work
+from apps.shared.work import check_work
 from ecar_lab.device import DTYPES
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.judge import fingerprint
@@ -249,16 +249,13 @@ def check_settings(model: ECAR, settings: Settings) -> None:
     stages = model.schedule.num_stages
     if len(settings.steps) != stages:
         raise EcarError(f"steps for {len(settings.steps)} stages: this model has {stages}")
-    if max(model.inference_steps(settings.steps)) > MAX_STEPS:
-        raise EcarError(f"{max(settings.steps)} flow steps in a stage: use at most {MAX_STEPS}")
+    model.inference_steps(settings.steps)
     model.guidance(settings.guidance)
     model.intervals(settings.all_intervals)
     model.powers(settings.all_powers)
     mixed = () if settings.mix_class is None else (settings.mix_class,)
     for name in (settings.class_name, *settings.classes, *mixed):
         model.class_ids(name)
-    if len(settings.edits) > MAX_EDITS:
-        raise EcarError(f"{len(settings.edits)} edits: use at most {MAX_EDITS}")
     if settings.painted and not settings.painted.stage < stages - 1:
         raise EcarError(
             f"a painting at stage {settings.painted.stage}: use 0 to {stages - 2}, so that a later "
