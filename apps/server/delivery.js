@@ -1,4 +1,4 @@
-async ({ bundle, entry, style }) => {
+async ({ bundle, entry }) => {
   // Gradio's modules from one answer: each becomes a blob, and an import map leads to it from the
   // address that the others import it by. Anything that goes wrong: the page loads file by file.
   const folder = new URL("./assets/", document.baseURI).href;
@@ -16,7 +16,6 @@ async ({ bundle, entry, style }) => {
     files = await answer.json();
   } catch (error) {
     console.info("loading file by file:", error.message);
-    add("link", { rel: "stylesheet", crossorigin: "", href: folder + style });
     add("script", { type: "module", crossorigin: "", src: folder + entry });
     return;
   }

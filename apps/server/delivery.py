@@ -48,12 +48,13 @@ class FrontEnd:
 
     def needed(self, page: str) -> list[str]:
         """Names of the files for the components of a page, styles in the order of the cascade;
-        empty where the front end is not built as expected."""
+        empty where the front end is not built as expected. The first style stays a link of the
+        page's own: Gradio looks for it there, and loads it again, last, if it is missing."""
         entry, style = ENTRY.search(page), STYLE.search(page)
         cores = list(self.folder.glob("core-*.js"))
         if not entry or not style or len(cores) != 1:
             return []
-        wanted = [style[1], entry[1], cores[0].name]
+        wanted = [entry[1], cores[0].name]
         for name in self._dependencies(entry[1]):
             # What the entry opens leads to the page proper (or to the login).
             wanted.append(name)
@@ -63,7 +64,7 @@ class FrontEnd:
         found: dict[str, None] = {}
         while wanted:
             name = wanted.pop(0)
-            if name not in found and (self.folder / name).is_file():
+            if name not in {*found, style[1]} and (self.folder / name).is_file():
                 found[name] = None
                 if name.endswith(".js"):
                     wanted += STATIC_IMPORT.findall(self.text(name))
@@ -190,9 +191,9 @@ class Delivery:
             files = {name: self.front_end.text(name) for name in names}
             self._bundles[name] = Answer.of(json.dumps(files), "application/json", THOROUGH)
         scripts = [name for name in names if name.endswith(".js")]
-        asked = json.dumps({"bundle": PLACE[1:] + name, "entry": scripts[0], "style": names[0]})
+        asked = json.dumps({"bundle": PLACE[1:] + name, "entry": scripts[0]})
         bootstrap = f"<script>({BOOTSTRAP.read_text(encoding='utf-8')})({asked});</script>"
-        return ENTRY.sub("", STYLE.sub(lambda _: bootstrap, page))
+        return STYLE.sub(lambda link: link[0] + bootstrap, ENTRY.sub("", page))
 
 
 def _is_page(start: Message) -> bool:
