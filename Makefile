@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow coverage notebooks lint format architecture doctor lock clean
+.PHONY: help install demo test slow coverage notebooks lint format architecture showreel doctor lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ format: $(STAMP) ## puts style and formatting right where a tool can
 
 architecture: $(STAMP) ## draws docs/architecture.svg anew from the imports
 	$(BIN)/python -m docs.draw_architecture
+
+showreel: $(STAMP) ## takes the moving picture of the app for the README, docs/app.png
+	$(BIN)/python -m docs.draw_app
 
 doctor: $(STAMP) ## what is here, what is wrong, and the remedy
 	$(BIN)/ecar doctor

@@ -1,6 +1,6 @@
 """Draws docs/app.png, the moving picture of the README: four scenes of the app in a browser.
 
-    make app-picture     (python -m docs.draw_app)
+    make showreel     (python -m docs.draw_app)
 
 The app runs on a shipped checkpoint, chromium visits it in the mode for talks, and what it shows
 becomes the frames of an animated PNG.
