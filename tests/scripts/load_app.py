@@ -41,7 +41,7 @@ import tyro
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 180
+START_SECONDS = 600  # a machine may have other things to do
 # A client that has gone is noticed at its next heartbeat, 15 seconds apart.
 SETTLE_SECONDS = 20
 # Nobody should wait longer than so many of their usual waits because of somebody's flood.
