@@ -20,8 +20,7 @@ Precision = Literal["float32", "float16", "int8"]
 PRECISIONS = get_args(Precision)
 SMALL = 1024  # bytes; what is smaller stays in the graph
 ALIGNMENT = 64
-# The operators whose second input is a matrix of weights, and the axis of its output channels.
-MATRICES = {"MatMul": 1, "Gemm": 0, "Conv": 0}
+MATRICES = ("MatMul", "Gemm", "Conv")  # operators whose second input is a matrix of weights
 
 
 class SharedWeights:
@@ -92,9 +91,8 @@ def lowered(
         half = f"{name}.float16"
         to_float = helper.make_node("Cast", [half], [name], to=1)  # 1: float32
         return {half: array.astype(np.float16)}, [to_float]
-    axis = MATRICES[node.op_type]
-    if any(one.name == "transB" and not one.i for one in node.attribute):
-        axis = 1
+    transposed = any(one.name == "transB" and one.i for one in node.attribute)
+    axis = 0 if transposed else 1  # of the output channels
     numbers, scale = quantised(array, axis)
     names = [f"{name}.int8", f"{name}.scale"]
     to_float = helper.make_node("DequantizeLinear", names, [name], axis=axis)

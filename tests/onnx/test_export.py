@@ -113,6 +113,22 @@ def test_int8_is_off_by_half_a_step_at_most():
         assert (np.abs(restored - array) <= np.expand_dims(scale, 1 - axis) * 0.5001).all()
 
 
+def test_int8_has_a_scale_for_each_output_channel(tiny):
+    for file in sorted(tiny.folder("int8").glob("[ht]*.onnx")):
+        graph = onnx.load(file, load_external_data=False).graph
+        sizes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+        restored = {n.output[0]: n for n in graph.node if n.op_type == "DequantizeLinear"}
+        biased = [n for n in graph.node if n.op_type == "Gemm" and n.input[1] in restored]
+        plain = [n for n in graph.node if n.op_type == "MatMul" and n.input[1] in restored]
+        assert biased
+        assert plain
+        for node in biased:
+            assert sizes[restored[node.input[1]].input[1]] == sizes[node.input[2]], node.name
+        for node in plain:
+            numbers, scale = restored[node.input[1]].input
+            assert sizes[scale] == sizes[numbers][1:], node.name
+
+
 def test_sample_makes_the_same_pictures_on_either_runtime(tiny, folder, tmp_path, capsys):
     checkpoint = tiny.folder("float32").parent / "checkpoint"
     extra = ["--classes", "all", "--per-class", "2", "--batch-size", "4"]
