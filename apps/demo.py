@@ -98,7 +98,7 @@ def fill(page: gr.Blocks, studio: Studio, pages: Pages, path: str) -> None:
             add_picker(page, pages, path, None)
         show_banner(f"{studio.problem}. {NO_CHECKPOINT}")
         return
-    place = gr.Column()  # above the tabs: in sight, whichever is open
+    place = gr.Column(elem_id="notices")  # above the tabs: in sight, whichever is open
     add_strip(studio)
     # "wrap": Gradio then hides no tab in a menu; on narrow screens shell.css scrolls them.
     with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:

@@ -67,7 +67,7 @@ class Generate:
                         )
                         for name in ONWARD
                     }  # fmt: skip
-                self.current = CurrentRun(studio)
+                    self.current = CurrentRun(studio)
             with gr.Column(scale=4, min_width=300, elem_id="generate-result"):
                 self.picture = gr.Image(
                     label="Image",

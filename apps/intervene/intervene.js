@@ -90,7 +90,7 @@ function painter() {
 
   function hand() {
     sent = rows().join();
-    props.value = { ...props.value, mask: rows() };
+    props.value = [{ ...props.value[0], mask: rows() }];
     const total = marked.filter(Boolean).length;
     count.textContent = `${total} of ${side * side} painted`;
   }
@@ -114,7 +114,7 @@ function painter() {
   });
 
   function show() {
-    const value = props.value;
+    const value = props.value?.[0];
     root.classList.toggle("empty", !value?.picture);
     if (!value?.picture || value.mask.join() === sent) {
       if (value?.picture) lay(value);

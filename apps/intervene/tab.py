@@ -139,7 +139,7 @@ class Intervene:
         yield {**update, **self.controls.show(base.settings)}
 
     def show_painter(
-        self, request: gr.Request, painter: dict | None, stage: int, moment: str, base: Settings
+        self, request: gr.Request, painter: Any, stage: int, moment: str, base: Settings
     ) -> dict[Any, Any]:
         """Another latent to paint on."""
         settings = base or self.studio.defaults()
@@ -147,8 +147,7 @@ class Intervene:
             made = self.bases.of(settings, visitor(request))
         except EcarError as error:
             return {self.banner: banner(str(error))}
-        mask = (painter or {}).get("mask")
-        return {self.tabs.painter: views.painter_view(made, stage, moment, mask)}
+        return {self.tabs.painter: self._painter(made, painter, stage, moment)}
 
     @in_sentences
     def fork(
@@ -185,8 +184,8 @@ class Intervene:
         self, request: gr.Request, action: str, other_class: str, other_seed: Any, *common: Any
     ) -> Updates:
         """Replaces what is painted on a stage's latent."""
-        painter, stage, moment = common[:3]
-        if not painter or painter.get("stage") != stage:
+        painter, stage, moment = painter_of(common[0]), common[1], common[2]
+        if painter.get("stage") != stage:
             raise EcarError("no cell is painted: paint at least one")
         other = (other_class, seed_of(other_seed)) if action == "copy" else (None, None)
         mask = tuple(painter["mask"])
@@ -277,12 +276,23 @@ class Intervene:
         self.studio.folders.show(visitor(request), "results", folders)
 
     def _update(
-        self, base: Made, view: dict[str, Any], painter: dict | None, stage: int, moment: str
+        self, base: Made, view: dict[str, Any], painter: Any, stage: int, moment: str
     ) -> dict[Any, Any]:
-        mask = (painter or {}).get("mask")
         return {
             self.results: view,
             self.base: base.settings,
-            self.tabs.painter: views.painter_view(base, stage, moment, mask),
+            self.tabs.painter: self._painter(base, painter, stage, moment),
             self.controls.seed: base.settings.seed,
         }
+
+    @staticmethod
+    def _painter(base: Made, painter: Any, stage: int, moment: str) -> list[dict[str, Any]]:
+        # In a list: Gradio 6.31 sends how one value of an event differs from the last, and where the
+        # page has not opened the painter's tab yet it would take the keys out of a bare dict that
+        # "no change" lacks. A list is replaced as a whole.
+        return [views.painter_view(base, stage, moment, painter_of(painter).get("mask"))]
+
+
+def painter_of(value: Any) -> dict[str, Any]:
+    """The painter's value, which is in a list; empty before there is any."""
+    return value[0] if value else {}

@@ -106,6 +106,7 @@ slider.addEventListener("input", () => {
 function show() {
   root.classList.remove("waiting");
   const next = props.value;
+  transport.style.visibility = next ? "" : "hidden";
   if (!next) {
     status.textContent = "The first images are on their way …";
     return;

@@ -185,6 +185,20 @@ def test_without_a_dit_beside_it_a_random_one_is_timed_and_shows_no_image(
 
 
 @pytest.mark.parametrize("fault", ["classes", "kind", "damage"])
+@pytest.mark.parametrize(
+    ("told", "beside"),
+    [('{"teacher": "tiny"}', "tiny-dit"), ('{"teacher": "no"}', None), ("{}", None), ("[", None)],
+)
+def test_a_distilled_model_is_compared_with_the_dit_beside_its_teacher(
+    pair, tiny_checkpoint, tmp_path, told, beside
+):
+    shutil.copytree(pair.with_name("tiny-dit"), tmp_path / "tiny-dit")
+    shutil.copytree(tiny_checkpoint, tmp_path / "turbo")
+    (tmp_path / "turbo" / "training.json").write_text(told, encoding="utf-8")
+    folder = Rival(opened(tmp_path / "turbo")).folder
+    assert (folder and folder.name) == beside
+
+
 def test_a_dit_that_does_not_belong_is_refused_in_a_sentence(tiny_checkpoint, tmp_path, fault):
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "tiny")
     beside = tmp_path / "tiny-dit"

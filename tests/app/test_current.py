@@ -97,3 +97,22 @@ def test_a_reload_makes_the_current_run_again_and_knows_earlier_ones(tab):
     tab.click(".current summary")
     tab.locator(".current a", has_text="frog, seed 5").first.click()
     tab.wait_for_function(DONE % "frog, seed 5")
+
+
+def test_runs_have_their_link_before_generate_was_ever_opened(browser, demo_address):
+    context = browser.new_context()
+    context.set_default_timeout(PATIENCE)
+    context.add_init_script(NO_TOUR)
+    page = context.new_page()
+    page.goto(demo_address)
+    open_tab(page, "Paint a stage")
+    page.locator(".completed .tile").first.click()
+    page.wait_for_function("location.search.includes('painted=')")
+    open_tab(page, "Live")
+    page.locator(".live input[type=range]").first.fill("0.5")
+    page.wait_for_function("location.search.includes('mix=')")
+    open_tab(page, "Generate")
+    page.wait_for_selector("#generate-changes >> visible=true")
+    assert "50% " in page.inner_text("#generate-changes")
+    assert page.locator(".current .copy").is_enabled()
+    context.close()

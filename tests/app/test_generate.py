@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from apps.shared.parts import preset_steps
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
 from tests.app.page import DONE, NO_TOUR, QUIET, open_generate, wait_for_sizes
@@ -136,6 +137,11 @@ def test_a_finished_run_is_walked_through_by_keyboard_without_the_server(tab):
     curves = tab.locator("#generate-player svg")
     assert curves.count() == 3
     assert curves.first.get_attribute("aria-label").startswith("Velocity over 4 steps")
+
+
+def test_presets_of_a_few_step_model_are_steps_that_it_was_trained_on():
+    assert [preset_steps((4, 2, 1), name, 4) for name in ("fast", "best")] == [[2, 1, 1], [4, 4, 2]]
+    assert preset_steps((8, 6), "best") == [16, 12]
 
 
 def test_a_preset_sets_the_steps(tab):

@@ -353,6 +353,8 @@ def test_class_noise_and_new_noise(sight):
 
 
 def test_painting_by_mouse_and_by_keyboard(sight):
+    do(sight, "Fork", "Base image", "cat")  # before the painter's tab was ever opened
+    sight.wait_for_selector("#intervene-base:not([disabled])")
     sight.get_by_role("tab", name="Paint", exact=True).click()
     grid = sight.locator(".painter .grid")
     grid.wait_for()

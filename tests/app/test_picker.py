@@ -131,6 +131,12 @@ def test_programs_may_ask_for_another_checkpoint(home):
         first._asked("cat", checkpoint="broken")
 
 
+def test_links_of_a_checkpoint_are_opened_on_its_page(home):
+    pages = Pages.of(Studio(home / "shipped" / "small", "cpu", "float32"))
+    found = [pages.page_of(name) for name in ("small", "other", "mine", "none", "")]
+    assert found == ["", "other", "runs~mine", None, None]
+
+
 def test_own_trainings_beyond_the_pages_are_named_with_the_command_that_opens_them(
     home, tmp_path, monkeypatch
 ):
@@ -178,6 +184,12 @@ def test_a_visitor_changes_the_checkpoint_without_a_restart(browser, home):
         tab.wait_for_function("document.querySelector('#generate-seed input').value === '7'")
         assert tab.get_by_label("Class", exact=True).first.input_value() == "dog"
         tab.get_by_role("button", name="Generate", exact=True).click()
+        tab.wait_for_function(DONE % "dog, seed 7")
+
+        link = tab.url.replace("/other?", "/?")  # as if sent by somebody whose first page it is
+        assert link != tab.url
+        tab.goto(link)
+        tab.wait_for_url("**/other?run=1*")
         tab.wait_for_function(DONE % "dog, seed 7")
 
         shutil.copytree(first, home / "runs" / "late" / "final")  # while the server is up

@@ -50,6 +50,8 @@ def test_a_mix_and_a_walk_survive_json_and_are_said():
         "100% of the way to the noise of seed 9 in stage 1",
         "50% of the way to the noise of seed 9 in stage 2",
     ]
+    alike = Settings.from_json({**SOUND, "walk_seed": 9, "walk": [0.5, 0.5]})
+    assert alike.changes() == ["50% of the way to the noise of seed 9 in all stages"]
     assert made.plain() == Settings.from_json(SOUND)
     # None of it is the plain run, in whatever way it is said.
     assert Settings.from_json({**SOUND, "mix_class": "dog", "mix": [0, 0]}) == made.plain()

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from PIL import Image
 
-from apps.shared.links import LONGEST, query_of, read_back, settings_of
+from apps.shared.links import LONGEST, checkpoint_of, query_of, read_back, settings_of
 from apps.shared.settings import Edit, Settings
 from ecar_lab.errors import EcarError
 from tests.app.page import DONE, NO_TOUR, QUIET, open_tab
@@ -29,7 +29,8 @@ CHANGED = replace(
 def test_an_address_holds_all_settings(studio, origin, settings):
     query = query_of(settings, origin)
     assert settings_of(f"?{query}", studio.pipeline.model, origin) == (settings, "")
-    assert settings_of(f"?__theme=dark&{query}", studio.pipeline.model, origin)
+    assert settings_of(f"?__theme=dark&present&{query}", studio.pipeline.model, origin)
+    assert checkpoint_of(f"?{query}") == "tiny"
     named = parse_qs(query)
     assert named["run"] == ["1"]
     assert named["seed"] == ["7"]
@@ -46,6 +47,7 @@ def test_a_class_of_any_name_survives_the_address(origin, name):
 def test_an_address_without_a_run_is_no_link(studio, origin):
     for query in ("", "?", "?__theme=dark", "?overrun=1"):
         assert settings_of(query, studio.pipeline.model, origin) is None
+        assert checkpoint_of(query) == ""
 
 
 @pytest.mark.parametrize(
