@@ -287,7 +287,7 @@ class Intervene:
 
     @staticmethod
     def _painter(base: Made, painter: Any, stage: int, moment: str) -> list[dict[str, Any]]:
-        # In a list: Gradio 6.31 sends how one value of an event differs from the last, and where the
+        # In a list: Gradio 6.31 sends how one value of an event differs from the last; where the
         # page has not opened the painter's tab yet it would take the keys out of a bare dict that
         # "no change" lacks. A list is replaced as a whole.
         return [views.painter_view(base, stage, moment, painter_of(painter).get("mask"))]
