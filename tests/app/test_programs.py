@@ -292,7 +292,7 @@ def test_a_server_told_to_end_while_it_works_ends_well_and_keeps_nothing(tiny_ch
     )
     asked = urllib.request.Request(
         f"http://127.0.0.1:{port}/gradio_api/call/generate",
-        json.dumps({"data": ["dog", 0, [256, 256], None, "heun", None, None, None]}).encode(),
+        json.dumps({"data": ["dog", 0, [256, 256], None, "heun", None, None, None, None]}).encode(),
         {"Content-Type": "application/json"},
     )
     form = "--x\r\nContent-Disposition: form-data; name=files; filename=a\r\n\r\nmine\r\n--x--\r\n"
