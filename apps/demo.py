@@ -92,12 +92,13 @@ def page_of(studio: Studio) -> gr.Blocks:
 
 def fill(page: gr.Blocks, studio: Studio, pages: Pages, path: str) -> None:
     """What one page shows; ``path`` is its place in the address."""
-    add_head(studio if studio.problem is None else None)
+    top = add_head(studio if studio.problem is None else None)
     if studio.problem is not None:
-        add_picker(page, pages, path, None)
+        with top:
+            add_picker(page, pages, path, None)
         show_banner(f"{studio.problem}. {NO_CHECKPOINT}")
         return
-    place = gr.Column()  # above the tabs, though it has to know their controls
+    place = gr.Column()  # above the tabs: in sight, whichever is open
     add_strip(studio)
     # "wrap": Gradio then hides no tab in a menu; on narrow screens shell.css scrolls them.
     with gr.Tabs(elem_id="tabs", overflow_behavior="wrap") as tabs:
@@ -108,21 +109,25 @@ def fill(page: gr.Blocks, studio: Studio, pages: Pages, path: str) -> None:
                 parts[name] = kind(studio)
                 parts[name].wire(page)
     parts["All classes"].open_into(tabs, parts["Generate"])
-    share_current(page, tabs, opened, parts)
-    with place:
+    with top:
         add_picker(page, pages, path, parts["Generate"].controls)
+    with place:
+        notice = show_banner(None, "link-banner")
+        parts["Generate"].current.run.render()
+    share_current(page, tabs, opened, parts, notice, pages)
     studio.open_in_background(at_once=not path)
 
 
 def share_current(
-    page: gr.Blocks, tabs: gr.Tabs, opened: dict[str, gr.Tab], parts: dict[str, Any]
-) -> None:
+    page: gr.Blocks, tabs: gr.Tabs, opened: dict[str, gr.Tab], parts: dict[str, Any],
+    notice: gr.HTML, pages: Pages,
+) -> None:  # fmt: skip
     """Lets all tabs have one current run, which is in the page's address, too."""
     generate, intervene, paint = (
         parts[name] for name in ("Generate", "Intervene", "Paint a stage")
     )
     current = generate.current
-    for event in (*intervene.made, parts["Runs"].made):
+    for event in (*intervene.made, paint.made, parts["Runs"].made):
         current.after(event)
     for name in ("Compare", "Inspect"):
         current.after_asking(parts[name].made, parts[name].controls)
@@ -148,7 +153,9 @@ def share_current(
         ("Paint", "Paint a stage", "'#paint-latest'", "view"),
     ):
         current.bring(generate.onward[word], tabs, opened[name], *shows[name], press, condition)
-    current.open_link(page, tabs, opened["Generate"], *shows["Generate"], "'#generate'")
+    current.open_link(
+        page, tabs, opened["Generate"], *shows["Generate"], "'#generate'", notice, pages.page_of
+    )
 
 
 def leaver(studio: Studio):

@@ -52,8 +52,9 @@ class Contender:
 
 
 class Rival:
-    """The DiT beside a checkpoint, in the folder of its name and ``-dit``; without one, a DiT of as
-    many parameters with random weights, which says how long a DiT takes and nothing else.
+    """The DiT beside a checkpoint, in the folder of its name and ``-dit``, or of that of the model
+    it was distilled from; without one, a DiT of as many parameters with random weights, which says
+    how long a DiT takes and nothing else.
 
     It is loaded when it is first asked for.
     """
@@ -61,8 +62,9 @@ class Rival:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         checkpoint = studio.checkpoint.resolve()
-        beside = checkpoint.with_name(f"{checkpoint.name}-dit")
-        self.folder = beside if (beside / "model_index.json").is_file() else None
+        names = (checkpoint.name, teacher_of(checkpoint))
+        beside = (checkpoint.with_name(f"{name}-dit") for name in names if name)
+        self.folder = next((one for one in beside if (one / "model_index.json").is_file()), None)
         self._lock = threading.Lock()
 
     @property
@@ -119,6 +121,15 @@ class Rival:
         if model.dtype != pipeline.model.dtype:
             model.to(pipeline.model.dtype)
         return Contender("DiT", make_pipeline(model, pipeline.tokenizer), None, trained=False)
+
+
+def teacher_of(checkpoint: Path) -> str:
+    """The name of the checkpoint that a few-step model was distilled from; empty for others."""
+    try:
+        told = json.loads((checkpoint / "training.json").read_text("utf-8"))
+        return Path(told["teacher"]).name
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 @dataclass

@@ -101,7 +101,8 @@ class Compare:
     def _who(self) -> str:
         """What the other model is."""
         name = html.escape(self.studio.checkpoint.resolve().name)
-        words = TRAINED.format(f"{name}-dit") if self.rival.trained else NO_DIT.format(
+        folder = self.rival.folder
+        words = TRAINED.format(html.escape(folder.name)) if folder else NO_DIT.format(
             name, UNTRAINED
         )  # fmt: skip
         return f'<p id="compare-who">{words}</p>'

@@ -76,7 +76,9 @@ class Interventions:
             self.class_go = self._button("Change the class", "class-go")
 
     def _add_paint(self) -> None:
-        with gr.Tab("Paint", id="paint"):
+        # What is not mounted yet loses a value that is followed by others in the same event (Gradio
+        # 6.31 applies their differences to the value itself), and the painter gets such values.
+        with gr.Tab("Paint", id="paint", render_children=True):
             gr.HTML(f"<p>{PAINT}</p>")
             with gr.Row():
                 with gr.Column(min_width=280):

@@ -116,11 +116,15 @@ function build() {
   }
   view.stages.forEach(({ side }, stage) => {
     const text = stages > 1 ? `Stage ${stage + 1} (${side}×${side})` : "Way";
-    each.push(slider(walk, text, [0, 1], 0.02, percent, (share) => (wish.walk[stage] = share)));
+    each.push(slider(walk, text, [0, 1], 0.02, percent, (share) => {
+      wish.walk[stage] = share;
+      putMean();
+    }));
   });
+  const putMean = () => fields.all?.(wish.walk.reduce((sum, share) => sum + share, 0) / stages);
   fields.walk = (shares) => {
     each.forEach((put, stage) => put(shares[stage]));
-    fields.all?.(shares.reduce((sum, share) => sum + share, 0) / shares.length);
+    putMean();
   };
   ends.replaceChildren();
   view.stages.forEach(({ side, hue }, stage) => {
@@ -206,6 +210,7 @@ function show(answer, number) {
     tile.style.backgroundPosition = `${answer.count > 1 ? (place / (answer.count - 1)) * 100 : 0}% 0`;
   });
   image.setAttribute("aria-label", answer.run.title);
+  announce(root, view.stages.length, "decode");
   root.dataset.number = number;
   status.textContent = `${answer.run.title}. Made in ${Math.round(1000 * answer.seconds)} ms.`;
   if (!now || !touched) return;

@@ -131,9 +131,10 @@ class Paint:
         page.load(self.open, None, shown, **PRIVATE, **QUEUE)
         press(self.go, self.complete, wishes, shown, RESULTS)
         # An image that is pressed becomes a run; the wish is the one that it was made of.
-        self.results.select(
+        self.made = self.results.select(
             self.keep, [self.results], shown, js=tell("wait", RESULTS), **PRIVATE, **QUEUE
-        ).then(None, js=tell("settled", RESULTS), **PRIVATE)
+        )
+        self.made.then(None, js=tell("settled", RESULTS), **PRIVATE)
         live = (self.at_once, [self.live, *wishes], shown, RESULTS)
         for moved in (
             self.canvas.input, self.stage.input, self.classes.input,

@@ -12,13 +12,12 @@ from typing import Any
 
 import gradio as gr
 
-from apps.shared.links import query_of, settings_of
+from apps.shared.links import checkpoint_of, query_of, settings_of
 from apps.shared.parts import (
     PRIVATE,
     RunControls,
     banner,
     script,
-    show_banner,
     spoken_errors,
     visitor,
 )
@@ -50,18 +49,25 @@ def view_of(settings: Settings, origin: Origin) -> dict[str, Any]:
 
 
 class CurrentRun:
-    """The place of the current run, whose value is that of :func:`view_of`; None as long as nothing
-    was made."""
+    """The current run, and where it is made the place of its link.
+
+    ``run`` has the value of :func:`view_of`, None as long as nothing was made. It is to be rendered
+    outside the tabs: Gradio mounts what a tab holds when that is opened, and a run may be made, or
+    come with a link, before.
+    """
 
     def __init__(self, studio: Studio) -> None:
         self.studio, self.origin = studio, Origin.of(studio)
-        self.banner = show_banner(None, "link-banner")
-        self.run = gr.HTML(
-            None,
-            html_template='<div class="current"></div>',
-            js_on_load=script("shared/current.js"),
-            apply_default_css=False,
-            elem_id="current",
+        self.run, _ = (
+            gr.HTML(
+                None,
+                html_template=f'<div class="{name}"></div>',
+                js_on_load=script("shared/current.js"),
+                apply_default_css=False,
+                elem_id=name,
+                render=name == "current",
+            )
+            for name in ("current-run", "current")
         )
 
     def view(self, settings: Settings) -> dict[str, Any]:
@@ -137,26 +143,33 @@ class CurrentRun:
     def open_link(
         self, page: gr.Blocks, tabs: gr.Tabs, tab: gr.Tab,
         show: Show, shown: list, press: str,
+        notice: gr.HTML, page_of: Callable[[str], str | None],
     ) -> None:  # fmt: skip
-        """When the page is loaded, the run that its address names is put into ``tab`` and made."""
+        """When the page is loaded, the run that its address names is put into ``tab`` and made. A
+        run of another checkpoint is made on the page of that one, if ``page_of`` its name knows
+        one. ``notice`` has the place for what has to be said."""
 
         def opened(query: Any) -> dict[Any, Any]:
+            query = str(query or "")
+            named = checkpoint_of(query)
+            if named != self.origin.checkpoint and (other := page_of(named)) is not None:
+                return {self.run: {"page": other}}
             try:
-                found = settings_of(str(query or ""), self.studio.pipeline.model, self.origin)
+                found = settings_of(query, self.studio.pipeline.model, self.origin)
             except EcarError as error:
-                return {self.banner: banner(str(error))}
+                return {notice: banner(str(error))}
             if found is None:
-                return {self.banner: ""}
+                return {notice: ""}
             settings, doubt = found
             return {
                 tabs: gr.Tabs(selected=tab.id),
-                self.banner: banner(doubt),
+                notice: banner(doubt),
                 self.run: {**self.view(settings), "go": True},
                 **show(settings),
             }
 
         page.load(
-            opened, self.run, [self.banner, self.run, tabs, *shown],
+            opened, self.run, [notice, self.run, tabs, *shown],
             js="() => [location.search]", **QUICK,
         ).success(
             None, self.run, None, js=PRESS.format(button=press, condition="view?.go"), **PRIVATE

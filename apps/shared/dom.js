@@ -32,3 +32,14 @@ function press(selector, patience = 300) {
   if (target) target.click();
   else if (patience) requestAnimationFrame(() => press(selector, patience - 1));
 }
+
+// The part of the address that says how the page looks, whatever it shows.
+function looks() {
+  const parts = location.search.slice(1).split("&");
+  return parts.filter((part) => /^(__|(view|present)(=|$))/.test(part)).join("&");
+}
+
+// The address of another page of this server; `query` begins with a question mark.
+function pageAddress(path, query) {
+  return `${window.gradio_config?.root ?? ""}/${path}${query}`;
+}

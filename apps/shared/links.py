@@ -23,7 +23,7 @@ LONGEST = 6000  # characters; servers and mail programs cut addresses that are m
 WEIGHTS = 8  # digits of the checkpoint's fingerprint
 OWN = ("run", "checkpoint", "weights")
 # What the page itself, or Gradio, may have in its address.
-OTHERS = ("view", "deep_link")
+OTHERS = ("view", "deep_link", "present")
 
 
 def query_of(settings: Settings, origin: Origin) -> str:
@@ -37,6 +37,12 @@ def query_of(settings: Settings, origin: Origin) -> str:
     values |= {name: _text(value) for name, value in plain.items() if value not in (None, [], "")}
     query = urlencode(values, safe=",")
     return query if len(query) <= LONGEST else ""
+
+
+def checkpoint_of(query: str) -> str:
+    """The checkpoint that the run in an address was made with; empty where none is named."""
+    values = dict(parse_qsl(query.removeprefix("?")[:LONGEST]))
+    return values.get("checkpoint", "") if "run" in values else ""
 
 
 def settings_of(query: str, model: ECAR, origin: Origin) -> tuple[Settings, str] | None:

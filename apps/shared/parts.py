@@ -20,7 +20,7 @@ from apps.shared.recipes import check_settings
 from apps.shared.settings import MAX_SEED, Settings, number, whole
 from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
-from ecar_lab.flow import FLOW_MAP, SOLVERS
+from ecar_lab.flow import FEW_STEPS, FLOW_MAP, SOLVERS
 
 HERE = Path(__file__).parent
 APPS = HERE.parent
@@ -88,7 +88,8 @@ class RunControls:
             list(PRESETS),
             value="balanced",
             label="Preset",
-            info="Flow steps: half of the model's own, its own, or twice as many.",
+            info="Flow steps: half of the model's own, its own, or twice as many"
+            + (f", {max(FEW_STEPS)} at most." if studio.pipeline.model.few_step else "."),
             elem_id=f"{prefix}-preset",
         )
         with gr.Accordion("Steps, guidance and solver", open=False, elem_id=f"{prefix}-more"):
@@ -151,7 +152,8 @@ class RunControls:
         return [*self.steps, *self.guidance, *self.begins, *self.ends, *self.powers]
 
     def _take_preset(self, name: str) -> list[int]:
-        return preset_steps(self.default_steps, name)
+        few_step = self.studio.pipeline.model.few_step
+        return preset_steps(self.default_steps, name, max(FEW_STEPS) if few_step else None)
 
     def settings(self, *values: Any) -> Settings:
         """What the controls say; a seed left empty is drawn.
@@ -203,9 +205,10 @@ class RunControls:
         return values
 
 
-def preset_steps(default_steps: tuple[int, ...], name: str) -> list[int]:
-    """Steps per stage of a preset."""
-    return [max(1, round(PRESETS[name] * count)) for count in default_steps]
+def preset_steps(default_steps: tuple[int, ...], name: str, most: int | None = None) -> list[int]:
+    """Steps per stage of a preset; ``most``: that a few-step model can make of a stage."""
+    steps = [max(1, round(PRESETS[name] * count)) for count in default_steps]
+    return [min(count, most or count) for count in steps]
 
 
 def script(*names: str) -> str:
@@ -255,7 +258,11 @@ def player(value: dict[str, Any], elem_id: str, label: str) -> gr.HTML:
 def show_banner(sentence: str | None, elem_id: str = "banner") -> gr.HTML:
     """The place for a sentence that nobody may overlook."""
     return gr.HTML(
-        banner(sentence), apply_default_css=False, elem_id=elem_id, elem_classes="banner-host"
+        banner(sentence),
+        js_on_load=script("shared/banner.js"),
+        apply_default_css=False,
+        elem_id=elem_id,
+        elem_classes="banner-host",
     )
 
 

@@ -28,9 +28,11 @@ select.addEventListener("change", () => {
   tell();
   if (!entry || entry.path === null || entry.path === props.value.here) return;
   const value = (id) => document.querySelector(`#${id} input`)?.value ?? "";
-  const going = new URLSearchParams({ class: value("generate-class"), seed: value("generate-seed") });
+  // Of the tab Generate, whose content comes with its first opening.
+  const [name, seed] = [value("generate-class"), value("generate-seed") || value("overview-seed")];
+  const going = [new URLSearchParams({ class: name, seed }), looks()].filter(String).join("&");
   words.textContent = `${entry.name} is opened …`;
-  location.assign(`${window.gradio_config?.root ?? ""}/${entry.path}?${going}`);
+  location.assign(pageAddress(entry.path, `?${going}`));
 });
 
 watch("value", show);

@@ -53,6 +53,16 @@ class Pages:
             return self.first
         return next((one for entry, one in self.others.values() if entry.name == name), None)
 
+    def page_of(self, checkpoint: str) -> str | None:
+        """The place of the page on which links of this checkpoint are opened; None without one."""
+        if not self.first.problem and checkpoint == label_of(self.first.checkpoint):
+            return ""
+        return next(
+            (path for path, (entry, _) in self.others.items()
+             if checkpoint == label_of(entry.folder)),
+            None,
+        )  # fmt: skip
+
     @property
     def names(self) -> list[str]:
         """Of all checkpoints that can be asked for."""

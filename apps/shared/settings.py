@@ -207,15 +207,18 @@ class Settings:
                 for stage, value in enumerate(values, 1)
                 if value != plain
             ]
-        words += [
-            f"{share:.0%} {where} in stage {stage}"
-            for where, shares in (
-                (self.mix_class, self.mix),
-                (f"of the way to the noise of seed {self.walk_seed}", self.walk),
-            )
-            for stage, share in enumerate(shares, 1)
-            if share
-        ]
+        for where, shares in (
+            (self.mix_class, self.mix),
+            (f"of the way to the noise of seed {self.walk_seed}", self.walk),
+        ):
+            if len(shares) > 1 and len(set(shares)) == 1 and shares[0]:
+                words.append(f"{shares[0]:.0%} {where} in all stages")
+                continue
+            words += [
+                f"{share:.0%} {where} in stage {stage}"
+                for stage, share in enumerate(shares, 1)
+                if share
+            ]
         words += [
             f"no new noise in stage {stage}"
             for stage, new in enumerate(self.renoise, 1)

@@ -56,10 +56,9 @@ function present(on) {
     page.classList.remove("controls");
     keys.hidden = true;
   }
-  const address = new URL(location);
-  if (on) address.searchParams.set("present", "");
-  else address.searchParams.delete("present");
-  history.replaceState(history.state, "", address.href.replace("present=", "present"));
+  const rest = location.search.slice(1).split("&").filter((part) => part && !/^present(=|$)/.test(part));
+  const all = on ? ["present", ...rest] : rest;
+  history.replaceState(history.state, "", location.pathname + (all.length ? `?${all.join("&")}` : ""));
   write();
   dispatchEvent(new Event("resize")); // for those that follow the room there is
 }

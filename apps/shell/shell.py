@@ -16,14 +16,19 @@ HERE = Path(__file__).parent
 TITLE = "E-CAR, stage by stage"
 
 
-def add_head(studio: Studio | None) -> None:
-    """The title; with a model, beside it what explains: glossary, mode for a talk, guided tour."""
+def add_head(studio: Studio | None) -> gr.Column:
+    """The title; with a model, beside it what explains: glossary, mode for a talk, guided tour.
+
+    Returns the place between them.
+    """
     with gr.Row(elem_id="bar"):
         gr.HTML(f"<h1>{TITLE}</h1>", elem_id="head")
+        place = gr.Column(elem_id="bar-place")
         if studio is not None:
             _piece("glossary", read("glossary.json"))
             _piece("present", {"notes": read("notes.json"), "parts": parts_of(studio)})
             _piece("tour", read("tour.json"))
+    return place
 
 
 def add_strip(studio: Studio) -> None:
