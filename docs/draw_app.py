@@ -42,7 +42,7 @@ def all_classes(page: Any) -> Frames:
     """Every class grows from one seed."""
     slider = page.get_by_label("Moment of all runs")
     page.wait_for_function(
-        "document.querySelector('.overview .status').textContent.includes(', in ')",
+        "document.querySelector('.overview .status')?.textContent.includes(', in ')",
         timeout=PATIENCE,
     )
     last = int(slider.get_attribute("max"))
@@ -55,7 +55,7 @@ def one_image(page: Any) -> Frames:
     """Stage by stage, step by step."""
     open_tab(page, "Generate")
     page.wait_for_function(
-        "document.querySelector('#generate-player .status').textContent.startsWith('Done')",
+        "document.querySelector('#generate-player .status')?.textContent.startsWith('Done')",
         timeout=PATIENCE,
     )
     slider = page.get_by_label("Step of the run")
@@ -68,7 +68,7 @@ def one_image(page: Any) -> Frames:
 def painted(page: Any) -> Frames:
     """A person paints the coarse stage, the later ones complete it."""
     open_tab(page, "Paint a stage")
-    done = "document.querySelector('#paint-results .status').textContent"
+    done = "document.querySelector('#paint-results .status')?.textContent"
     page.wait_for_function(f"/ in \\d/.test({done})", timeout=PATIENCE)
     yield REST
     for row, colours in enumerate(PAINTED):

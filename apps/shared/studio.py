@@ -291,6 +291,8 @@ class Studio:
                 for progress in stream(
                     self.pipeline, settings, folder, self.colours, dtype=self.dtype
                 ):
+                    if not folder.exists():
+                        return
                     if progress.image:
                         self.folders.record(visitor, progress, folder)
                     yield progress

@@ -184,7 +184,6 @@ def test_without_a_dit_beside_it_a_random_one_is_timed_and_shows_no_image(
     assert "random weights" in result_table(last)
 
 
-@pytest.mark.parametrize("fault", ["classes", "kind", "damage"])
 @pytest.mark.parametrize(
     ("told", "beside"),
     [('{"teacher": "tiny"}', "tiny-dit"), ('{"teacher": "no"}', None), ("{}", None), ("[", None)],
@@ -199,6 +198,7 @@ def test_a_distilled_model_is_compared_with_the_dit_beside_its_teacher(
     assert (folder and folder.name) == beside
 
 
+@pytest.mark.parametrize("fault", ["classes", "kind", "damage"])
 def test_a_dit_that_does_not_belong_is_refused_in_a_sentence(tiny_checkpoint, tmp_path, fault):
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "tiny")
     beside = tmp_path / "tiny-dit"

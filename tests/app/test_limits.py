@@ -28,8 +28,8 @@ from tests.browsing import free_port
 
 pytestmark = QUIET
 
-LONG = {"data": ["dog", 0, [256, 256], 2.0, "heun", None, None, None]}
-SHORT = {"data": ["dog", 0, [1, 1], None, None, None, None, None]}
+LONG = {"data": ["dog", 0, [256, 256], 2.0, "heun", None, None, None, None]}
+SHORT = {"data": ["dog", 0, [1, 1], None, None, None, None, None, None]}
 
 
 @pytest.fixture(scope="module")

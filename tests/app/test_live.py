@@ -67,7 +67,7 @@ def test_guidance_acts_where_the_model_guides(mode):
         ({"seed": 2**31}, "seed 2147483648 is out of range"),
         ({"from_stage": 2}, "from_stage is 2: use 0 to 1"),
         ({"walk": [0.5]}, "walk is"),
-        ({"walk": [0.5, None]}, "walk is 'None': give a number"),
+        ({"walk": [0.5, None]}, "walk is empty: give a number"),
         ({"walk_seed": -1, "walk": [1, 1]}, "seed -1 is out of range"),
         ({"more": 1}, "cannot be read: load the page again"),
     ],

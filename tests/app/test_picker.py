@@ -18,7 +18,7 @@ from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.tokenizers.makers import IdentityTokenizer
-from tests.app.page import DONE, NO_TOUR, QUIET
+from tests.app.page import DONE, NO_TOUR, QUIET, open_generate, open_tab
 from tests.browsing import PATIENCE, free_port
 from tests.conftest import tiny_model
 
@@ -167,8 +167,7 @@ def test_a_visitor_changes_the_checkpoint_without_a_restart(browser, home):
             assert sorted(json.load(answer)["named_endpoints"]) == ["/fork", "/generate", "/trace"]
         tab = context.new_page()
         tab.add_init_script(NO_TOUR)
-        tab.goto(address)
-        tab.wait_for_function(DONE % "cat")
+        open_generate(tab, address)
         choice = tab.get_by_label("Checkpoint")
         assert choice.locator("option").all_inner_texts() == [
             "small", "broken", "other", "runs/mine",
@@ -180,6 +179,8 @@ def test_a_visitor_changes_the_checkpoint_without_a_restart(browser, home):
         tab.locator("#generate-seed input").fill("7")
 
         choice.select_option("other")
+        tab.wait_for_url("**/other?class=dog&seed=7")
+        open_tab(tab, "Generate")
         tab.wait_for_function(DONE % "dog, seed 0")  # its own first image
         tab.wait_for_function("document.querySelector('#generate-seed input').value === '7'")
         assert tab.get_by_label("Class", exact=True).first.input_value() == "dog"
@@ -201,6 +202,7 @@ def test_a_visitor_changes_the_checkpoint_without_a_restart(browser, home):
         tab.wait_for_selector("#banner [role=alert]")
         assert "cannot be loaded" in tab.inner_text("#banner")
         choice.select_option("small")
+        open_tab(tab, "Generate")
         tab.wait_for_function(DONE % "cat")
     finally:
         context.close()

@@ -271,7 +271,7 @@ def post_flood(address: str, jobs: int, class_name: str, over: threading.Event) 
     takes the session's messages, as a page does."""
     session, answers = "flooder", Counter[int]()
     body = {
-        "data": [class_name, 1, None, None, None, None, None, None],
+        "data": [class_name, 1, None, None, None, None, None, None, None],
         "session_hash": session,
         "fn_index": fn_index(address),
     }
