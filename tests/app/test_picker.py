@@ -187,10 +187,9 @@ def test_a_visitor_changes_the_checkpoint_without_a_restart(browser, home):
         tab.get_by_role("button", name="Generate", exact=True).click()
         tab.wait_for_function(DONE % "dog, seed 7")
 
-        link = tab.url.replace("/other?", "/?")  # as if sent by somebody whose first page it is
-        assert link != tab.url
-        tab.goto(link)
-        tab.wait_for_url("**/other?run=1*")
+        tab.wait_for_url("**/other?run=1&*")
+        tab.goto(tab.url.replace("/other?", "/?"))  # as sent by one whose first page it is
+        tab.wait_for_url("**/other?run=1&*")
         tab.wait_for_function(DONE % "dog, seed 7")
 
         shutil.copytree(first, home / "runs" / "late" / "final")  # while the server is up
