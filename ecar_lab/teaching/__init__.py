@@ -8,8 +8,9 @@ May import everything of the kit but ``cli``; only notebooks import it.
 Begin with ``session.py``, then one topic of ``check/`` beside its notebook.
 """
 
+from ecar_lab.teaching.check import beside_the_kit
 from ecar_lab.teaching.figures import hue, new_figure, show, table
 from ecar_lab.teaching.question import quiz
 from ecar_lab.teaching.session import Session, setup
 
-__all__ = ["Session", "hue", "new_figure", "quiz", "setup", "show", "table"]
+__all__ = ["Session", "beside_the_kit", "hue", "new_figure", "quiz", "setup", "show", "table"]

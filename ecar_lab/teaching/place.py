@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,17 +29,24 @@ class Part:
 
 
 PARTS = (
-    Part(1, "tokenizer\nimage → latent", 0.0, 1.5, 1.9),
-    Part(2, "AR transformer\n→ token map", 2.5, 1.5, 1.9),
-    Part(3, "flow head\nnoise → data", 4.9, 1.5, 1.9),
-    Part(4, "transition\n↑2 + re-noise", 7.3, 1.5, 1.9),
-    Part(1, "tokenizer\nlatent → image", 9.7, 1.5, 1.9),
-    Part(5, "the model: S stages of the three", 2.5, 2.75, 6.7, 0.5),
-    Part(6, "training", 0.0, 0.55, 2.6, 0.5),
-    Part(7, "generation", 3.0, 0.55, 2.6, 0.5),
-    Part(8, "experiments", 6.0, 0.55, 2.6, 0.5),
-    Part(9, "efficiency", 9.0, 0.55, 2.6, 0.5),
+    Part(1, "tokenizer\nimage → latent", 0.0, 1.9, 1.9),
+    Part(2, "AR transformer\n→ token map", 3.0, 1.9, 1.9),
+    Part(3, "flow head\nnoise → data", 5.9, 1.9, 1.9),
+    Part(4, "transition\n↑2 + re-noise", 4.45, 3.35, 1.9),
+    Part(1, "tokenizer\nlatent → image", 9.7, 1.9, 1.9),
+    Part(5, "the model: S stages of the three", 8.2, 3.55, 3.4, 0.5),
+    Part(6, "training", 0.0, 0.15, 2.6, 0.5),
+    Part(7, "generation", 3.0, 0.15, 2.6, 0.5),
+    Part(8, "experiments", 6.0, 0.15, 2.6, 0.5),
+    Part(9, "efficiency", 9.0, 0.15, 2.6, 0.5),
 )
+# What goes in from outside: words, left, bottom, and where its arrows end.
+GIVEN = (
+    ("class", 5.05, 1.0, ((4.3, 1.9), (6.3, 1.9))),
+    ("noise", 7.0, 1.0, ((7.35, 1.9),)),
+    ("noise", 5.05, 4.55, ((5.4, 4.25),)),
+)
+GIVEN_SIZE = (0.7, 0.32)
 
 
 def place(number: int) -> Figure:
@@ -49,21 +57,36 @@ def place(number: int) -> Figure:
     """
     if not 0 <= number <= 9:
         raise EcarError(f"there is no notebook {number}: use 0 to 9")
-    figure = Figure(figsize=(8.6, 2.3), facecolor="white", dpi=110)
+    figure = Figure(figsize=(8.6, 3.5), facecolor="white", dpi=110)
     axis = figure.add_axes((0.005, 0.01, 0.99, 0.98))
-    axis.set(xlim=(-0.1, 11.7), ylim=(0.4, 3.4))
+    axis.set(xlim=(-0.1, 11.7), ylim=(0.05, 4.95))
     axis.axis("off")
+    frame: Any = dict(
+        boxstyle="round,pad=0,rounding_size=0.1", facecolor="none", edgecolor="#C9CFD6"
+    )
+    axis.add_patch(FancyBboxPatch((2.75, 1.65), 5.3, 2.75, linestyle="--", **frame))
     for part in PARTS:
         _box(axis, part, lit=number in (0, part.number))
-    for left in (1.9, 4.4, 6.8, 9.2):
-        _arrow(axis, (left + 0.06, 1.95), (left + 0.54, 1.95))
-    # From stage to stage: the transition's result is the next stage's start.
-    back = dict(arrowstyle="-|>", color=FAINT, linewidth=1.2, connectionstyle="bar,fraction=-0.06")
-    axis.annotate("", (3.3, 1.5), (8.4, 1.5), arrowprops=back)
-    label = dict(facecolor="white", edgecolor="none", pad=1.5)
-    axis.text(
-        5.85, 1.23, "next stage", color=FAINT, fontsize=7.5, ha="center", va="center", bbox=label
-    )
+    for words, left, bottom, ends in GIVEN:
+        width, height = GIVEN_SIZE
+        axis.add_patch(FancyBboxPatch((left, bottom), width, height, **frame))
+        middle = left + width / 2
+        axis.text(
+            middle, bottom + height / 2, words, color=INK, fontsize=8, ha="center", va="center"
+        )
+        for x, y in ends:
+            _arrow(axis, (middle, bottom if y < bottom else bottom + height), (x, y))
+    _arrow(axis, (4.9, 2.35), (5.9, 2.35))
+    # From stage to stage: what the flow ends with is handed to the next stage.
+    _arrow(axis, (7.1, 2.8), (6.35, 3.75), "angle,angleA=90,angleB=0,rad=4")
+    _arrow(axis, (4.45, 3.75), (3.95, 2.8), "angle,angleA=0,angleB=90,rad=4")
+    _arrow(axis, (5.9, 3.35), (6.3, 2.8))
+    _say(axis, (3.5, 3.98), "next stage")
+    # What only one of training and sampling has is dotted.
+    _arrow(axis, (1.9, 2.35), (3.0, 2.35), style=":")
+    _say(axis, (2.3, 2.68), "training\nonly")
+    _arrow(axis, (7.8, 2.35), (9.7, 2.35), style=":")
+    _say(axis, (8.8, 2.68), "sampling only,\nafter stage S")
     return figure
 
 
@@ -72,9 +95,11 @@ def describe(number: int) -> str:
     lit = [part.words.replace("\n", " ") for part in PARTS if number in (0, part.number)]
     here = "all of it" if number == 0 else " and ".join(lit)
     return (
-        "The pipeline: tokenizer, then per stage AR transformer, flow head and transition, then "
-        f"the tokenizer's decoder; below it training, generation, experiments, efficiency. Lit: "
-        f"{here}."
+        "The pipeline. In every stage the AR transformer, told the class, gives a token map to the "
+        "flow head, which is told the class too and starts from noise; the transition adds noise "
+        "and hands over to the next stage. In training only, the tokenizer's encoder gives the "
+        "history; in sampling only, the end of the last stage goes to its decoder. Below: "
+        f"training, generation, experiments, efficiency. Lit: {here}."
     )
 
 
@@ -92,6 +117,16 @@ def _box(axis: Axes, part: Part, lit: bool) -> None:
     )  # fmt: skip
 
 
-def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+def _arrow(
+    axis: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    bend: str = "arc3",
+    style: str = "-",
+) -> None:
     look = dict(arrowstyle="-|>", color=INK, linewidth=1.4, shrinkA=0, shrinkB=0)
-    axis.annotate("", end, start, arrowprops=look)
+    axis.annotate("", end, start, arrowprops={**look, "connectionstyle": bend, "linestyle": style})
+
+
+def _say(axis: Axes, at: tuple[float, float], words: str) -> None:
+    axis.text(*at, words, color=FAINT, fontsize=7.5, ha="center", va="center", linespacing=1.1)

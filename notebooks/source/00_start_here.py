@@ -19,7 +19,7 @@
 
 # %%
 from ecar_lab import StageSchedule
-from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import start as check
 from ecar_lab.teaching.explore import start as explore
 from ecar_lab.viz.overview import stage_overview
@@ -136,7 +136,8 @@ def resolutions(latent_size, num_stages):
 
 # %%
 resolutions = check.resolutions(resolutions)
-assert tuple(resolutions(16, 3)) == StageSchedule(16, 3).resolutions
+with beside_the_kit(resolutions):
+    assert tuple(resolutions(16, 3)) == StageSchedule(16, 3).resolutions
 
 # %% [markdown]
 # ### Exercise 0.2: tokens
@@ -158,8 +159,10 @@ def num_tokens(sides, patch_size):
 
 # %%
 num_tokens = check.num_tokens(num_tokens)
-tokens = num_tokens(schedule.resolutions, pipe.model.config.patch_size)
-assert tuple(tokens) == pipe.model.transformer.tokens_per_stage
+sizes = schedule.resolutions, pipe.model.config.patch_size
+with beside_the_kit(num_tokens):
+    assert tuple(num_tokens(*sizes)) == pipe.model.transformer.tokens_per_stage
+tokens = num_tokens(*sizes)
 print("tokens per stage:", *tokens)
 
 # %% [markdown]
@@ -173,7 +176,7 @@ print("tokens per stage:", *tokens)
 # Every event carries `event.stage` and `event.flops`, the FLOPs since the event before it. Add them up.
 #
 # <details><summary>Hint</summary>
-# `events[0].num_stages` says how many totals you need.
+# <code>events[0].num_stages</code> says how many totals you need.
 # </details>
 
 
@@ -190,8 +193,9 @@ def flops_per_stage(events):
 
 # %%
 flops_per_stage = check.flops_per_stage(flops_per_stage, events)
+with beside_the_kit(flops_per_stage):
+    assert sum(flops_per_stage(events)) == sum(map(sum, pipe.model.flops().values()))
 flops = flops_per_stage(events)
-assert sum(flops) == sum(map(sum, pipe.model.flops().values()))
 
 # %%
 figure, (axis,) = new_figure(width=6, height=2.2)
@@ -244,6 +248,42 @@ quiz(
 )
 
 # %% [markdown]
+# ## Words and symbols
+#
+# The notebooks share these; where a letter means something else for a moment, the cell says so.
+#
+# | word | what it means here |
+# |---|---|
+# | latent | an image as the tokenizer writes it: a small grid of real numbers |
+# | token | a patch of the latent, as one vector |
+# | stage | one of S resolutions, each twice as fine as the one before |
+# | token map | what the transformer writes for a stage: a vector per token |
+# | flow head | the network that gives the velocity; it runs once per step |
+# | flow time, window | t from noise (0) to data (1); the part of it that a stage covers, from a to b |
+# | local time | a stage's own clock, τ from 0 at its start to 1 at its end |
+# | conditioning time | what the head is told instead: τ in a slice of numbers that no other stage has |
+# | start, end state | the latent with which a stage begins and ends; all but the last end are noisy |
+# | clean estimate | what a state and its velocity say the finished latent is |
+# | transition | upsample an end state, add noise, hand it to the next stage |
+# | coupling | which noise a transition adds: `independent` (white), `correlated` (no block means), `restart` (noise alone) |
+# | history | the end states of earlier stages, which the transformer reads |
+# | guidance | running the head with and without class, and exaggerating the difference |
+# | draw | all random numbers of a training step |
+# | Frechet distance | how far two sets of images are apart, in features of a net of this kit's: not FID |
+#
+# | symbol | what it means |
+# |---|---|
+# | s, S | number of a stage (from 0 in code and formulas), number of stages |
+# | n, N, M | tokens: of the full size, of a call, that are looked at |
+# | D, d | width of the networks, width of an attention head |
+# | D_s(x) | the latent x average-pooled to the size of stage s |
+# | e_s, M_s | end state and token map of a stage |
+# | a_s, b_s | where its window begins and ends |
+# | ε, σ | standard normal noise, its standard deviation |
+# | c (notebook 4) | the noise that an upsampled state brings; elsewhere the class |
+# | Up2 | each pixel repeated in a block of 2×2 |
+# | g, v | guidance scale, velocity |
+#
 # ## The map of the kit
 #
 # | notebook | builds | in the kit |

@@ -6,7 +6,7 @@
 #
 # **After it you can**
 # - say what a latent saves, in numbers, tokens and FLOPs, and what it costs;
-# - build and train a small variational autoencoder (VAE) and derive its loss;
+# - build and train a small variational autoencoder (VAE) and say where its loss comes from;
 # - explain why the latent is shifted and scaled before anything learns from it;
 # - judge what a latent forgives: noise, missing channels, pooling, rounding;
 # - say what has been measured on continuous against quantized tokens, and what has not.
@@ -31,7 +31,7 @@ from ecar_lab.experiments.continuous_vs_quantized import entropy_in_bits, rate_i
 from ecar_lab.experiments.lab.figures import line, logarithmic
 from ecar_lab.flow import pyramid
 from ecar_lab.presets import get_preset
-from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import tokenizer as check
 from ecar_lab.teaching.explore import tokenizer as explore
 from ecar_lab.tokenizers.base import psnr, psnr_per_image
@@ -121,7 +121,11 @@ def compression(image_size, factor, channels):
 
 # %%
 compression = check.compression(compression)
-assert tuple(compression(32, 2, 4)) == (latent[0, 0].numel(), images[0].numel() / latent[0].numel())
+with beside_the_kit(compression):
+    assert tuple(compression(32, 2, 4)) == (
+        latent[0, 0].numel(),
+        images[0].numel() / latent[0].numel(),
+    )
 rows = []
 for size, factor in ((32, 1), (32, 2), (32, 8), (256, 1), (256, 2), (256, 4), (256, 8)):
     positions, ratio = compression(size, factor, 3 if factor == 1 else 4)
@@ -224,8 +228,9 @@ SAME = {"rtol": 1e-3, "atol": 1e-3}  # a GPU rounds convolutions to 10 bits
 
 # %%
 reparameterise = check.reparameterise(reparameterise)
-z = reparameterise(mean, log_variance, noise)
-torch.testing.assert_close((package.decoder(z) - batch).abs().mean(), parts["l1"], **SAME)
+with beside_the_kit(reparameterise):
+    z = reparameterise(mean, log_variance, noise)
+    torch.testing.assert_close((package.decoder(z) - batch).abs().mean(), parts["l1"], **SAME)
 print("the kit's training loss decodes the same draw")
 
 # %% [markdown]
@@ -257,7 +262,8 @@ def kl_divergence(mean, log_variance):
 
 # %%
 kl_divergence = check.kl_divergence(kl_divergence)
-torch.testing.assert_close(kl_divergence(mean, log_variance), parts["kl"], **SAME)
+with beside_the_kit(kl_divergence):
+    torch.testing.assert_close(kl_divergence(mean, log_variance), parts["kl"], **SAME)
 
 # The closed form against the expectation it stands for, by drawing.
 some, other = torch.distributions.Normal(1.5, 0.5), torch.distributions.Normal(0.0, 1.0)
@@ -311,6 +317,19 @@ with torch.no_grad():
 print(f"{sum(p.numel() for p in vae.parameters()):,} weights: moments and images as the package's")
 
 # %% [markdown]
+# ### Where a loss of this kind comes from
+#
+# Let the decoder give a density $p(x \mid z)$ of images, the prior $p(z)$ be standard normal, and $q(z \mid x)$ be the encoder's. For any q,
+#
+# $$\log p(x) = \log \int p(x \mid z)\,p(z)\,dz = \log \mathbb{E}_{q}\Big[\frac{p(x \mid z)\,p(z)}{q(z \mid x)}\Big]
+# \;\ge\; \mathbb{E}_{q}\,[\log p(x \mid z)] - \mathrm{KL}\big(q(z \mid x) \,\|\, p(z)\big),$$
+#
+# by Jensen's inequality, for the logarithm is concave. The right side is the *evidence lower bound* (ELBO). Its negative is a loss: a
+# reconstruction error and a KL term. With $p(x \mid z)$ a normal density of variance $s^2$ around the decoder's image the first part is
+# $|\hat x - x|^2 / 2s^2$ and a constant, with a Laplace density it is the absolute error. So the weight of the KL term stands for a
+# choice of s. A weight of 0.003 per number means a small s: reconstruct first. With such a weight, and with terms that belong to
+# no density, what follows is no bound any more, but a loss in its image.
+#
 # ### The loss
 #
 # With the error $e$ = reconstruction - image, the kit minimises (our choice, not the paper's)
@@ -339,7 +358,8 @@ def vae_loss(vae, images, noise, coarse_weight=0.25):
     return fine + coarse_weight * coarse + 3e-3 * kl_divergence(mean, log_variance)
 
 
-torch.testing.assert_close(vae_loss(vae, batch, noise), parts["loss"], **SAME)
+with beside_the_kit(reparameterise, kl_divergence):
+    torch.testing.assert_close(vae_loss(vae, batch, noise), parts["loss"], **SAME)
 print("the loss is the package's")
 
 # %% [markdown]
@@ -440,9 +460,11 @@ def normalise(z, mean, std):
 
 # %%
 normalise = check.normalise(normalise)
-normal = normalise(raw, channel_mean, channel_std)
 continuous.fit_statistics(part for part in train_images[:1024].split(256))  # the kit's way
-torch.testing.assert_close(encode(continuous, train_images[:256]), normal[:256], **SAME)
+with beside_the_kit(normalise):
+    own = normalise(raw[:256], channel_mean, channel_std)
+    torch.testing.assert_close(encode(continuous, train_images[:256]), own, **SAME)
+normal = normalise(raw, channel_mean, channel_std)
 moments = (channel_mean, channel_std, normal.mean((0, 2, 3)).abs(), normal.std((0, 2, 3)))
 rows = [[f"{value:.2f}" for value in row] for row in torch.stack(moments, 1)]
 table(["raw mean", "raw std", "mean after, absolute", "std after"], rows)  # a row per channel
@@ -654,8 +676,10 @@ quantise = check.quantise(quantise)
 quantiser = VectorQuantiser(64, 4)  # the kit's, on (B, C, h, w)
 grid = latent.clone().requires_grad_()
 rows = grid.movedim(1, -1).flatten(0, -2)  # a row per position
-codes = quantise(rows, quantiser.codebook).unflatten(0, (4, 16, 16)).movedim(-1, 1)
-torch.testing.assert_close(codes, quantiser(grid).codes, rtol=1e-4, atol=1e-4)
+with beside_the_kit(quantise):
+    codes = quantise(rows, quantiser.codebook).unflatten(0, (4, 16, 16)).movedim(-1, 1)
+    torch.testing.assert_close(codes, quantiser(grid).codes, rtol=1e-4, atol=1e-4)
+codes = quantise(rows, quantiser.codebook)
 (gradient,) = torch.autograd.grad(codes.sum(), grid)
 print("codes as the kit's; the gradient that arrives is", *gradient.unique().tolist())
 

@@ -8,7 +8,7 @@
 # - derive the cost of token-by-token generation, O(n³), and say what a KV cache and stages each change about it;
 # - build the block-causal mask and explain what training with it has to do with sampling;
 # - place the tokens of all stages in one geometry, and say what rotary positions add;
-# - write the multistage transformer in 40 lines, on an attention and a block of your own, and prove that it equals the kit's.
+# - read the multistage transformer in 40 lines, on an attention and a block written out, and prove that it equals the kit's.
 #
 # **Before it**: notebook 0, and having seen softmax attention once.
 #
@@ -45,7 +45,7 @@ from ecar_lab.layers import (
 )
 from ecar_lab.layers import token_coordinates as kit_coordinates
 from ecar_lab.machine import count_flops
-from ecar_lab.teaching import new_figure, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import autoregression as check
 from ecar_lab.teaching.explore import autoregression as explore
 from ecar_lab.transformer import KVCache
@@ -133,8 +133,9 @@ def sequential_flops(n, width, kv_cache):
 
 # %%
 sequential_flops = check.sequential_flops(sequential_flops)
-assert sequential_flops(3, 8, False) == sum(attention_flops(k, k, 8) for k in (1, 2, 3))
-assert sequential_flops(3, 8, True) == sum(attention_flops(1, k, 8) for k in (1, 2, 3))
+with beside_the_kit(sequential_flops):
+    assert sequential_flops(3, 8, False) == sum(attention_flops(k, k, 8) for k in (1, 2, 3))
+    assert sequential_flops(3, 8, True) == sum(attention_flops(1, k, 8) for k in (1, 2, 3))
 
 # %% [markdown]
 # ### Exercise 2.2: one stage after the other
@@ -160,10 +161,11 @@ def stage_flops(tokens_per_stage, width):
 # %%
 stage_flops = check.stage_flops(stage_flops)
 config = pipe.model.config
-assert stage_flops(tokens, config.width) == sum(
-    attention_flops(count, contexts(config, stage)[0], config.width)
-    for stage, count in enumerate(tokens)
-)
+with beside_the_kit(stage_flops):
+    assert stage_flops(tokens, config.width) == sum(
+        attention_flops(count, contexts(config, stage)[0], config.width)
+        for stage, count in enumerate(tokens)
+    )
 
 # %% [markdown]
 # > **Predict.** For n = 1,024 tokens at full size: which of the three ways has the *fewest* FLOPs of attention?
@@ -429,8 +431,9 @@ def block_causal_mask(tokens_per_stage):
 
 # %%
 block_causal_mask = check.block_causal_mask(block_causal_mask)
+with beside_the_kit(block_causal_mask):
+    assert torch.equal(block_causal_mask(tokens), kit_mask(tuple(tokens), torch.device("cpu")))
 mask = block_causal_mask(tokens).to(lab.device)
-assert torch.equal(mask, kit_mask(tuple(tokens), lab.device))
 causal = torch.ones_like(mask).tril()
 show(
     explore.mask_pictures({"token by token": causal, "stage by stage": mask}, tokens),
@@ -483,11 +486,14 @@ def token_coordinates(side):
 
 # %%
 token_coordinates = check.token_coordinates(token_coordinates)
-torch.testing.assert_close(token_coordinates(8), kit_coordinates(8), check_dtype=False)
-fine = token_coordinates(4).view(2, 2, 2, 2, 2)  # two rows of two rows, two columns of two columns
-torch.testing.assert_close(
-    fine.mean(dim=(1, 3)).flatten(0, 1), token_coordinates(2), check_dtype=False
-)
+with beside_the_kit(token_coordinates):
+    torch.testing.assert_close(token_coordinates(8), kit_coordinates(8), check_dtype=False)
+    fine = token_coordinates(4).view(
+        2, 2, 2, 2, 2
+    )  # two rows of two rows, two columns of two columns
+    torch.testing.assert_close(
+        fine.mean(dim=(1, 3)).flatten(0, 1), token_coordinates(2), check_dtype=False
+    )
 
 # %%
 show(
@@ -668,9 +674,10 @@ class MyCache:
 
 lots = torch.randn(3, 2, 4, 5, 16, generator=lab.generator(8))  # three calls with five tokens each
 mine, theirs = MyCache(), KVCache(num_layers=1, capacity=15)
-for lot in lots:
-    found, wanted = mine.extend(0, lot, -lot), theirs.extend(0, lot, -lot)
-torch.testing.assert_close(found, wanted)
+with beside_the_kit(append):
+    for lot in lots:
+        found, wanted = mine.extend(0, lot, -lot), theirs.extend(0, lot, -lot)
+    torch.testing.assert_close(tuple(found), tuple(wanted))
 
 # %% [markdown]
 # The kit's `KVCache` sets its memory aside once instead of copying; what it returns is the same.
@@ -730,13 +737,14 @@ kit = pipe.model.transformer
 transformer = MyTransformer(sides, config).to(lab.device).eval().requires_grad_(False)
 transformer.load_state_dict(kit.state_dict())
 masked = transformer(end_states, labels, mask)
-with torch.no_grad():
+with beside_the_kit(block_causal_mask), torch.no_grad():
     torch.testing.assert_close(list(masked), kit(end_states, labels), atol=1e-5, rtol=1e-5)
 
 cache = MyCache()
 stepped = [transformer.step(s, end, labels, cache) for s, end in enumerate((None, *end_states))]
 gaps = [(a - b).abs().max().item() for a, b in zip(stepped, masked, strict=True)]
-assert max(gaps) < 1e-5
+with beside_the_kit(append, block_causal_mask):
+    assert max(gaps) < 1e-5
 print("cached against masked, largest difference per stage:", *(f"{gap:.1e}" for gap in gaps))
 
 # %% [markdown]
@@ -787,7 +795,8 @@ for name, allowed in (("block-causal mask", mask), ("no mask", None)):
     moved[name] = [
         (after - before).square().mean().sqrt().item() for after, before in zip(*runs, strict=True)
     ]
-assert max(moved["block-causal mask"][:2]) < 1e-6 < min(moved["no mask"])
+with beside_the_kit(block_causal_mask):
+    assert max(moved["block-causal mask"][:2]) < 1e-6 < min(moved["no mask"])
 
 # %%
 show(

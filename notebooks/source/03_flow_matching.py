@@ -30,7 +30,7 @@ from ecar_lab import StageSchedule, flow, trace
 from ecar_lab.baselines.objective import EpsilonObjective, FlowObjective
 from ecar_lab.data import open_dataset
 from ecar_lab.experiments.lab.figures import line
-from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import flow_matching as check
 from ecar_lab.teaching.explore import flow_matching as explore
 from ecar_lab.viz.colours import LatentColours
@@ -91,7 +91,7 @@ show(
 # Return the state and the target velocity.
 #
 # <details><summary>Hint</summary>
-# `t` has shape (B, 1), so it multiplies points (B, 2) as it is. Going from ε to x takes the difference x - ε.
+# <code>t</code> has shape (B, 1), so it multiplies points (B, 2) as it is. Going from ε to x takes the difference x - ε.
 # </details>
 
 
@@ -106,15 +106,16 @@ def training_pair(noise, data, t):
 # %%
 training_pair = check.training_pair(training_pair)
 data, t = real["moons"], torch.rand(N, 1, generator=lab.generator(3))
-torch.testing.assert_close(
-    training_pair(noise, data, t), FlowObjective().corrupt(data, noise, t.flatten())[:2]
-)
+with beside_the_kit(training_pair):
+    kit_pair = FlowObjective().corrupt(data, noise, t.flatten())[:2]
+    torch.testing.assert_close(tuple(training_pair(noise, data, t)), kit_pair)
 
 # A point is also a latent of one pixel with two channels; with S = 1 the kit's stages reduce to this line.
 one_stage = StageSchedule(latent_size=1, num_stages=1)
 starts, ends = flow.endpoints(one_stage, data[:, :, None, None], [noise[:, :, None, None]])
-torch.testing.assert_close(starts[0].flatten(1), training_pair(noise, data, 0.0)[0])
-torch.testing.assert_close(ends[0].flatten(1), training_pair(noise, data, 1.0)[0])
+with beside_the_kit(training_pair):
+    torch.testing.assert_close(starts[0].flatten(1), training_pair(noise, data, 0.0)[0])
+    torch.testing.assert_close(ends[0].flatten(1), training_pair(noise, data, 1.0)[0])
 
 # %% [markdown]
 # ## What the network can learn
@@ -168,6 +169,25 @@ show(
 # lines of pairs cross, the field takes their mean. It still moves noise to data: at every t the crowd as a whole is
 # distributed as the crowd of all lines is. What is lost is straightness: this bending is what costs steps.
 # </details>
+#
+# Two facts were just used. Both take a few lines.
+#
+# **The mean velocity keeps the crowd.** Let $p_t$ be the density of $x_t$ over all pairs, $\dot x = x - \varepsilon$, and f any smooth
+# test function. Then
+#
+# $$\frac{d}{dt}\,\mathbb{E}\,f(x_t) = \mathbb{E}\,[\nabla f(x_t) \cdot \dot x]
+# = \mathbb{E}\,\big[\nabla f(x_t) \cdot \mathbb{E}[\dot x \mid x_t]\big] = \int \nabla f \cdot v\, p_t\,dx
+# = -\int f\; \nabla\!\cdot(p_t v)\,dx .$$
+#
+# It holds for every f, so $\partial_t p_t = -\nabla\cdot(p_t v)$, the *continuity equation*: the very equation that the density of particles
+# obeys which follow v. Started alike, as noise, both stay alike at every t (if v is smooth enough for its paths to be unique).
+#
+# **The pairs may stand in for the mean.** The target we would like, $v(x_t, t)$, is not known, only $\dot x$ of single pairs. For a network u,
+#
+# $$\mathbb{E}\,|u(x_t) - \dot x|^2 = \mathbb{E}\,|u(x_t) - v(x_t)|^2 + \mathbb{E}\,|v(x_t) - \dot x|^2 ,$$
+#
+# since the mixed term $2\,\mathbb{E}\,[(u - v) \cdot (v - \dot x)]$ is zero: given $x_t$, the mean of $v - \dot x$ is. The last part does not depend on u.
+# So both losses have the *same gradient*, and the last part is what no training removes.
 #
 # ## A small network
 #
@@ -296,9 +316,9 @@ def field_at(state, index):
     return torch.sin(state) + uneven[index]
 
 
-torch.testing.assert_close(
-    euler_step(field_at, noise, uneven, 1), flow.euler_step(field_at, noise, uneven, 1)
-)
+with beside_the_kit(euler_step):
+    theirs = flow.euler_step(field_at, noise, uneven, 1)
+    torch.testing.assert_close(tuple(euler_step(field_at, noise, uneven, 1)), theirs)
 
 
 # %%
@@ -317,7 +337,8 @@ def even(steps, end=1.0):
 
 
 constant = walk(lambda state, t: state.new_tensor([2.0, -1.0]), noise, even(1))
-torch.testing.assert_close(constant[-1], noise + torch.tensor([2.0, -1.0]))
+with beside_the_kit(euler_step):
+    torch.testing.assert_close(constant[-1], noise + torch.tensor([2.0, -1.0]))
 
 # %% [markdown]
 # Where the velocity is constant, one Euler step is exact, however long. So it is bending that asks for steps.
@@ -386,7 +407,7 @@ print(f"noise: {sliced_wasserstein(noise, real['moons']):.3f}, other real data: 
 # mean of both from the old state. Two network calls per step.
 #
 # <details><summary>Hint</summary>
-# `ahead, first = euler_step(...)`; the second velocity is at `ahead` and at the time `step + 1`.
+# <code>ahead, first = euler_step(...)</code>; the second velocity is at <code>ahead</code> and at the time <code>step + 1</code>.
 # </details>
 
 
@@ -402,12 +423,13 @@ def heun_step(velocity, state, times, step):
 
 # %%
 heun_step = check.heun_step(heun_step)
-torch.testing.assert_close(
-    heun_step(field_at, noise, uneven, 1), flow.heun_step(field_at, noise, uneven, 1)
-)
+with beside_the_kit(heun_step):
+    theirs = flow.heun_step(field_at, noise, uneven, 1)
+    torch.testing.assert_close(tuple(heun_step(field_at, noise, uneven, 1)), theirs)
 for name, step in (("euler", euler_step), ("heun", heun_step)):
-    theirs = explore.trajectory(net, noise.to(lab.device), 5, name).cpu()
-    torch.testing.assert_close(walk(net, noise, even(5), step), theirs)
+    with beside_the_kit(step):
+        theirs = explore.trajectory(net, noise.to(lab.device), 5, name).cpu()
+        torch.testing.assert_close(walk(net, noise, even(5), step), theirs)
 
 # %%
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
@@ -435,7 +457,8 @@ show(
 # ## Straighter by better pairs
 #
 # We paired noise and data at random, and crossing lines were the price. Pair each batch so that the total squared
-# way is least (optimal transport, as far as a batch can tell), and lines hardly cross.
+# way is least, and lines hardly cross. This is *minibatch* optimal transport: best within a batch of 256, not between the two
+# distributions; only with ever larger batches would it come near to that. All that is said of "optimal pairs" here is of these.
 
 
 # %%
@@ -710,8 +733,9 @@ def kit_velocity(scale):
     return end.latent - start.latent
 
 
-ours = guided(kit_velocity(0.0), kit_velocity(1.0), 2.5)
-torch.testing.assert_close(ours, kit_velocity(2.5), atol=1e-4, rtol=1e-4)
+with beside_the_kit(guided):
+    ours = guided(kit_velocity(0.0), kit_velocity(1.0), 2.5)
+    torch.testing.assert_close(ours, kit_velocity(2.5), atol=1e-4, rtol=1e-4)
 
 # %% [markdown]
 # > **Predict.** The blobs overlap. Where do samples of one class go when g grows? What is gained, what is lost?
@@ -757,7 +781,7 @@ table(["", "nearest to their own centre", "spread"], rows)
 # Guidance moves samples to where the class can be told from the others: the overlap is left, and so is much of the
 # class itself. The result is not the class but a narrower, shifted one. In images this reads as clearer objects and
 # less variety. The shipped CIFAR-10 model is guided in its later stages and not in the first
-# (`pipe.model.config.guidance_scale`); notebook 7 tries other values.
+# (<code>pipe.model.config.guidance_scale</code>); notebook 7 tries other values.
 # </details>
 #
 # ## Part of the way
@@ -782,9 +806,11 @@ def clean_estimate(state, velocity, t):
 # %%
 clean_estimate = check.clean_estimate(clean_estimate)
 state, velocity = training_pair(noise, data, 0.3)
-torch.testing.assert_close(clean_estimate(state, velocity, 0.3), data, atol=1e-5, rtol=1e-5)
-theirs = flow.clean_estimate(one_stage, 0, state, velocity, 0.3, None)
-torch.testing.assert_close(clean_estimate(state, velocity, 0.3), theirs, atol=1e-5, rtol=1e-5)
+with beside_the_kit(clean_estimate, training_pair):
+    ours = clean_estimate(state, velocity, 0.3)
+    torch.testing.assert_close(ours, data, atol=1e-5, rtol=1e-5)
+    theirs = flow.clean_estimate(one_stage, 0, state, velocity, 0.3, None)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 # %% [markdown]
 # Go with the moons' network from t = 0 to 0.5 only.

@@ -2,11 +2,11 @@
 # # 5. The model
 #
 # Token map + flow head + schedule = E-CAR. In this notebook you put the parts of notebooks 2 to 4 together,
-# write the training loss and the sampling loop, and find that they equal the kit's number for number.
+# write the formulas of the training loss and of the sampling loop, and find that the whole equals the kit's number for number.
 #
 # **After it you can**
 # - build the flow head and say what it is told, when, and how often that is paid for;
-# - write the loss of all stages in one cell, and the sampling loop in one more;
+# - read the loss of all stages in one cell, and the sampling loop in one more;
 # - show what the token map is good for, by spoiling it;
 # - account for every FLOP of an image;
 # - prove in a short training that a model, its loss and its sampler belong together.
@@ -45,7 +45,7 @@ from ecar_lab.layers import (
 )
 from ecar_lab.machine import count_flops
 from ecar_lab.schedule import StageSchedule
-from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import model as check
 from ecar_lab.teaching.explore import model as explore
 from ecar_lab.transformer import MultistageTransformer
@@ -183,9 +183,10 @@ def conditioning_time(schedule, stage, local_time):
 # %%
 conditioning_time = check.conditioning_time(conditioning_time)
 some_times = torch.linspace(0, 1, 5)
-for stage in range(schedule.num_stages):
-    found = conditioning_time(schedule, stage, some_times)
-    torch.testing.assert_close(found, schedule.conditioning_time(stage, some_times))
+with beside_the_kit(conditioning_time):
+    for stage in range(schedule.num_stages):
+        found = conditioning_time(schedule, stage, some_times)
+        torch.testing.assert_close(found, schedule.conditioning_time(stage, some_times))
 
 
 # %% [markdown]
@@ -264,7 +265,7 @@ def velocity_of(head: FlowHead | MyFlowHead, event, local_time):
 my_head = flow_head(model.config).to(lab.device)
 my_head.load_state_dict(model.head.state_dict())
 starts_of_stages = [event for event in events if event.step == 0]
-with torch.no_grad():
+with torch.no_grad(), beside_the_kit(conditioning_time):
     for event in starts_of_stages:
         found, right = (velocity_of(head, event, 0.0) for head in (my_head, model.head))
         torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
@@ -424,8 +425,9 @@ state_and_target = check.state_and_target(state_and_target)
 state, target = state_and_target(starts[1], ends[1], draw.local_time[:, 1])
 tau = draw.local_time[:, 1, None, None, None]
 # The state and its target lead to both ends.
-torch.testing.assert_close(state - tau * target, starts[1], atol=1e-5, rtol=1e-5)
-torch.testing.assert_close(state + (1 - tau) * target, ends[1], atol=1e-5, rtol=1e-5)
+with beside_the_kit(state_and_target):
+    torch.testing.assert_close(state - tau * target, starts[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(state + (1 - tau) * target, ends[1], atol=1e-5, rtol=1e-5)
 
 # %% [markdown]
 # Second: for guidance the model must also know what to do without a class. A part of the images loses its class
@@ -452,8 +454,9 @@ def drop_classes(class_labels, class_drop, rate, null_class):
 drop_classes = check.drop_classes(drop_classes)
 dropped = drop_classes(labels, draw.class_drop, 0.1, fresh.null_class)
 kept = dropped != fresh.null_class
-assert torch.equal(kept, draw.class_drop >= 0.1)
-assert torch.equal(dropped[kept], labels[kept])
+with beside_the_kit(drop_classes):
+    assert torch.equal(kept, draw.class_drop >= 0.1)
+    assert torch.equal(dropped[kept], labels[kept])
 print(f"{(~kept).sum()} of {len(labels)} images lose their class")
 
 # %% [markdown]
@@ -477,8 +480,9 @@ def multistage_loss(errors):
 
 # %%
 multistage_loss = check.multistage_loss(multistage_loss)
-still = multistage_loss([start - end for start, end in zip(starts, ends, strict=True)])
-torch.testing.assert_close(still, new_loss.loss)
+with beside_the_kit(multistage_loss):
+    still = multistage_loss([start - end for start, end in zip(starts, ends, strict=True)])
+    torch.testing.assert_close(still, new_loss.loss)
 
 # %% [markdown]
 # Now the model. **Teacher forcing**: in training the transformer reads the *true* end states of earlier stages, made
@@ -532,9 +536,8 @@ my_digits.load_state_dict(digits.model.state_dict())
 with torch.no_grad():
     my_loss = my_digits.loss(latent, labels, draw, class_dropout=0.1)
     kit_loss = digits.model.loss(latent, labels, draw, class_dropout=0.1)
-torch.testing.assert_close(my_loss.loss, kit_loss.loss)
-torch.testing.assert_close(my_loss.per_stage, kit_loss.per_stage)
-torch.testing.assert_close(my_loss.per_bin, kit_loss.per_bin, equal_nan=True)
+with beside_the_kit(conditioning_time, state_and_target, drop_classes, multistage_loss):
+    torch.testing.assert_close(vars(my_loss), vars(kit_loss), equal_nan=True)
 parts = zip(my_loss.per_stage.tolist(), standing_still, strict=True)
 print("per stage, and as a share of standing still:", *(f"{a:.3f} ({a / b:.0%})" for a, b in parts))
 
@@ -588,10 +591,11 @@ def guided_velocity(run_head, scale):
 # %%
 guided_velocity = check.guided_velocity(guided_velocity)
 pair = torch.randn(2, 4, 8, 8, generator=lab.generator())
-assert torch.equal(guided_velocity(lambda halves: pair[:halves], 1.0), pair[:1])
-torch.testing.assert_close(
-    guided_velocity(lambda halves: pair[:halves], 2.5), 2.5 * pair[:1] - 1.5 * pair[1:]
-)
+with beside_the_kit(guided_velocity):
+    assert torch.equal(guided_velocity(lambda halves: pair[:halves].clone(), 1.0), pair[:1])
+    torch.testing.assert_close(
+        guided_velocity(lambda halves: pair[:halves].clone(), 2.5), 2.5 * pair[:1] - 1.5 * pair[1:]
+    )
 
 
 # %% [markdown]
@@ -655,9 +659,10 @@ for mine, kit, wanted in (
     ids, settings = kit.class_ids(wanted), (kit.inference_steps(), kit.guidance())
     my_events = list(my_trace(mine, ids, *settings, lab.generator(3)))
     kit_events = list(trace(kit, wanted, generator=lab.generator(3)))
-    for (stage, step, mine_latent), event in zip(my_events, kit_events, strict=True):
-        assert (stage, step) == (event.stage, event.step)
-        torch.testing.assert_close(mine_latent, event.latent, atol=1e-6, rtol=0)
+    with beside_the_kit(conditioning_time, guided_velocity):
+        for (stage, step, mine_latent), event in zip(my_events, kit_events, strict=True):
+            assert (stage, step) == (event.stage, event.step)
+            torch.testing.assert_close(mine_latent, event.latent, atol=1e-6, rtol=0)
     same = all(torch.equal(a[2], b.latent) for a, b in zip(my_events, kit_events, strict=True))
     print(f"{len(my_events)} events equal, {'bit for bit' if same else 'to 1e-6'}")
 
@@ -666,7 +671,8 @@ ids = model.class_ids(["ship", "cat"])
 *_, (_, _, final) = my_trace(
     my_cifar, ids, model.inference_steps(), model.guidance(), lab.generator(3)
 )
-torch.testing.assert_close(final, from_pipeline, atol=1e-6, rtol=0)
+with beside_the_kit(conditioning_time, guided_velocity):
+    torch.testing.assert_close(final, from_pipeline, atol=1e-6, rtol=0)
 
 # %% [markdown]
 # What guidance costs, by where it is on. PyTorch's counter sees that `my_trace` pays for no half it does not need.
@@ -677,10 +683,10 @@ for guidance in ([1, 1, 1], [2.5, 1, 1], [1, 1, 2.5], [1, 2.5, 2.5], [2.5, 2.5, 
     stage_flops = model.flops(guidance_scale=guidance)
     cells = [f"{sum(stage_flops[part]) / 1e9:.2f}" for part in ("transformer", "head")]
     rows.append([" / ".join(map(str, guidance)), *cells])
-last_only = [1, 1, 2.5]
-run = partial(my_trace, my_cifar, ids[:1], model.inference_steps(), last_only, lab.generator(3))
-right = count_flops(lambda: list(pipe.trace(["ship"], guidance_scale=last_only)))
-assert count_flops(lambda: list(run())) == right
+run = partial(my_trace, my_cifar, ids[:1], model.inference_steps(), [1, 1, 2.5], lab.generator(3))
+right = count_flops(lambda: list(pipe.trace(["ship"], guidance_scale=[1, 1, 2.5])))
+with beside_the_kit(guided_velocity):
+    assert count_flops(lambda: list(run())) == right
 table(["guidance by stage", "GFLOP, transformer", "GFLOP, head"], rows)
 
 # %% [markdown]

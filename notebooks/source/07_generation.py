@@ -33,7 +33,7 @@ from ecar_lab.evaluation.feature_net import load_features
 from ecar_lab.experiments.lab.figures import line, logarithmic
 from ecar_lab.flow import pyramid, upsample
 from ecar_lab.interventions import stage_noise
-from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import generation as check
 from ecar_lab.teaching.explore import generation as explore
 from ecar_lab.viz.pictures import contact_sheet, image_grid, save_gif, strip_frames
@@ -167,7 +167,7 @@ step = [b - a for a, b in zip(one["head"], two["head"], strict=True)]
 read = [a - s for a, s in zip(one["head"], step, strict=True)]
 table(
     ["stage", "transformer call", "reading the token map", "one flow step"],
-    [(s, *(f"{costs[s] / 1e6:,.1f}" for costs in (call, read, step))) for s in range(3)],
+    [(s + 1, *(f"{costs[s] / 1e6:,.1f}" for costs in (call, read, step))) for s in range(3)],
 )
 print("in millions of FLOPs")
 
@@ -180,7 +180,7 @@ print("in millions of FLOPs")
 # values of all earlier stages.
 #
 # <details><summary>Hint</summary>
-# `any(scale != 1 for scale in guidance[s:])` says whether this stage or a later one is guided.
+# <code>any(scale != 1 for scale in guidance[s:])</code> says whether this stage or a later one is guided.
 # </details>
 
 
@@ -201,7 +201,8 @@ def plan_flops(steps, guidance, call, read, step):
 plan_flops = check.plan_flops(plan_flops)
 for steps, guidance in [((8, 6, 6), (1, 2.5, 2.5)), ((4, 2, 2), (1, 1, 1)), ((1, 2, 3), (3, 2, 1))]:
     flops = plan_flops(steps, guidance, call, read, step)
-    assert flops == total_flops(model.flops(steps, guidance))
+    with beside_the_kit(plan_flops):
+        assert flops == total_flops(model.flops(steps, guidance))
     print(f"steps {steps}, guidance {guidance}: {flops / 1e9:.2f} GFLOP")
 
 # %% [markdown]
@@ -360,9 +361,9 @@ def first_step(start):
     )
 
 
-torch.testing.assert_close(
-    first_step(at(alone, 1, 0)), at(alone, 1, 1).latent, atol=1e-4, rtol=1e-4
-)
+with beside_the_kit(guided):
+    own, of_kit = first_step(at(alone, 1, 0)), at(alone, 1, 1).latent
+    torch.testing.assert_close(own, of_kit, atol=1e-4, rtol=1e-4)
 
 # %% [markdown]
 # > **Predict.** Without running it: by what factor do head and transformer grow from 1.0 to 1.0001, and from
@@ -449,7 +450,7 @@ explore.knobs(pipe, "horse")
 # with `kept` from `base`, the others from `fresh`. With `kept = -1` nothing is kept.
 #
 # <details><summary>Hint</summary>
-# A dict comprehension over `range(len(base))`.
+# A dict comprehension over <code>range(len(base))</code>.
 # </details>
 
 
@@ -468,10 +469,11 @@ def fork_noise(base, fresh, kept):
 # %%
 fork_noise = check.fork_noise(fork_noise)
 first, other = stage_noise(model, 3), stage_noise(model, 4)
-whole_run = list(pipe.trace("ship", noise=fork_noise(first, other, 0)))
 shortcut = list(pipe.trace("ship", start_from=at(alone, 0), noise=dict(enumerate(other))))
-assert torch.equal(at(whole_run, 0).latent, at(alone, 0).latent)
-torch.testing.assert_close(shortcut[-1].latent, whole_run[-1].latent, atol=1e-4, rtol=1e-4)
+with beside_the_kit(fork_noise):
+    whole_run = list(pipe.trace("ship", noise=fork_noise(first, other, 0)))
+    assert torch.equal(at(whole_run, 0).latent, at(alone, 0).latent)
+    torch.testing.assert_close(shortcut[-1].latent, whole_run[-1].latent, atol=1e-4, rtol=1e-4)
 
 # %% [markdown]
 # > **Predict.** Four forks that share stage 1, and four that share stages 1 and 2. Which of the two groups shows
@@ -500,7 +502,7 @@ show(
     "Figure 7.6. Forks of an automobile and of a horse. After stage 1 colours and pose are still open; after stage 2 "
     "they are fixed, and stage 3 draws the detail.",
     "Two groups of two rows of four images. With stage 1 kept the four differ in colour and pose; with stages "
-    "0 and 1 kept they are alike but for details.",
+    "1 and 2 kept they are alike but for details.",
 )
 
 # %% [markdown]
@@ -626,7 +628,7 @@ quiz(
 # The left half of the latent of a stage, as a bool tensor that is True where the latent is to be replaced.
 #
 # <details><summary>Hint</summary>
-# `torch.zeros(side, side, dtype=torch.bool)`, with the side of that stage; columns are the last index.
+# <code>torch.zeros(side, side, dtype=torch.bool)</code>, with the side of that stage; columns are the last index.
 # </details>
 
 
@@ -643,7 +645,8 @@ def left_half(resolutions, stage):
 
 # %%
 left_half = check.left_half(left_half)
-assert torch.equal(left_half(model.sides, 1)[0], torch.arange(8) < 4)
+with beside_the_kit(left_half):
+    assert torch.equal(left_half(model.sides, 1)[0], torch.arange(8) < 4)
 ships, autos = (lab.pick(12, 2) * [name] for name in ("ship", "automobile"))
 each = [stage_noise(model, seed) for seed in range(len(ships))]
 fixed = {s: torch.cat([noise[s] for noise in each]) for s in range(3)}
@@ -722,7 +725,7 @@ print(f"cosine of the angle: {F.cosine_similarity(a[2].flatten(), b[2].flatten()
 # One angle for the whole tensor.
 #
 # <details><summary>Hint</summary>
-# `F.cosine_similarity(first.flatten(), second.flatten(), dim=0).acos()`.
+# <code>F.cosine_similarity(first.flatten(), second.flatten(), dim=0).acos()</code>.
 # </details>
 
 
@@ -738,7 +741,8 @@ def slerp(first, second, share):
 
 # %%
 slerp = check.slerp(slerp)
-torch.testing.assert_close(slerp(a[2], b[2], 1.0), b[2], atol=1e-4, rtol=1e-4)
+with beside_the_kit(slerp):
+    torch.testing.assert_close(slerp(a[2], b[2], 1.0), b[2], atol=1e-4, rtol=1e-4)
 shares = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 

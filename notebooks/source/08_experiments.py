@@ -46,7 +46,7 @@ from ecar_lab.experiments.lab.scores import named, plus_minus, spread
 from ecar_lab.experiments.lab.sizes import SIZES
 from ecar_lab.experiments.steps_and_guidance import front
 from ecar_lab.files import write_json
-from ecar_lab.teaching import hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import experiments as check
 from ecar_lab.teaching.explore import experiments as explore
 
@@ -127,9 +127,9 @@ def frechet(a, b):
 frechet = check.frechet(frechet)
 half = len(features) // 2
 real, held_out = features[:half], features[half:]
-torch.testing.assert_close(
-    float(frechet(real, held_out)), frechet_distance(real, held_out), rtol=1e-4, atol=1e-4
-)
+with beside_the_kit(frechet):
+    own, of_kit = float(frechet(real, held_out)), frechet_distance(real, held_out)
+    torch.testing.assert_close(own, of_kit, rtol=1e-4, atol=1e-4)
 
 # %% [markdown]
 # > **Predict.** Real digits against other real digits: what is the distance of 50 of them to the rest?
@@ -257,7 +257,9 @@ def welch_t(a, b):
 # %%
 welch_t = check.welch_t(welch_t)
 a, b = (rows[name]["quality"][0]["frechet"]["values"] for name in (DEFAULT, WITHOUT))
-torch.testing.assert_close(float(welch_t(a, b)), float(ttest_ind(a, b, equal_var=False).statistic))
+with beside_the_kit(welch_t):
+    of_scipy = float(ttest_ind(a, b, equal_var=False).statistic)
+    torch.testing.assert_close(float(welch_t(a, b)), of_scipy)
 
 # %% [markdown]
 # Our rule: a difference is **beyond the spread** if Welch's test gives p < 0.05. With three seeds per side that takes
@@ -471,7 +473,8 @@ lines = {name: [row for row in growth["rows"] if row["name"] == name] for name i
 tokens = [row["tokens"] for row in lines["E-CAR"]]
 for line in lines.values():
     flops = [row["gflop"] for row in line]
-    torch.testing.assert_close(float(exponent(tokens, flops)), exponents(tokens, flops)["all"])
+    with beside_the_kit(exponent):
+        torch.testing.assert_close(float(exponent(tokens, flops)), exponents(tokens, flops)["all"])
 table(
     ["exponents over the three largest images", "FLOPs, in theory", "FLOPs", "seconds"],
     [
@@ -499,11 +502,12 @@ show(
 )
 p = {name: fit["gflop"]["largest_three"] for name, fit in growth["fits"].items()}
 before, after = p["token by token, no KV cache"], p["E-CAR"]
-said = f"n^{before:.2f} becomes n^{after:.2f}; with a KV cache token by token has n^{p['token by token']:.2f}, DiT n^{p['DiT']:.2f}"
-verdict("O(n³) becomes O(n²)", before > 2 > after, said, "confirmed, against no KV cache")
+said = f"n^{before:.2f} becomes n^{after:.2f} over three sizes: one lies above 2, one below, no more; with a KV cache token by token has n^{p['token by token']:.2f}, DiT n^{p['DiT']:.2f}"
+verdict("O(n³) becomes O(n²)", before > 2 > after, said, "fits, against no KV cache")
 
 # %% [markdown]
-# The cubic cost is that of a baseline that nobody would run: with a KV cache it has gone, and cached token
+# "Fits" is not "confirmed": three sizes, where the linear layers still hide much of the growth, and the whole verdict is that one
+# exponent lies above 2 and the other below. The cubic cost is that of a baseline that nobody would run: with a KV cache it has gone, and cached token
 # by token grows *more slowly* than E-CAR over these sizes. Against DiT the exponent is the same
 # kind; what is saved there is steps at full size.
 #
@@ -564,9 +568,8 @@ table(
     [(row["name"], *(plus_minus(row[m], 1) for m in ("bits", *measures))) for row in kinds["rows"]],
 )
 said, order = compare(*(row["frechet_generated"] for row in kinds["rows"]))
-verdict(
-    "continuous beats quantized", order < 0, said, "confirmed at equal number of tokens", "open"
-)
+yes = "confirmed at equal number of tokens"
+verdict("continuous beats quantized", order < 0, said, yes, "open")
 print("\n".join(f"not equal: {sentence}" for sentence in kinds["confounded"]))
 
 # %% [markdown]
@@ -582,12 +585,15 @@ ecar, dit50 = lab.result("benchmark-cpu")["peers"]["models"][:2]
 ratio, faster = dit50["flops_ratio"], dit50["batches"][0]["time_ratio"]
 needed = math.ceil(10 / ratio * dit50["steps"][0])
 said = f"{ratio:.1f}× at {dit50['steps'][0]} DiT steps, {ecar['steps']} of E-CAR; 10× needs {needed} DiT steps"
-verdict("10× fewer FLOPs than DiT", ratio >= 10, said, "confirmed as a cost")
-said = f"{faster:.1f}×, same run, one image at a time, on a CPU"
-verdict("5× less time than DiT", faster >= 5, said, "confirmed as a cost")
+worse = "worse" if ours[0]["frechet"] > dit[0]["frechet"] else "no worse"
+caveat = f"random weights, a plan of ours; the trained pair has {shipped['flops_ratio']:.1f}× at {worse} quality"
+verdict("10× fewer FLOPs than DiT", ratio >= 10, f"{said}; {caveat}", "as a cost only")
+said = f"{faster:.1f}×, same run, one image at a time, on a CPU; {caveat.split(';')[0]}"
+verdict("5× less time than DiT", faster >= 5, said, "as a cost only")
 
 # %% [markdown]
-# Whoever chooses the rival's step count chooses the ratio. So compare *fronts*: what no other setting beats in both quality
+# These are ratios of two plans. Ours, 4+3+3+2, is not the paper's, and random weights say nothing of its quality; the only
+# trained pair saves 7.5× and is worse than DiT at its best (plans with better solvers: `docs/results.md`). And whoever chooses the rival's step count chooses the ratio. So compare *fronts*: what no other setting beats in both quality
 # and cost.
 #
 # ### Exercise 8.4: the Pareto front
@@ -615,8 +621,10 @@ def pareto(points):
 pareto = check.pareto(pareto)
 sampling = load("steps-and-guidance")
 points = [(row["gflop"], row["frechet"]) for row in sampling["rows"]]
+with beside_the_kit(pareto):
+    of_kit = [(row["gflop"], row["frechet"]) for row in front(sampling["rows"])]
+    assert [tuple(p) for p in pareto(points)] == of_kit
 best = pareto(points)
-assert [tuple(p) for p in best] == [(r["gflop"], r["frechet"]) for r in front(sampling["rows"])]
 show(
     load_experiment("steps-and-guidance").draw(sampling),
     f"Figure 8.9. {len(points)} ways to sample the shipped E-CAR, {sampling['size']['num_samples']} images each; {len(best)} are on the front. Right: guidance buys classes classified correctly with recall.",
@@ -649,7 +657,8 @@ with capture_output():
     dit_model = load_pipeline("cifar10-dit").model
 guidance = dit[0]["guidance_scale"]
 steps = matched_steps(lambda n: total_flops(dit_model.flops(n, guidance)) / 1e9, ours[0]["gflop"])
-assert steps == dit[1]["num_inference_steps"]  # what the experiment took
+with beside_the_kit(matched_steps):
+    assert steps == dit[1]["num_inference_steps"]  # what the experiment took
 table(
     ["CIFAR-10", "steps", "GFLOP", "Frechet distance", "recall", "classified correctly"],
     [
@@ -822,7 +831,7 @@ quiz(
 # - A distance needs its feature net, its number of images, and a recall beside it.
 # - A difference needs a spread; two seeds rarely give one.
 # - Say what is equal: parameters, images, training FLOPs or sampling FLOPs.
-# - Here: the cost claims hold at the step counts named; equal quality does not; full denoise per scale beats
+# - Here: the cost claims hold for our own plan of steps, on random weights; equal quality does not; full denoise per scale beats
 #   partial windows at 4 and 8 steps, at this budget.
 #
 # **What breaks if…** you compare a distance on 500 images with one on 2,000? Look at Figure 8.2, then try to put `shipped` and

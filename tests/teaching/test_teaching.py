@@ -23,33 +23,44 @@ def exercises(topic: str) -> dict[str, core.Exercise]:
     return {name: item for name, item in vars(module).items() if isinstance(item, core.Exercise)}
 
 
-CASES = [
-    pytest.param(topic, name, index, id=f"{topic}-{name}-{index}")
-    for topic in TOPICS
-    for name in exercises(topic)
-    for index in range(len(import_module(f"tests.teaching.wrong.{topic}").WRONG[name]))
-]
+def listed(folder: str, topic: str) -> dict[str, list]:
+    return getattr(import_module(f"tests.teaching.{folder}.{topic}"), folder.upper())
+
+
+def cases(folder: str) -> list:
+    return [
+        pytest.param(topic, name, index, id=f"{topic}-{name}-{index}")
+        for topic in TOPICS
+        for name in exercises(topic)
+        for index in range(len(listed(folder, topic)[name]))
+    ]
+
+
+def verdict_of(topic: str, name: str, attempt) -> core.Verdict:
+    contexts = getattr(import_module(f"tests.teaching.wrong.{topic}"), "CONTEXT", {})
+    return core.judge(exercises(topic)[name].diagnose, attempt, *contexts.get(name, lambda: ())())
 
 
 @pytest.mark.parametrize("topic", TOPICS)
-def test_every_exercise_has_two_wrong_solutions_and_accepts_the_right_one(topic):
-    wrong = import_module(f"tests.teaching.wrong.{topic}")
-    assert set(wrong.WRONG) == set(exercises(topic))
+def test_every_exercise_has_four_wrong_solutions_and_three_right_ones_beside_the_kit_s(topic):
+    assert set(listed("wrong", topic)) == set(listed("right", topic)) == set(exercises(topic))
     for name, check in exercises(topic).items():
-        assert len(wrong.WRONG[name]) >= 2, name
-        context = getattr(wrong, "CONTEXT", {}).get(name, lambda: ())()
-        verdict = core.judge(check.diagnose, check.reference, *context)
-        assert verdict.state == "right", (name, verdict.sentence)
-        sentences = [words for _, words in wrong.WRONG[name]]
+        assert len(listed("right", topic)[name]) >= 3, name
+        assert len(listed("wrong", topic)[name]) >= 4, name
+        assert verdict_of(topic, name, check.reference).state == "right", name
+        sentences = [words for _, words in listed("wrong", topic)[name]]
         assert len(set(sentences)) == len(sentences), f"{name}: one diagnosis for two mistakes"
 
 
-@pytest.mark.parametrize(("topic", "name", "index"), CASES)
+@pytest.mark.parametrize(("topic", "name", "index"), cases("right"))
+def test_another_right_solution_is_accepted(topic, name, index):
+    assert verdict_of(topic, name, listed("right", topic)[name][index]).sentence == "right"
+
+
+@pytest.mark.parametrize(("topic", "name", "index"), cases("wrong"))
 def test_a_typical_mistake_gets_its_own_diagnosis(topic, name, index):
-    wrong = import_module(f"tests.teaching.wrong.{topic}")
-    attempt, words = wrong.WRONG[name][index]
-    context = getattr(wrong, "CONTEXT", {}).get(name, lambda: ())()
-    verdict = core.judge(exercises(topic)[name].diagnose, attempt, *context)
+    attempt, words = listed("wrong", topic)[name][index]
+    verdict = verdict_of(topic, name, attempt)
     assert verdict.state == "wrong"
     assert words in verdict.sentence
 
@@ -87,10 +98,88 @@ def test_a_right_attempt_is_gone_on_with_and_a_missing_one_replaced(monkeypatch)
         return x + x
 
     monkeypatch.setenv("ECAR_LAB_STRICT", "1")
-    assert double(right) is right
+    assert double(right).attempt is right
+    assert double(right)(4) == 8
     assert double(missing) is double.reference
     with pytest.raises(AssertionError, match=r"9\.9 double: it squares"):
         double(lambda x: x**2)
+
+
+def fails_at_zero(x):
+    """A docstring."""
+    return x * 2 if x.any() else 1 / 0
+
+
+def test_an_accepted_answer_that_raises_later_gives_way_to_the_kit_s(monkeypatch, capsys):
+    monkeypatch.delenv("ECAR_LAB_STRICT", raising=False)
+    answer = double(fails_at_zero)
+    assert answer.__doc__ == "A docstring."
+    assert answer(torch.ones(2)).sum() == 4
+    assert answer.in_use
+    assert answer(torch.zeros(2)).sum() == 0
+    assert not answer.in_use
+    monkeypatch.setenv("ECAR_LAB_STRICT", "1")
+    with pytest.raises(ZeroDivisionError):
+        double(fails_at_zero)(torch.zeros(2))
+
+
+def test_beside_the_kit_a_wrong_answer_gives_way_and_a_fault_of_the_kit_is_raised(monkeypatch):
+    monkeypatch.delenv("ECAR_LAB_STRICT", raising=False)
+    answer, other = double(lambda x: 2 * x.clamp(max=3)), double(lambda x: x + x)
+    with core.beside_the_kit(answer, double.reference):
+        assert answer(torch.tensor([9.0])).item() == 18
+    assert not answer.in_use
+    assert answer(torch.tensor([9.0])).item() == 18
+    assert other.in_use
+    with core.beside_the_kit(answer):
+        raise AssertionError("of numbers that it has left behind")
+    with pytest.raises(AssertionError), core.beside_the_kit(double.reference):
+        raise AssertionError("the kit's own")
+    monkeypatch.setenv("ECAR_LAB_STRICT", "1")
+    with pytest.raises(AssertionError), core.beside_the_kit(other):
+        raise AssertionError
+
+
+@core.exercise("9.8 in place", lambda values, by: values.add_(by), [(1,), (2,)], changes=0)
+def moved(attempt, by):
+    values = torch.zeros(2)
+    attempt(values, torch.tensor(float(by)))
+    core.expect_close(values, torch.full((2,), float(by)), {}, "the values")
+
+
+@pytest.mark.parametrize(
+    ("attempt", "words"),
+    [
+        (lambda values, by: values.add_(1), "differs by up to 1"),
+        (lambda values, by: values.copy_(by.mul_(1.5)), "changed its argument by in place"),
+        (lambda values, by: values.normal_(), "draws random numbers of its own"),
+        (lambda values, by: torch.set_grad_enabled(False), "switches gradients off"),
+        (lambda *both: both[0].add_(both[1].add_(1)), "changed its argument 2 in place"),
+    ],
+)
+def test_an_attempt_sees_every_setting_and_may_change_only_what_it_should(attempt, words):
+    assert words in core.judge(moved.diagnose, attempt).sentence
+    assert torch.is_grad_enabled()
+
+
+def test_gradients_are_asked_for_by_name():
+    a, b = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    leaves = {"a": a, "b": b}
+    core.expect_gradients(a + b, a + b, leaves)
+    for found, words in (
+        (2.0, "no gradient comes back"),
+        ((a + b).detach(), "no gradient comes back"),
+        (a + b.detach(), "b gets no gradient"),
+        (a + (2 * b) - b.detach(), "the gradient of b is not"),
+    ):
+        with pytest.raises(core.Wrong, match=words):
+            core.expect_gradients(found, a + b, leaves)
+
+
+def test_a_tensor_of_another_precision_is_named():
+    with pytest.raises(core.Wrong, match=r"is torch\.float64: it should be torch\.float32"):
+        core.expect_close(torch.ones(2).double(), torch.ones(2), {})
+    core.expect_close(torch.ones(2).double(), torch.ones(2), {}, dtype=torch.float64)
 
 
 def test_numbers_are_compared_as_numbers():

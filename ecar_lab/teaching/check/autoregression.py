@@ -90,6 +90,12 @@ def stage_flops(attempt: Callable[[Sequence[int], int], float]) -> None:
         )
 
 
+def _of_stage(tokens_per_stage: Sequence[int]) -> Tensor:
+    """The stage of every token, (N,)."""
+    counts = torch.tensor(list(tokens_per_stage))
+    return torch.arange(len(counts)).repeat_interleave(counts)
+
+
 def _block_causal_mask(tokens_per_stage: Sequence[int]) -> Tensor:
     return kit_mask(tuple(tokens_per_stage), torch.device("cpu"))
 
@@ -97,9 +103,16 @@ def _block_causal_mask(tokens_per_stage: Sequence[int]) -> Tensor:
 @exercise("2.3 block-causal mask", _block_causal_mask)
 def block_causal_mask(attempt: Callable[[Sequence[int]], Tensor]) -> None:
     """``block_causal_mask(tokens_per_stage) -> (N, N)`` bool, True where the row may look."""
-    for tokens in ([2, 3, 4], [4, 16]):
+    for tokens in ([2, 3, 4, 1], [4, 16], [3], [1, 1, 2]):
         right, every = _block_causal_mask(tokens), sum(tokens)
-        found = expect_tensor(attempt(tokens), (every, every), "the mask")
+        near = torch.stack([_of_stage(tokens) - 1, _of_stage(tokens)])
+        found = attempt(tokens)
+        if isinstance(found, Tensor) and found.is_floating_point() and found.isinf().any():
+            raise Wrong(
+                "that is an additive mask, 0 and -inf, to be put on logits: return bool, True "
+                "where a token may look"
+            )
+        found = expect_tensor(found, (every, every), "the mask")
         if found.dtype != torch.bool:
             raise Wrong(f"the mask is {found.dtype}: return bool, True where a token may look")
         expect_close(
@@ -114,6 +127,14 @@ def block_causal_mask(attempt: Callable[[Sequence[int]], Tensor]) -> None:
                 ),
                 "a token sees strictly earlier stages only: let it see its own stage too": ~right.T,
                 "a token sees its own stage only: let it see all earlier ones too": right & right.T,
+                "a token sees its own stage and the one before only: let it see all earlier ones": (
+                    (near[:, :, None] == _of_stage(tokens)).any(0)
+                ),
+                "a token sees the stage before only: let it see its own and all earlier ones": (
+                    near[0][:, None] == _of_stage(tokens)
+                ),
+                "it is token-causal, and blind to the token itself: tokens of one stage see one "
+                "another": torch.ones(every, every).tril(-1).bool(),
                 "everybody sees everybody: later stages must be hidden": torch.ones_like(right),
                 "it is inverted: True means that a token may look": ~right,
             },
@@ -124,13 +145,16 @@ def block_causal_mask(attempt: Callable[[Sequence[int]], Tensor]) -> None:
 @exercise("2.4 where a token lies", kit_coordinates)
 def token_coordinates(attempt: Callable[[int], Tensor]) -> None:
     """``token_coordinates(side) -> (N, 2)``: centres (y, x) in [0, 1], row by row."""
-    for side in (4, 3):
+    for side in (4, 3, 8):
         right = kit_coordinates(side)
+        found = attempt(side)
         place = torch.arange(side, dtype=torch.float32)
         expect_close(
-            attempt(side),
+            found,
             right,
             {
+                "these are the tokens' lower right corners: half a token less": right + 0.5 / side,
+                "they run from -1 to 1: the image goes from 0 to 1": 2 * right - 1,
                 "these are the tokens' upper left corners: add half a token": right - 0.5 / side,
                 "x comes first, or it goes column by column: order (y, x), row by row": (
                     right.flip(1)
@@ -146,6 +170,7 @@ def token_coordinates(attempt: Callable[[int], Tensor]) -> None:
                 ),
             },
             f"token_coordinates({side})",
+            dtype=found.dtype if isinstance(found, Tensor) else None,  # any
         )
 
 
@@ -155,17 +180,26 @@ def _append(kept: Kept | None, key: Tensor, value: Tensor) -> Kept:
     return torch.cat((kept[0], key), dim=2), torch.cat((kept[1], value), dim=2)
 
 
-@exercise("2.5 a cache of keys and values", _append)
-def append(attempt: Callable[[Kept | None, Tensor, Tensor], Kept]) -> None:
+@exercise("2.5 a cache of keys and values", _append, settings=[(2, 3, 4), (1, 2, 6)])
+def append(
+    attempt: Callable[[Kept | None, Tensor, Tensor], Kept], batch: int, heads: int, dim: int
+) -> None:
     """``append(kept, key, value) -> (keys, values)`` of all tokens so far, each (B, h, N, d)."""
-    keys, values = torch.randn(2, 2, 3, 8, 4).unbind(0)  # 8 tokens, in two lots of 4
+    keys, values = torch.randn(2, batch, heads, 8, dim).unbind(0)  # 8 tokens, in two lots of 4
     first = _pair(attempt(None, keys[:, :, :4], values[:, :, :4]))
     expect_close(first[0], keys[:, :, :4], {}, "the keys after the first call")
     expect_close(first[1], values[:, :, :4], {}, "the values after the first call")
     kept = keys[:, :, :4].clone(), values[:, :, :4].clone()
     found = _pair(attempt(kept, keys[:, :, 4:], values[:, :, 4:]))
+    if isinstance(found[0], Tensor) and found[0].shape == keys.shape and torch.equal(*found):
+        raise Wrong("keys and values are the same tensor: keep both")
     for what, whole, got in zip(("keys", "values"), (keys, values), found, strict=True):
         _same_tokens(got, whole, what)
+    more = torch.randn(2, batch, heads, 3, dim)  # a third call, with another number of tokens
+    for got, whole, new in zip(
+        _pair(attempt((keys, values), *more)), (keys, values), more, strict=True
+    ):
+        expect_close(got, torch.cat((whole, new), 2), {}, "what is kept after the third call")
 
 
 def _pair(result: object) -> Kept:

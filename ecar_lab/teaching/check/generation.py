@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -27,14 +28,21 @@ def _plan_flops(
 @exercise("7.1 FLOPs of a plan", _plan_flops)
 def plan_flops(attempt: Callable[..., float]) -> None:
     """``plan_flops(steps, guidance, call, read, step) -> FLOPs`` of one image."""
-    call, read, step = (3, 20, 100), (1, 5, 31), (7, 50, 300)
     for steps, guidance in (
         ((4, 2, 3), (1.0, 1.0, 1.0)),
-        ((8, 6, 5), (1.0, 2.5, 2.5)),
         ((8, 6, 5), (2.5, 2.5, 1.0)),
+        ((8, 6, 5), (1.0, 2.5, 2.5)),
         ((2, 3, 4), (1.0, 3.0, 1.0)),
+        ((3, 3, 2), (1, 0.0, 1)),  # guided is whatever is not 1
+        ((4, 2, 3), (0.5, 1.0, 1.0)),
+        ((5, 4), (1, 4)),
     ):
+        call, read, step = (
+            costs[: len(steps)] for costs in ((3, 20, 100), (1, 5, 31), (7, 50, 300))
+        )
         right = _plan_flops(steps, guidance, call, read, step)
+        above = [1 + (scale > 1) for scale in guidance]
+        before = [1 + any(scale != 1 for scale in guidance[: s + 1]) for s in range(len(steps))]
         halves = [1 + (scale != 1) for scale in guidance]
         heads = [h * (r + n * v) for h, r, n, v in zip(halves, read, steps, step, strict=True)]
         transformer = right - sum(heads)
@@ -44,8 +52,27 @@ def plan_flops(attempt: Callable[..., float]) -> None:
             attempt(steps, guidance, call, read, step),
             float(right),
             {
+                "it takes guided to mean above 1: every scale but 1 runs both halves": (
+                    _plan_flops(steps, [float(two) for two in above], call, read, step)
+                ),
+                "it runs both halves at scale 1 too, where the one without class has weight 0": (
+                    2 * (sum(call) + sum(read) + bare)
+                ),
                 "it knows nothing of guidance: where the scale is not 1, the head runs twice": (
                     sum(call) + sum(read) + bare
+                ),
+                "the transformer's calls are missing: one per stage, two where both halves run": (
+                    sum(heads)
+                ),
+                "it counts one flow step per stage: multiply by the steps": (
+                    transformer
+                    + sum(h * (r + v) for h, r, v in zip(halves, read, step, strict=True))
+                ),
+                "it doubles the flow steps only: the token map is read for both halves too": (
+                    transformer
+                    + sum(
+                        r + h * n * v for h, r, n, v in zip(halves, read, steps, step, strict=True)
+                    )
                 ),
                 "it calls the transformer at every flow step: one call serves a whole stage": (
                     sum(every_step) + sum(heads)
@@ -57,6 +84,10 @@ def plan_flops(attempt: Callable[..., float]) -> None:
                 "it doubles the transformer in guided stages only: up to the last guided stage the "
                 "half without class needs its own keys and values": (
                     sum(h * c for h, c in zip(halves, call, strict=True)) + sum(heads)
+                ),
+                "it doubles the transformer from the first guided stage on: it is up to the last "
+                "one that the half without class is needed": (
+                    sum(two * c for two, c in zip(before, call, strict=True)) + sum(heads)
                 ),
                 "it doubles the head alone: the transformer runs for the half without class, too": (
                     sum(call) + sum(heads)
@@ -80,11 +111,14 @@ def _guided(with_class: Tensor, without: Tensor, scales: Sequence[float], stage:
     return without + scales[stage] * (with_class - without)
 
 
-@exercise("7.2 guided velocity", _guided)
-def guided(attempt: Callable[..., Tensor]) -> None:
+@exercise(
+    "7.2 guided velocity",
+    _guided,
+    settings=[((1.5, 3.0, 2.0), 3), ((0.0, 0.5), 2), ((1, 2.5, 4), 1)],
+)
+def guided(attempt: Callable[..., Tensor], scales: tuple[float, ...], batch: int) -> None:
     """``guided(with_class, without, scales, stage) -> velocity``."""
-    with_class, without = torch.randn(2, 3, 4, 6, 6, generator=torch.Generator().manual_seed(0))
-    scales = (1.5, 3.0, 2.0)
+    with_class, without = torch.randn(2, batch, 4, 6, 6, generator=torch.Generator().manual_seed(0))
     for stage, scale in enumerate(scales):
         right = _guided(with_class, without, scales, stage)
         change = with_class - without
@@ -100,6 +134,7 @@ def guided(attempt: Callable[..., Tensor]) -> None:
             attempt(with_class, without, scales, stage),
             right,
             {
+                "that is the velocity with class: below 1, too, the formula holds": with_class,
                 "with and without class are swapped: start from the velocity without": (
                     with_class - scale * change
                 ),
@@ -109,6 +144,12 @@ def guided(attempt: Callable[..., Tensor]) -> None:
                 "the difference alone is no velocity: add the one without class": scale * change,
                 "it scales the velocity with class and does not look at the other": (
                     scale * with_class
+                ),
+                "that is the velocity without class: the class counts at every scale but 0": (
+                    without
+                ),
+                "the velocity without class is not taken off: add the scale times the difference": (
+                    without + scale * with_class
                 ),
                 "it guides three of the four channels: all of them are guided": three_of_four,
                 **others,
@@ -121,13 +162,12 @@ def _fork_noise(base: Sequence[Tensor], fresh: Sequence[Tensor], kept: int) -> d
     return {s: base[s] if s <= kept else fresh[s] for s in range(len(base))}
 
 
-@exercise("7.3 noise of a fork", _fork_noise)
-def fork_noise(attempt: Callable[..., Mapping[int, Tensor]]) -> None:
+@exercise("7.3 noise of a fork", _fork_noise, settings=[(4,), (3,), (2,)])
+def fork_noise(attempt: Callable[..., Mapping[int, Tensor]], stages: int) -> None:
     """``fork_noise(base, fresh, kept) -> {stage: noise}``."""
-    stages = 4
     base = [torch.full((1,), float(stage)) for stage in range(stages)]
     fresh = [noise + 100 for noise in base]
-    for kept in (1, 0, -1, stages - 1):
+    for kept in (min(1, stages - 1), 0, -1, stages - 1):
         found = attempt(base, fresh, kept)
         expect_something(found)
         if not isinstance(found, Mapping):
@@ -136,6 +176,13 @@ def fork_noise(attempt: Callable[..., Mapping[int, Tensor]]) -> None:
             raise Wrong(f"its keys are {sorted(found)}: they go from 0 to {stages - 1}")
         if not all(isinstance(noise, Tensor) for noise in found.values()):
             raise Wrong("the values are noises: base[s] or fresh[s]")
+        for s, noise in found.items():
+            if not any(noise.shape == one.shape and torch.equal(noise, one) for one in
+                       (base[s], fresh[s])):  # fmt: skip
+                raise Wrong(
+                    f"with kept = {kept} neither base[{s}] nor fresh[{s}] is under {s}: noises "
+                    "are taken as they are, each for its own stage"
+                )
         kept_now = _taken(found, base)
         fresh_now = _taken(found, fresh)
         wanted = set(range(kept + 1))
@@ -165,10 +212,9 @@ def _left_half(resolutions: Sequence[int], stage: int) -> Tensor:
     return mask
 
 
-@exercise("7.4 left half of a latent", _left_half)
-def left_half(attempt: Callable[..., Tensor]) -> None:
+@exercise("7.4 left half of a latent", _left_half, settings=[((4, 8, 16),), ((6, 12),)])
+def left_half(attempt: Callable[..., Tensor], resolutions: tuple[int, ...]) -> None:
     """``left_half(resolutions, stage) -> mask`` (r_s, r_s), bool."""
-    resolutions = (4, 8, 16)
     for stage, side in enumerate(resolutions):
         right, found = _left_half(resolutions, stage), attempt(resolutions, stage)
         if isinstance(found, Tensor) and found.ndim == 2 and found.shape[0] == found.shape[1]:
@@ -176,6 +222,11 @@ def left_half(attempt: Callable[..., Tensor]) -> None:
                 raise Wrong(
                     f"the mask for stage={stage} has the full size: this stage's latent has "
                     f"{side} pixels per side"
+                )
+            if found.shape[0] == resolutions[0] != side:
+                raise Wrong(
+                    f"the mask for stage={stage} has the size of the first stage: this stage's "
+                    f"latent has {side} pixels per side"
                 )
             if found.shape[0] == side // 2:
                 raise Wrong("the mask is as small as the half: it covers the whole latent")
@@ -192,11 +243,26 @@ def left_half(attempt: Callable[..., Tensor]) -> None:
             raise Wrong("it is the upper half: the last index counts columns, the first one rows")
         if torch.equal(found, ~right.T):
             raise Wrong("it is the lower half: the last index counts columns, the first one rows")
+        if found.all():
+            raise Wrong("it is True everywhere: only the left half is replaced")
+        if not found.any():
+            raise Wrong("it is False everywhere: set the left half to True")
         extra, missing = int((found & ~right).sum()), int((~found & right).sum())
         raise Wrong(
             f"the mask for stage={stage}: {extra} places are True and should not be, "
             f"{missing} are missing"
         )
+
+
+def _arc(first: Tensor, second: Tensor, share: float, dims: tuple[int, ...]) -> Tensor:
+    """Slerp with an angle of its own for all that ``dims`` do not cover."""
+    lengths = (
+        first.square().sum(dims, keepdim=True) * second.square().sum(dims, keepdim=True)
+    ).sqrt()
+    angle = ((first * second).sum(dims, keepdim=True) / lengths).clamp(-1, 1).acos()
+    return (torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * second) / (
+        torch.sin(angle)
+    )
 
 
 def _slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
@@ -206,14 +272,15 @@ def _slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
     return (weights[0] * first + weights[1] * second) / torch.sin(angle)
 
 
-@exercise("7.5 between two noises", _slerp)
-def slerp(attempt: Callable[..., Tensor]) -> None:
+@exercise("7.5 between two noises", _slerp, settings=[((1, 2, 4, 4),), ((3, 4, 2, 2),)])
+def slerp(attempt: Callable[..., Tensor], shape: tuple[int, ...]) -> None:
     """``slerp(first, second, share) -> noise``, of the same shape."""
     # Shorter than 1, so that an angle taken from the bare product is a number and can be told.
-    first, second = 0.1 * torch.randn(2, 1, 2, 4, 4, generator=torch.Generator().manual_seed(1))
-    for share in (0.25, 0.6):
+    first, second = 0.1 * torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    for share in (0.25, 0.6, 0.0, 1.0):
         right = _slerp(first, second, share)
         angle = F.cosine_similarity(first.flatten(), second.flatten(), dim=0).acos()
+        straight = torch.lerp(first, second, share)
         bare = (first * second).sum().acos()
         unnormalised = (
             torch.sin((1 - share) * bare) * first + torch.sin(share * bare) * second
@@ -228,6 +295,22 @@ def slerp(attempt: Callable[..., Tensor]) -> None:
                 "the ends are swapped: share 0 is the first noise": _slerp(second, first, share),
                 "the angle comes from the bare product: divide it by both lengths": unnormalised,
                 "it is not divided by the sine of the angle": right * torch.sin(angle),
+                "it mixes with the roots of 1 - share and share, which keeps the length only where "
+                "the noises are at right angles: use the angle between them": (
+                    (1 - share) ** 0.5 * first + share**0.5 * second
+                ),
+                "it goes along the arc of a right angle: use the angle between the two": (
+                    math.cos(share * math.pi / 2) * first + math.sin(share * math.pi / 2) * second
+                ),
+                "it is the straight line, made as long as the first noise: walk along the arc": (
+                    straight / straight.norm() * first.norm()
+                ),
+                **{
+                    f"it takes an angle for each {what}: one for the whole tensor, of the "
+                    "flattened noises": _arc(first, second, share, dims)
+                    for what, dims in (("position", (1,)), ("row", (3,)), ("image", (1, 2, 3)))
+                    if what != "image" or len(first) > 1
+                },
             },
             f"the noise at share {share}",
             tolerance=1e-5,

@@ -8,18 +8,35 @@ import torch
 from torch import Tensor
 
 from ecar_lab.schedule import StageSchedule
-from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_pair, expect_tensor
+from ecar_lab.teaching.check import (
+    Counted,
+    Wrong,
+    exercise,
+    expect_close,
+    expect_gradients,
+    expect_pair,
+    expect_tensor,
+)
 
 
 def _conditioning_time(schedule: StageSchedule, stage: int, local_time: Tensor) -> Tensor:
     return schedule.conditioning_time(stage, local_time)
 
 
-@exercise("5.1 conditioning time", _conditioning_time)
-def conditioning_time(attempt: Callable[[StageSchedule, int, Tensor], Tensor]) -> None:
+@exercise(
+    "5.1 conditioning time",
+    _conditioning_time,
+    settings=[((16, 3, (0.4, 0.7, 1.0)), (3,)), ((8, 2, (0.5, 1.0)), (2, 1))],
+)
+def conditioning_time(
+    attempt: Callable[[StageSchedule, int, Tensor], Tensor],
+    sizes: tuple[int, int, tuple[float, ...]],
+    shape: tuple[int, ...],
+) -> None:
     """``conditioning_time(schedule, stage, local_time) -> time`` in the stage's own slice."""
-    schedule, local_time = StageSchedule(16, 3, (0.4, 0.7, 1.0)), torch.tensor([0.0, 0.3, 1.0])
-    for stage in (1, 2, 0):
+    schedule = StageSchedule(*sizes)
+    local_time = torch.tensor([0.0, 0.3, 1.0])[-shape[0] :].view(shape)
+    for stage in (1, *range(2, schedule.num_stages), 0):
         low, high = schedule.time_slice(stage)
         expect_close(
             attempt(schedule, stage, local_time),
@@ -39,6 +56,13 @@ def conditioning_time(attempt: Callable[[StageSchedule, int, Tensor], Tensor]) -
                 "it runs backwards: local time 0 belongs to where the slice begins": (
                     high - local_time * (high - low)
                 ),
+                "it does not begin where the slice does: add low": local_time * (high - low),
+                "it adds the local time as it is: multiply it by the slice's length": (
+                    low + local_time
+                ),
+                "it is the slice of the stage before: stages count from 0 here": (
+                    _conditioning_time(schedule, stage - 1, local_time) if stage else local_time
+                ),
             },
             f"the conditioning time for stage={stage}",
         )  # fmt: skip
@@ -49,15 +73,19 @@ def _state_and_target(start: Tensor, end: Tensor, local_time: Tensor) -> tuple[T
     return (1 - tau) * start + tau * end, end - start
 
 
-@exercise("5.2 state and target", _state_and_target)
+# First as many images as pixels in a row: there a wrong axis raises nothing.
+@exercise("5.2 state and target", _state_and_target, settings=[((4, 3, 4, 4),), ((2, 1, 8, 8),)])
 def state_and_target(
-    attempt: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    attempt: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], shape: tuple[int, ...]
 ) -> None:
     """``state_and_target(start, end, local_time) -> (state, target)``, tau per image."""
-    start, end = torch.randn(2, 4, 3, 4, 4)
-    local_time = torch.tensor([0.1, 0.3, 0.6, 0.8])
+    start, end = torch.randn(2, *shape)
+    local_time = torch.tensor([0.1, 0.3, 0.6, 0.8])[: shape[0]]
     state, target = _state_and_target(start, end, local_time)
     tau = local_time[:, None, None, None]
+    along_row, along_column = tau, tau
+    if shape[0] == shape[2] == shape[3]:
+        along_row, along_column = local_time, local_time[:, None]
     found = attempt(start, end, local_time)
     found = expect_pair(found, "tensors: state, target")
     expect_close(
@@ -68,7 +96,16 @@ def state_and_target(
                 tau * start + (1 - tau) * end
             ),
             "local time runs along the pixels, not along the batch: give it three more dimensions, "
-            "local_time[:, None, None, None]": (1 - local_time) * start + local_time * end,
+            "local_time[:, None, None, None]": (1 - along_row) * start + along_row * end,
+            "local time runs down the pixels, not along the batch: give it three more dimensions, "
+            "local_time[:, None, None, None]": (1 - along_column) * start + along_column * end,
+            "all images get the mean of the local times: each has its own": (
+                (1 - tau.mean()) * start + tau.mean() * end
+            ),
+            "all images get the first one's local time: each has its own": (
+                (1 - tau[0]) * start + tau[0] * end
+            ),
+            "the start does not fade: weigh it with 1 - tau": start + tau * end,
             "this is the target: return the state first": target,
         },
         "the state",
@@ -80,6 +117,9 @@ def state_and_target(
             "the velocity points backwards: it is end - start": -target,
             "this is what is left of the way: the velocity of a straight line is the same all "
             "along it, end - start": end - state,
+            "this is the velocity times tau: it is the same all along the line": tau * target,
+            "this is the velocity divided by tau: it is the same all along the line": target / tau,
+            "this is the state: the target is the velocity, end - start": state,
             "this is the end itself: the head predicts the way to it, end - start": end,
         },
         "the target",
@@ -90,19 +130,17 @@ def _drop_classes(class_labels: Tensor, class_drop: Tensor, rate: float, null_cl
     return torch.where(class_drop < rate, null_class, class_labels)
 
 
-@exercise("5.3 class dropout", _drop_classes)
-def drop_classes(attempt: Callable[[Tensor, Tensor, float, int], Tensor]) -> None:
+@exercise("5.3 class dropout", _drop_classes, settings=[(0.25, 10), (0.5, 12), (0.0, 10)])
+def drop_classes(
+    attempt: Callable[[Tensor, Tensor, float, int], Tensor], rate: float, null: int
+) -> None:
     """``drop_classes(class_labels, class_drop, rate, null_class) -> labels``, image by image."""
     labels = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
     class_drop = torch.tensor([0.05, 0.9, 0.2, 0.6, 0.09, 0.7, 0.4, 0.3])
-    rate, null = 0.25, 10
     right = _drop_classes(labels, class_drop, rate, null)
-    given = labels.clone()
-    found = expect_tensor(attempt(given, class_drop, rate, null), (8,), "the labels")
-    if not torch.equal(given, labels):
-        raise Wrong("it changes the labels it was given: return new ones")
-    if not torch.equal(attempt(labels, class_drop, rate, null), found):
-        raise Wrong("it draws random numbers of its own: class_drop holds those of this step")
+    found = expect_tensor(attempt(labels, class_drop, rate, null), (8,), "the labels")
+    if found.dtype != labels.dtype and torch.equal(found.float(), right.float()):
+        raise Wrong(f"the labels became {found.dtype}: ids are whole numbers, {labels.dtype}")
     expect_close(
         found,
         right,
@@ -116,28 +154,43 @@ def drop_classes(attempt: Callable[[Tensor, Tensor, float, int], Tensor]) -> Non
             "a dropped label becomes class 0, which is a class: use null_class": (
                 torch.where(class_drop < rate, 0, labels)
             ),
+            "it always drops a tenth: the rate is given": torch.where(
+                class_drop < 0.1, null, labels
+            ),
+            "the first images lose their class, however the numbers are: decide for every image "
+            "by its own number": torch.where(torch.arange(8) < rate * 8, null, labels),
+            "the label without class is 10 here, whatever null_class is": (
+                torch.where(class_drop < rate, 10, labels)
+            ),
+            "a dropped label becomes -1: use null_class": torch.where(
+                class_drop < rate, -1, labels
+            ),
             "no image loses its class: compare each number in class_drop with the rate": labels,
         },
         "the labels",
     )
-    if found.dtype != labels.dtype:
-        raise Wrong(f"the labels became {found.dtype}: ids are whole numbers, {labels.dtype}")
 
 
 def _multistage_loss(errors: Sequence[Tensor]) -> Tensor:
     return torch.stack([error.square().mean() for error in errors]).mean()
 
 
-@exercise("5.4 the loss of all stages", _multistage_loss)
-def multistage_loss(attempt: Callable[[Sequence[Tensor]], Tensor]) -> None:
+@exercise(
+    "5.4 the loss of all stages",
+    _multistage_loss,
+    settings=[(((2, 0.3), (4, 1.0), (8, 2.0)),), (((4, 0.5), (8, 1.5)),), (((3, 1.0),),)],
+)
+def multistage_loss(
+    attempt: Callable[[Sequence[Tensor]], Tensor], sides: Sequence[tuple[int, float]]
+) -> None:
     """``multistage_loss(errors) -> loss``: errors (B, C, r_s, r_s), one tensor per stage."""
-    errors = [torch.randn(3, 4, side, side) * scale for side, scale in ((2, 0.3), (4, 1), (8, 2))]
+    errors = [torch.randn(3, 4, side, side) * scale for side, scale in sides]
     errors = [error.requires_grad_() for error in errors]  # as in training
     squares = [error.square() for error in errors]
-    loss = attempt(errors)
+    loss, right = attempt(errors), _multistage_loss(errors)
     expect_close(
         loss,
-        _multistage_loss(errors),
+        right,
         {
             "it adds the stages up: take their mean, so that more stages do not mean a larger "
             "loss": torch.stack([square.mean() for square in squares]).sum(),
@@ -151,13 +204,22 @@ def multistage_loss(attempt: Callable[[Sequence[Tensor]], Tensor]) -> None:
             "it takes absolute values: the error is squared": (
                 torch.stack([error.abs().mean() for error in errors]).mean()
             ),
+            "it takes the root of each stage's mean: the squares themselves count": (
+                torch.stack([square.mean().sqrt() for square in squares]).mean()
+            ),
+            "it takes the root of the loss: the squares themselves count": right.sqrt(),
+            "it squares the mean error, where plus and minus cancel: first square, then mean": (
+                torch.stack([error.mean().square() for error in errors]).mean()
+            ),
+            "it is half: the loss is the plain mean of squares": right / 2,
+            "it divides by three stages, however many there are": right * len(errors) / 3,
+            "it takes the finest stage only: all stages are trained": squares[-1].mean(),
+            "it takes the coarsest stage only: all stages are trained": squares[0].mean(),
         },
         "the loss",
     )
-    if not isinstance(loss, Tensor) or not loss.requires_grad:
-        raise Wrong(
-            "the loss has lost its gradient: keep it a tensor, without .item() or .detach()"
-        )
+    names = {f"the error of stage {n + 1}": error for n, error in enumerate(errors)}
+    expect_gradients(loss, right, names)
 
 
 def _guided_velocity(run_head: Callable[[int], Tensor], scale: float) -> Tensor:
@@ -167,36 +229,44 @@ def _guided_velocity(run_head: Callable[[int], Tensor], scale: float) -> Tensor:
     return without + scale * (with_class - without)
 
 
-@exercise("5.5 guided velocity", _guided_velocity)
-def guided_velocity(attempt: Callable[[Callable[[int], Tensor], float], Tensor]) -> None:
+@exercise("5.5 guided velocity", _guided_velocity, settings=[(2.5, 3), (0.5, 2), (0.0, 3), (1, 2)])
+def guided_velocity(
+    attempt: Callable[[Callable[[int], Tensor], float], Tensor], scale: float, batch: int
+) -> None:
     """``guided_velocity(run_head, scale) -> velocity``; ``run_head(halves)`` runs the head."""
-    with_class, without = torch.randn(2, 3, 4, 4, 4)
-    asked: list[int] = []
-
-    def run_head(halves: int) -> Tensor:
-        asked.append(halves)
-        return torch.cat([with_class, without])[: 3 * halves]
-
+    with_class, without = torch.randn(2, batch, 4, 4, 4)
+    run_head = Counted(lambda halves: torch.cat([with_class, without])[: halves * batch])
     expect_close(
-        attempt(run_head, 2.5),
-        without + 2.5 * (with_class - without),
+        attempt(run_head, scale),
+        without + scale * (with_class - without),
         {
             "the halves are swapped: the one with class comes first": (
-                with_class + 2.5 * (without - with_class)
+                with_class + scale * (without - with_class)
             ),
             "it starts from the half with class, so a scale of 1 would already push: start from "
-            "the one without": with_class + 2.5 * (with_class - without),
+            "the one without": with_class + scale * (with_class - without),
             "this is the velocity with class alone: ask for two halves where scale is not 1": (
                 with_class
             ),
+            "this is the velocity without class: at every scale but 0 the class counts": without,
             "it mixes the halves as weights that do not add up to 1: without + scale * (with_class "
-            "- without)": without + 2.5 * with_class,
+            "- without)": without + scale * with_class,
+            "the difference alone is no velocity: add the half without class": (
+                scale * (with_class - without)
+            ),
+            "the velocity with class is only scaled: its difference to the other counts": (
+                scale * with_class
+            ),
         },
-        "the velocity at scale 2.5",
+        f"the velocity at scale {scale:g}",
     )
-    if sum(asked) > 2:
-        raise Wrong(f"it runs {sum(asked)} halves of the head: two are enough, in one call")
-    asked.clear()
-    expect_close(attempt(run_head, 1.0), with_class, {}, "the velocity at scale 1")
-    if asked != [1]:
-        raise Wrong("at scale 1 it runs a half without class and throws it away: ask for one half")
+    halves = [int(asked) for (asked,) in run_head.calls]
+    if scale == 1 and halves != [1]:
+        raise Wrong(
+            "at scale 1 it runs a half without class and throws it away: ask for one half, once"
+        )
+    if scale != 1 and halves != [2]:
+        raise Wrong(
+            f"at scale {scale:g} it runs {sum(halves)} halves of the head in {len(halves)} calls: "
+            "two are enough, in one call"
+        )

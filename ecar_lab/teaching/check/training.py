@@ -22,12 +22,15 @@ def _local_times(batch_size: int, num_stages: int, generator: torch.Generator) -
     return (order + jitter) / batch_size
 
 
-@exercise("6.1 stratified times", _local_times)
-def local_times(attempt: Callable[[int, int, torch.Generator], Tensor]) -> None:
+@exercise("6.1 stratified times", _local_times, settings=[(64, 3), (48, 2)])
+def local_times(
+    attempt: Callable[[int, int, torch.Generator], Tensor], batch: int, stages: int
+) -> None:
     """``local_times(batch_size, num_stages, generator) -> (B, S)``, one in every B-th of [0, 1)."""
-    batch, stages = 64, 3
     generator = torch.Generator().manual_seed(0)
     times = expect_tensor(attempt(batch, stages, generator), (batch, stages), "the times")
+    if times.dtype != torch.float32:
+        raise Wrong(f"the times are {times.dtype}: the model computes in torch.float32")
     if times.min() < 0 or times.max() >= 1:
         raise Wrong(
             f"the times run from {times.min():.3g} to {times.max():.3g}: divide by the batch size, "
@@ -41,13 +44,31 @@ def local_times(attempt: Callable[[int, int, torch.Generator], Tensor]) -> None:
         )
     if torch.equal(slots[:, 0], torch.arange(batch)):
         raise Wrong("image 0 always has the smallest time: shuffle the slots over the batch")
+    if torch.equal(slots[:, 0], torch.arange(batch - 1, -1, -1)):
+        raise Wrong("image 0 always has the largest time: shuffle the slots over the batch")
+    if (slots.diff(dim=0) % batch == (slots[1] - slots[0]) % batch).all(0).any():
+        raise Wrong(
+            "the slots are only rolled: neighbouring images have neighbouring times; shuffle them"
+        )
     if torch.equal(slots[:, 0], slots[:, 1]):
         raise Wrong("the stages share one order, so their times go together: shuffle each stage")
-    if (times * batch - slots).std() < 1e-3:
-        raise Wrong("all times sit at the same place of their slot: add a uniform number to it")
-    torch.manual_seed(0)
-    again = [attempt(batch, stages, torch.Generator().manual_seed(0)) for _ in range(2)]
-    if not torch.equal(*again):
+    if ((slots[:, 0] - slots[:, 1]) % batch).unique().numel() == 1:
+        raise Wrong("a stage's order is that of another one, rolled: shuffle each stage by itself")
+    if torch.equal(slots[:, 0], batch - 1 - slots[:, 1]):
+        raise Wrong("a stage's order is that of another one, reversed: shuffle each by itself")
+    within = times * batch - slots
+    if within.std(dim=0).min() < 1e-2:
+        raise Wrong("all times sit at the same place of their slot: add a uniform number to each")
+    if within.std(dim=1).max() < 1e-3:
+        raise Wrong(
+            "an image has the same place in its slot in every stage: draw (B, S) uniform numbers"
+        )
+    if within.max() < 0.75 or within.min() > 0.25:
+        raise Wrong("the times fill a part of each slot only: add a uniform number in [0, 1)")
+    if torch.equal(attempt(batch, stages, generator), times):
+        raise Wrong("every call gives the same times: draw from the generator that is given")
+    fresh = torch.Generator().manual_seed(0)
+    if not torch.equal(attempt(batch, stages, fresh), times):
         raise Wrong("the same generator gives other times the second time: draw all from it")
 
 
@@ -58,10 +79,11 @@ def _lr_factor(step: int, total: int, warmup: int, floor: float) -> float:
     return lr_factor_of_plan(step, Plan(total), warmup, floor)
 
 
-@exercise("6.2 learning rate", _lr_factor)
-def lr_factor(attempt: Callable[[int, int, int, float], float]) -> None:
+@exercise("6.2 learning rate", _lr_factor, settings=[(200, 20, 0.1), (70, 1, 0.02), (100, 30, 0.0)])
+def lr_factor(
+    attempt: Callable[[int, int, int, float], float], total: int, warmup: int, floor: float
+) -> None:
     """``lr_factor(step, total, warmup, floor)`` as a fraction of the peak."""
-    total, warmup, floor = 200, 20, 0.1
     steps = range(0, total, 7)
     found = [attempt(step, total, warmup, floor) for step in steps]
     if None in found:
@@ -82,6 +104,8 @@ def lr_factor(attempt: Callable[[int, int, int, float], float]) -> None:
     def late(progress: float) -> float:
         return max(0.0, (progress * total - warmup) / (total - warmup))
 
+    early = [min(1.0, step / warmup) * mix(cosine(step / total)) for step in steps]
+    curve_early = torch.tensor(early)
     expect_close(
         torch.tensor([float(value) for value in found]),
         torch.tensor([_lr_factor(step, total, warmup, floor) for step in steps]),
@@ -102,6 +126,27 @@ def lr_factor(attempt: Callable[[int, int, int, float], float]) -> None:
             "it rises to the peak at the end: the sign before the cosine is reversed": curve(
                 lambda w, p: w * mix((1 - math.cos(math.pi * p)) / 2)
             ),
+            "it begins at rate 0, so the first step is lost: the warm-up is (step + 1) / warmup": (
+                curve_early
+            ),
+            "its cosine ends one step early: progress is step / total": curve(
+                lambda w, p: w * mix(cosine(p * total / (total - 1)))
+            ),
+            "it falls along a straight line: it should follow the cosine": curve(
+                lambda w, p: w * mix(1 - p)
+            ),
+            "the cosine goes a quarter of its way only: its angle runs to pi": curve(
+                lambda w, p: w * mix(cosine(p / 2))
+            ),
+            "the cosine is not halved and lifted: (1 + cos) / 2 lies between 0 and 1": curve(
+                lambda w, p: w * mix(math.cos(math.pi * p))
+            ),
+            "the factors are not multiplied: it takes the smaller of warm-up and cosine": curve(
+                lambda w, p: min(w, mix(cosine(p)))
+            ),
+            "the floor is a lower bound here: mix it in, floor + (1 - floor) * ...": curve(
+                lambda w, p: w * max(floor, cosine(p))
+            ),
             "its cosine begins after the warm-up: the kit's runs from step 0": curve(
                 lambda w, p: w * mix(cosine(late(p)))
             ),
@@ -120,48 +165,77 @@ def _clip(gradients: list[Tensor], limit: float) -> Tensor:
     return norm
 
 
-@exercise("6.3 clipping", _clip)
-def clip(attempt: Callable[[list[Tensor], float], Tensor]) -> None:
+# Large and small gradients, and limits that are not all 1.
+@exercise(
+    "6.3 clipping", _clip, settings=[(3.0, 1.0), (0.01, 1.0), (3.0, 4.0), (0.5, 0.25)], changes=0
+)
+def clip(attempt: Callable[[list[Tensor], float], Tensor], size: float, limit: float) -> None:
     """``clip(gradients, limit) -> norm``: scales in place, all gradients by one factor."""
     random = torch.Generator().manual_seed(0)
-    small = [0.01 * torch.randn(3, 4, generator=random), 0.01 * torch.randn(5, generator=random)]
-    large = [300 * gradient for gradient in small]
-    for gradients, limit in ((large, 1.0), (small, 1.0)):
-        norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
-        worked = [gradient.clone() for gradient in gradients]
-        said = attempt(worked, limit)
-        after = torch.cat([gradient.flatten() for gradient in worked])
-        before = torch.cat([gradient.flatten() for gradient in gradients])
-        apart = [gradient * min(1.0, limit / gradient.norm().item()) for gradient in gradients]
-        total = sum(gradient.norm().item() for gradient in gradients)
-        expect_close(
-            after,
-            before * min(1.0, limit / norm.item()),
-            {
-                "nothing has changed: scale the gradients in place, with mul_": before,
-                "it cuts every number off by itself, which turns the gradient: scale all alike": (
-                    before.clamp(-limit, limit)
-                ),
-                "it makes small gradients larger: the factor is at most 1": (
-                    before * limit / norm.item()
-                ),
-                "it clips every tensor by its own norm: take one norm over all of them": (
-                    torch.cat([gradient.flatten() for gradient in apart])
-                ),
-                "it adds up the tensors' norms: squares add up, norms do not": (
-                    before * min(1.0, limit / total)
-                ),
-            },
-            f"the gradient of norm {norm.item():.3g}, clipped at {limit:g},",
+    gradients = [
+        size * torch.randn(3, 4, generator=random),
+        size * torch.randn(5, generator=random),
+    ]
+    before = torch.cat([gradient.flatten() for gradient in gradients])
+    norm, factor = before.norm(), min(1.0, limit / before.norm().item())
+    apart = [gradient * min(1.0, limit / gradient.norm().item()) for gradient in gradients]
+    total = sum(gradient.norm().item() for gradient in gradients)
+    given = [gradient.clone() for gradient in gradients]
+    worked = list(given)
+    said = attempt(given, limit)
+    after = torch.cat([gradient.flatten() for gradient in worked])
+    replaced = any(one is not other for one, other in zip(given, worked, strict=False))
+    if replaced or len(given) != len(worked):
+        raise Wrong(
+            "it puts new tensors into the list, and the weights keep their old gradients: scale "
+            "each in place, with mul_"
         )
-        if said is None:
-            raise Wrong("the result is None: return the norm, which is logged")
-        expect_close(
-            torch.as_tensor(said),
-            norm,
-            {"it returns the norm after clipping: the log wants that before": after.norm()},
-            "the norm",
-        )
+    expect_close(
+        after,
+        before * factor,
+        {
+            "nothing has changed: scale the gradients in place, with mul_": before,
+            "it cuts every number off by itself, which turns the gradient: scale all alike": (
+                before.clamp(-limit, limit)
+            ),
+            "it makes small gradients larger: the factor is at most 1": before * limit / norm,
+            "it clips at 1, whatever the limit is": before * min(1.0, 1 / norm.item()),
+            "it multiplies by the limit: the factor is limit / norm": before * limit,
+            "it clips every tensor by its own norm: take one norm over all of them": (
+                torch.cat([gradient.flatten() for gradient in apart])
+            ),
+            "it adds up the tensors' norms: squares add up, norms do not": (
+                before * min(1.0, limit / total)
+            ),
+            "its norm is not rooted: the root of the sum of squares": (
+                before * min(1.0, limit / norm.item() ** 2)
+            ),
+            "its norm is the largest number: the root of the sum of squares is meant": (
+                before * min(1.0, limit / before.abs().max().item())
+            ),
+            "its norm adds up absolute values: the root of the sum of squares is meant": (
+                before * min(1.0, limit / before.abs().sum().item())
+            ),
+        },
+        f"the gradient of norm {norm.item():.3g}, clipped at {limit:g},",
+    )
+    if said is None:
+        raise Wrong("the result is None: return the norm, which is logged")
+    if isinstance(said, list | tuple):
+        raise Wrong("it returns the gradients: they are changed in place, return the norm before")
+    expect_close(
+        torch.as_tensor(said),
+        norm,
+        {
+            "it returns the norm after clipping: the log wants that before": after.norm(),
+            "it returns the factor: the log wants the norm before": torch.tensor(factor),
+            "it returns the squared norm: take the root": norm.square(),
+            "it returns the sum of the tensors' norms: squares add up, norms do not": (
+                torch.tensor(total)
+            ),
+        },
+        "the norm",
+    )
 
 
 # -- averaged weights ------------------------------------------------------------------------------
@@ -172,28 +246,41 @@ def _update_average(average: list[Tensor], weights: list[Tensor], decay: float) 
         mean.mul_(decay).add_(weight, alpha=1 - decay)
 
 
-@exercise("6.4 averaged weights", _update_average)
-def update_average(attempt: Callable[[list[Tensor], list[Tensor], float], None]) -> None:
+@exercise("6.4 averaged weights", _update_average, settings=[(0.9,), (0.5,), (0.0,)], changes=0)
+def update_average(
+    attempt: Callable[[list[Tensor], list[Tensor], float], None], decay: float
+) -> None:
     """``update_average(average, weights, decay)``: in place, ``decay * average + ...``."""
-    old, new, decay = torch.tensor([1.0, -2.0, 4.0]), torch.tensor([3.0, 5.0, 0.5]), 0.9
-    average, weights = [old.clone(), old.clone()], [new.clone(), new.clone()]
-    attempt(average, weights, decay)
-    if not torch.equal(torch.cat(weights), torch.cat([new, new])):
-        raise Wrong("it changes the weights: they are only read, the average is what moves")
-    for mean in average:
+    old = [torch.tensor([1.0, -2.0, 4.0]), torch.tensor([[0.5, 3.0]])]
+    new = [torch.tensor([3.0, 5.0, 0.5]), torch.tensor([[-1.0, 2.0]])]
+    given = [tensor.clone() for tensor in old]
+    average = list(given)
+    attempt(given, new, decay)
+    if len(given) != len(average) or any(a is not b for a, b in zip(given, average, strict=True)):
+        raise Wrong(
+            "it puts new tensors into the list, so the average that samples are made with never "
+            "moves: change each in place, with mul_ and add_"
+        )
+    for moved, mean, weight in zip(average, old, new, strict=True):
         expect_close(
-            mean,
-            decay * old + (1 - decay) * new,
+            moved,
+            decay * mean + (1 - decay) * weight,
             {
-                "the average has not moved: change it in place, with mul_ and add_": old,
+                "the average has not moved: change it in place, with mul_ and add_": mean,
                 "decay is on the wrong side: the average keeps decay of itself": (
-                    (1 - decay) * old + decay * new
+                    (1 - decay) * mean + decay * weight
                 ),
                 "the average only grows: it keeps decay of itself, not all": (
-                    old + (1 - decay) * new
+                    mean + (1 - decay) * weight
                 ),
-                "it is a plain mean of the two: weigh them by decay and 1 - decay": (old + new) / 2,
-                "it copies the weights: keep decay of the old average": new,
+                "it is a plain mean of the two: weigh them by decay and 1 - decay": (
+                    (mean + weight) / 2
+                ),
+                "it copies the weights: keep decay of the old average": weight,
+                "the weights come in whole: weigh them by 1 - decay": decay * mean + weight,
+                "the weights never come in: add (1 - decay) times them": decay * mean,
+                "the weights are subtracted: add them": decay * mean - (1 - decay) * weight,
+                "its decay is 0.9 always: it is given": 0.9 * mean + 0.1 * weight,
             },
             "the average",
         )
@@ -202,10 +289,15 @@ def update_average(attempt: Callable[[list[Tensor], list[Tensor], float], None])
 # -- budget ----------------------------------------------------------------------------------------
 
 
-@exercise("6.5 budget", hours_of)
-def budget_hours(attempt: Callable[[float, float, float, float], float]) -> None:
+@exercise("6.5 budget", hours_of, settings=[(3e9, 6e5, 4e11, 0.25), (2e8, 1e8, 1e13, 0.4)])
+def budget_hours(
+    attempt: Callable[[float, float, float, float], float],
+    flops: float,
+    images: float,
+    rate: float,
+    share: float,
+) -> None:
     """``budget_hours(flops_per_image, images, rate, share) -> hours``."""
-    flops, images, rate, share = 3e9, 6e5, 4e11, 0.25
     seconds = flops * images / rate / share
     expect_close(
         attempt(flops, images, rate, share),
@@ -215,6 +307,12 @@ def budget_hours(attempt: Callable[[float, float, float, float], float]) -> None
             "these are minutes: divide by 3600, not by 60": seconds / 60,
             "it takes the whole rate: training gets a share of it": seconds * share / 3600,
             "a smaller share makes it faster here: divide by the share": seconds * share**2 / 3600,
+            "these are days: an hour has 3600 seconds": seconds / 86400,
+            "it is the cost of one image: multiply by the images": seconds / images / 3600,
+            "it multiplies by 3600: seconds are divided by it": seconds * 3600,
+            "it takes off the share: training gets the share itself": (
+                seconds * share / (1 - share) / 3600
+            ),
             "it is upside down: work divided by speed is time": 3600 / seconds,
         },
         "the budget in hours",

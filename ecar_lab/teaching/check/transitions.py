@@ -32,6 +32,8 @@ def window_start(attempt: Callable[[float], float]) -> None:
                 "it is 2b / (1 + b), later than b: solve a (1 - b) / b = (1 - a) / 2 for a": (
                     2 * end / (1 + end)
                 ),
+                "it is upside down: b over 2 - b": (2 - end) / end,
+                "it is (1 - b) / (2 - b): the numerator is b": (1 - end) / (2 - end),
                 "it is b / (1 + b): the bracket is 2 - b": end / (1 + end),
                 "it is 1 - a, the noise that is there: return a itself": 1 - end / (2 - end),
             },
@@ -43,19 +45,30 @@ def _zero_sum_noise(white: Tensor) -> Tensor:
     return math.sqrt(4 / 3) * (white - upsample(block_mean(white)))
 
 
-@exercise("4.2 noise without block means", _zero_sum_noise)
-def zero_sum_noise(attempt: Callable[[Tensor], Tensor]) -> None:
+@exercise(
+    "4.2 noise without block means", _zero_sum_noise, settings=[((3, 2, 4, 6),), ((5, 1, 2, 2),)]
+)
+def zero_sum_noise(attempt: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> None:
     """``zero_sum_noise(white) -> noise``: no block mean, variance 1 in every pixel."""
-    white = torch.randn(3, 2, 4, 6, generator=torch.Generator().manual_seed(0))
+    white = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     rest = white - upsample(block_mean(white))
     whole = white - white.mean((2, 3), keepdim=True)
     expect_close(
-        attempt(white.clone()),
+        attempt(white),
         _zero_sum_noise(white),
         {
             "the block means are still in it: subtract them, upsampled": math.sqrt(4 / 3) * white,
             "it is too small, variance 3/4: what the means took away is missing, multiply by "
             "sqrt(4/3)": rest,
+            "it divides by the deviation of this very draw: the factor is sqrt(4/3) for all": (
+                rest / rest.std()
+            ),
+            "it subtracts the sum of the block: subtract its mean": (
+                math.sqrt(4 / 3) * (white - 4 * upsample(block_mean(white)))
+            ),
+            "the block means are added: subtract them": (
+                math.sqrt(4 / 3) * (white + upsample(block_mean(white)))
+            ),
             "the factor is upside down, sqrt(3)/2 in place of 2/sqrt(3)": math.sqrt(3) / 2 * rest,
             "4/3 is the factor of the variance: multiply by its square root": 4 / 3 * rest,
             "it subtracts the mean of the whole latent: each 2x2 block has a mean of its own": (
@@ -97,6 +110,13 @@ def white_noise_std(attempt: Callable[[float, float], float]) -> None:
                 "it squares the noise, but not the scale a / b": (
                     math.sqrt(abs((1 - start) ** 2 - start / end * (1 - end) ** 2))
                 ),
+                "the scale is upside down: the noise is multiplied by a / b": (
+                    math.sqrt(abs((1 - start) ** 2 - (end / start * (1 - end)) ** 2))
+                ),
+                "the scale is a / b: only a is in it": (
+                    math.sqrt((1 - start) ** 2 - (start * (1 - end)) ** 2)
+                ),
+                "that is the noise that is handed over: what is missing is asked for": brought,
                 "that holds only where a = b / (2 - b): start from c² + sigma² = (1 - a)²": (
                     (1 - start) * math.sqrt(3) / 2
                 ),
@@ -109,22 +129,27 @@ def _transition(previous_end: Tensor, noise: Tensor, scale: float, sigma: float)
     return scale * upsample(previous_end) + sigma * noise
 
 
-@exercise("4.4 the transition", _transition)
-def transition(attempt: Callable[[Tensor, Tensor, float, float], Tensor]) -> None:
+SCALES = [(0.6, 0.5, (2, 3, 2, 4)), (0.3, 1.2, (1, 1, 4, 2))]
+
+
+@exercise("4.4 the transition", _transition, settings=SCALES)
+def transition(
+    attempt: Callable[[Tensor, Tensor, float, float], Tensor],
+    scale: float,
+    sigma: float,
+    shape: tuple[int, ...],
+) -> None:
     """``transition(previous_end, noise, scale, sigma) -> x_start``."""
     draw = torch.Generator().manual_seed(0)
-    state = torch.randn(2, 3, 2, 4, generator=draw)
-    noise = torch.randn(2, 3, 4, 8, generator=draw)
-    scale, sigma = 0.6, 0.5
+    state = torch.randn(shape, generator=draw)
+    noise = torch.randn(*shape[:2], 2 * shape[2], 2 * shape[3], generator=draw)
     large = upsample(state)
     smooth = F.interpolate(state, scale_factor=2, mode="bilinear")
     before = upsample(scale * state + sigma * block_mean(noise))
     picked = upsample(scale * state + sigma * noise[..., ::2, ::2])
     repeated = state.repeat(1, 1, 2, 2)
     same = "the noise goes in before upsampling: then it is equal in each block again"
-    found = expect_tensor(
-        attempt(state.clone(), noise.clone(), scale, sigma), tuple(noise.shape), "x_start"
-    )
+    found = expect_tensor(attempt(state, noise, scale, sigma), tuple(noise.shape), "x_start")
     for mistaken in (before, picked):
         if torch.allclose(found, mistaken, atol=1e-5):
             raise Wrong(same)
@@ -147,6 +172,11 @@ def transition(attempt: Callable[[Tensor, Tensor, float, float], Tensor]) -> Non
             "it tiles the latent in place of repeating each pixel: use repeat_interleave or "
             "upsample": scale * repeated + sigma * noise,
             "no noise is added": scale * large,
+            "the noise is subtracted: as likely a start, but not the one that is asked for": (
+                scale * large - sigma * noise
+            ),
+            "scale and sigma have changed places": sigma * large + scale * noise,
+            "both have half: scale and sigma are given": (large + noise) / 2,
         },
         "x_start",
     )
@@ -159,18 +189,28 @@ def _clean(
     return (end - (1 - window_end) * eps) / window_end
 
 
-@exercise("4.5 the clean estimate", _clean)
-def clean(attempt: Callable[[Tensor, Tensor, Tensor, float, float, float], Tensor]) -> None:
+@exercise(
+    "4.5 the clean estimate",
+    _clean,
+    settings=[(0.6, 0.5, 0.7, (2, 2, 2, 2)), (0.3, 1.2, 1.0, (1, 3, 2, 4))],
+)
+def clean(
+    attempt: Callable[[Tensor, Tensor, Tensor, float, float, float], Tensor],
+    scale: float,
+    sigma: float,
+    until: float,
+    shape: tuple[int, ...],
+) -> None:
     """``clean(start, end, previous_end, scale, sigma, window_end) -> D`` under ``independent``."""
     draw = torch.Generator().manual_seed(0)
-    wanted, noise = torch.randn(2, 2, 2, 4, 4, generator=draw)
-    state = torch.randn(2, 2, 2, 2, generator=draw)
-    scale, sigma, until = 0.6, 0.5, 0.7
+    large = (*shape[:2], 2 * shape[2], 2 * shape[3])
+    wanted, noise = torch.randn(2, *large, generator=draw)
+    state = torch.randn(shape, generator=draw)
     start = _transition(state, noise, scale, sigma)
     end = until * wanted + (1 - until) * noise
     unscaled = (start - scale * upsample(state)) * sigma
     expect_close(
-        attempt(start.clone(), end.clone(), state.clone(), scale, sigma, until),
+        attempt(start, end, state, scale, sigma, until),
         wanted,
         {
             "it takes all of x_start for noise: first subtract what came from the stage before": (
@@ -189,6 +229,11 @@ def clean(attempt: Callable[[Tensor, Tensor, Tensor, float, float, float], Tenso
             "the share of noise at the end is 1 - b, not 1": (end - noise) / until,
             "it does not divide by b: the end holds b times D": until * wanted,
             "it returns the end as it is, noise and all": end,
+            "the noise is added: subtract its share from the end": (
+                (end + (1 - until) * noise) / until
+            ),
+            "that is the noise: from it and the end follows D": noise,
+            "b and 1 - b have changed places": (end - until * noise) / (1.0 - until or 1),
         },
         "the clean latent",
         tolerance=1e-3,

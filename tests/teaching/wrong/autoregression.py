@@ -43,6 +43,20 @@ def in_front(kept, key, value):
     return joined(2)((key, value), *kept) if kept else (key, value)
 
 
+def additive(sides):
+    return torch.zeros(sum(sides), sum(sides)).masked_fill(compared(torch.lt)(sides), -torch.inf)
+
+
+def own_and_previous(sides):
+    of = stages(sides)
+    return (of[:, None] == of) | (of[:, None] == of + 1)
+
+
+def only_previous(sides):
+    of = stages(sides)
+    return of[:, None] == of + 1
+
+
 WRONG = {
     "sequential_flops": [
         (costs(lambda n, _: sum(k * k for k in whole_range(n))), "cache makes no difference"),
@@ -83,6 +97,12 @@ WRONG = {
         (lambda sides: torch.ones(sum(sides), sum(sides)).bool(), "everybody sees everybody"),
         (compared(torch.lt), "inverted"),
         (lambda sides: compared(torch.ge)(sides).float(), "is torch.float32: return bool"),
+        (additive, "additive mask"),
+        (own_and_previous, "its own stage and the one before only"),
+        (only_previous, "the stage before only"),
+        (lambda sides: compared(torch.ge)(sides).int(), "is torch.int32"),
+        (lambda sides: compared(torch.ge)(sides[:2]), "has shape"),
+        (lambda sides: compared(torch.ge)(sides).tolist(), "return a tensor"),
     ],
     "token_coordinates": [
         (grid(lambda i, side: i / side), "upper left corners"),
@@ -90,6 +110,9 @@ WRONG = {
         (grid(lambda i, side: i + 0.5), "not normalised: divide"),
         (grid(lambda i, side: i), "corners' numbers"),
         (grid(lambda i, side: i / (side - 1)), "on the border"),
+        (grid(lambda i, side: (i + 1) / side), "lower right corners"),
+        (grid(lambda i, side: (2 * i + 1) / side - 1), "from -1 to 1"),
+        (lambda side: grid(lambda i, n: (i + 0.5) / n)(4), "has shape (16, 2)"),
     ],
     "append": [
         (lambda kept, key, value: (key, value), "earlier keys are overwritten"),
@@ -100,5 +123,13 @@ WRONG = {
         (joined(3), "along the channels (dim 3)"),
         (in_front, "before the earlier ones"),
         (lambda kept, key, value: key, "return two things"),
+        (
+            lambda kept, key, value: (key, key) if kept is None else joined(2)(kept, key, value),
+            "values after the first call",
+        ),
+        (
+            lambda kept, key, value: [torch.cat((kept[0], key), 2)] * 2 if kept else (key, value),
+            "the same tensor",
+        ),
     ],
 }

@@ -34,6 +34,35 @@ def undominated(points, beats):
 
 
 COUNTS = range(1, 1001)
+
+
+def roots_apart(a, b):
+    def root(matrix):
+        values, vectors = torch.linalg.eigh(matrix)
+        return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+    return (root(a) @ root(b)).trace()
+
+
+def symmetric(a, b):
+    return torch.linalg.eigvalsh(a @ b).clamp(min=0).sqrt().sum()
+
+
+def singular(a, b):
+    return torch.linalg.svdvals(a @ b).sqrt().sum()
+
+
+def pooled(a, b):
+    free = len(a) - 1, len(b) - 1
+    shared = (free[0] * variance(a) + free[1] * variance(b)) / sum(free)
+    return (fmean(a) - fmean(b)) / math.sqrt(shared * (1 / len(a) + 1 / len(b)))
+
+
+def sorted_in_place(points):
+    points.sort()
+    return undominated(points, lambda q, p: q[0] <= p[0] and q[1] <= p[1] and q != p)
+
+
 WRONG = {
     "frechet": [
         (lambda a, b: (a.mean(0) - b.mean(0)).square().sum(), "the means only"),
@@ -46,6 +75,11 @@ WRONG = {
         (lambda a, b: frechet(a, b, cov=torch.cov), "between samples"),
         (lambda a, b: frechet(a, b, cov=lambda x: torch.cov(x.T, correction=0)), "divides by N:"),
         (complex_root, "is complex"),
+        (lambda a, b: frechet(a, b, root=symmetric), "eigvalsh takes a matrix for symmetric"),
+        (lambda a, b: frechet(a, b, root=singular), "singular values are no eigenvalues"),
+        (lambda a, b: frechet(a, b, root=roots_apart), "roots each covariance by itself"),
+        (lambda a, b: frechet(a, b) ** 0.5, "the root of the distance"),
+        (lambda a, b: frechet(a.sub_(a.mean(0)), b), "changed its argument a in place"),
     ],
     "welch_t": [
         (lambda a, b: fmean(a) - fmean(b), "means alone"),
@@ -75,6 +109,13 @@ WRONG = {
             ),
             "sign is reversed",
         ),
+        (pooled, "pools them"),
+        (
+            lambda a, b: (
+                abs(fmean(a) - fmean(b)) / math.sqrt(variance(a) / len(a) + variance(b) / len(b))
+            ),
+            "sign is lost",
+        ),
     ],
     "exponent": [
         (lambda n, v: float(np.polyfit(n, v, 1)[0]), "raw numbers"),
@@ -82,6 +123,12 @@ WRONG = {
         (lambda n, v: float(np.polyfit(np.log(v), np.log(n), 1)[0]), "swapped"),
         (lambda n, v: math.log(v[-1] / v[0]) / math.log(n[-1] / n[0]), "two ends only"),
         (lambda n, v: float(np.polyfit(np.log(n), np.log(v), 1)[1]), "intercept"),
+        (
+            lambda n, v: float((np.diff(np.log(v)) / np.diff(np.log(n))).mean()),
+            "mean of the slopes",
+        ),
+        (lambda n, v: math.log(v[-1] / v[-2]) / math.log(n[-1] / n[-2]), "the last two points"),
+        (lambda n, v: float(np.polyfit(np.log(n), v, 1)[0]), "only the tokens are logarithms"),
     ],
     "pareto": [
         (lambda points: sorted(points), "keeps every point"),
@@ -109,6 +156,9 @@ WRONG = {
             )[::-1],
             "order",
         ),
+        (sorted_in_place, "changed its argument points in place"),
+        (lambda points: [min(points)], "the cheapest point only"),
+        (lambda points: (p for p in sorted(points)), "read only once"),
     ],
     "matched_steps": [
         (lambda flops, budget: round(budget / flops(1)), "paid only once"),
@@ -119,5 +169,14 @@ WRONG = {
             lambda flops, budget: float(min(COUNTS, key=lambda n: abs(flops(n) - budget))),
             "return an int",
         ),
+        (
+            lambda flops, budget: flops(min(COUNTS, key=lambda n: abs(flops(n) - budget))),
+            "returns the cost",
+        ),
+        (
+            lambda flops, budget: min(range(1000), key=lambda n: abs(flops(n + 1) - budget)),
+            "count from 0",
+        ),
+        (lambda flops, budget: round((budget - 5) / 2), "it should be"),
     ],
 }

@@ -24,6 +24,31 @@ def stages(errors, reduce):
     return torch.stack([reduce(error) for error in errors])
 
 
+def target_in_place(start, end, tau):
+    middle = state(start, end, tau)
+    return middle, end.sub_(start)
+
+
+def coarse_detached(errors):
+    *coarse, fine = errors
+    return stages([*(e.detach() for e in coarse), fine], lambda e: e.square().mean()).mean()
+
+
+def squared_in_place(errors):
+    return stages([e.pow_(2) for e in errors], lambda e: e.mean()).mean()
+
+
+def only_above_one(run, scale):
+    return run(1) if scale <= 1 else guide(run, scale, lambda c, n, g: n + g * (c - n))
+
+
+def three_halves(run, scale):
+    if scale == 1:
+        return run(1)
+    with_class, without = run(1), run(2).chunk(2)[1]
+    return without + scale * (with_class - without)
+
+
 WRONG = {
     "conditioning_time": [
         (lambda schedule, stage, tau: tau, "the bare local time"),
@@ -36,6 +61,20 @@ WRONG = {
         ),
         (lambda schedule, stage, tau: (stage + tau) / schedule.num_stages, "these slices touch"),
         (lambda schedule, stage, tau: schedule.conditioning_time(stage, 1 - tau), "backwards"),
+        (
+            lambda schedule, stage, tau: (
+                schedule.conditioning_time(stage, tau) - schedule.time_slice(stage)[0]
+            ),
+            "does not begin where the slice does",
+        ),
+        (
+            lambda schedule, stage, tau: tau.add_(stage).div_(schedule.num_stages),
+            "argument tau in place",
+        ),
+        (
+            lambda schedule, stage, tau: schedule.conditioning_time(stage, tau).double(),
+            "is torch.float64",
+        ),
     ],
     "state_and_target": [
         (lambda a, b, tau: (state(b, a, tau), b - a), "swapped in the state"),
@@ -46,13 +85,16 @@ WRONG = {
         (lambda a, b, tau: (state(a, b, tau), b), "the end itself"),
         (lambda a, b, tau: state(a, b, tau), "return two tensors"),
         (lambda a, b, tau: None, "is None"),
+        (target_in_place, "changed its argument end in place"),
+        (lambda a, b, tau: (a + tau.mean() * (b - a), b - a), "the mean of the local times"),
+        (lambda a, b, tau: (state(a, b, tau), put(tau) * (b - a)), "the velocity times tau"),
     ],
     "drop_classes": [
         (lambda labels, drop, rate, null: torch.where(drop < rate, labels, null), "it keeps those"),
         (
-            lambda labels, drop, rate, null: torch.full_like(labels, null)
-            if drop[0] < rate
-            else labels,
+            lambda labels, drop, rate, null: (
+                torch.full_like(labels, null) if drop[0] < rate else labels
+            ),
             "the whole batch",
         ),
         (lambda labels, drop, rate, null: torch.where(drop < rate, 0, labels), "becomes class 0"),
@@ -67,12 +109,16 @@ WRONG = {
             "random numbers of its own",
         ),
         (
-            lambda labels, drop, rate, null: torch.where(
-                drop < rate, float(null), labels.float()
-            ),
+            lambda labels, drop, rate, null: torch.where(drop < rate, float(null), labels.float()),
             "ids are whole numbers",
         ),
-        (in_place, "changes the labels it was given"),
+        (in_place, "changed its argument labels in place"),
+        (
+            lambda labels, drop, rate, null: torch.where(drop < 0.1, null, labels),
+            "always drops a tenth",
+        ),
+        (lambda labels, drop, rate, null: torch.where(drop < rate, 10, labels), "10 here"),
+        (lambda labels, drop, rate, null: labels[drop >= rate], "has shape"),
     ],
     "multistage_loss": [
         (lambda errors: stages(errors, lambda e: e.square().mean()).sum(), "adds the stages up"),
@@ -84,7 +130,21 @@ WRONG = {
         (lambda errors: stages(errors, lambda e: e.abs().mean()).mean(), "absolute values"),
         (
             lambda errors: stages(errors, lambda e: e.square().mean()).mean().item(),
-            "lost its gradient",
+            "no gradient comes back",
+        ),
+        (coarse_detached, "the error of stage 1 gets no gradient"),
+        (squared_in_place, "changed its argument errors in place"),
+        (
+            lambda errors: stages(errors, lambda e: e.square().mean()).sum() / 3,
+            "divides by three stages",
+        ),
+        (
+            lambda errors: stages(errors, lambda e: e.square().mean().sqrt()).mean(),
+            "root of each stage",
+        ),
+        (
+            torch.no_grad()(lambda errors: stages(errors, lambda e: e.square().mean()).mean()),
+            "no_grad, .detach()",
         ),
     ],
     "guided_velocity": [
@@ -96,7 +156,6 @@ WRONG = {
             lambda run, scale: guide(run, scale, lambda c, n, g: c + g * (c - n)),
             "it starts from the half with class",
         ),
-        (lambda run, scale: run(1), "with class alone"),
         (
             lambda run, scale: guide(run, scale, lambda c, n, g: n + g * c),
             "do not add up to 1",
@@ -109,5 +168,8 @@ WRONG = {
             lambda run, scale: (lambda c, n: n + scale * (c - n))(*run(2).chunk(2)),
             "throws it away",
         ),
+        (only_above_one, "with class alone: ask for two"),
+        (three_halves, "3 halves of the head in 2 calls"),
+        (lambda run, scale: guide(run, scale, lambda c, n, g: g * (c - n)), "the difference alone"),
     ],
-}  # fmt: skip
+}

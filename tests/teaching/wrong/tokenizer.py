@@ -13,6 +13,21 @@ def kl(mean, log_variance):
     return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance)
 
 
+def in_place(mean, lv, noise):
+    lv.mul_(0.5).exp_()
+    return mean + lv * noise
+
+
+def mean_in_place(mean, lv):
+    mean.pow_(2)
+    return 0.5 * (mean + lv.exp() - 1 - lv).mean()
+
+
+def scaled_in_place(z, mean, std):
+    z -= column(mean)
+    return z.div_(column(std))
+
+
 WRONG = {
     "compression": [
         (lambda size, f, c: (size // f, 3 * f * f / c), "those of one row"),
@@ -23,6 +38,7 @@ WRONG = {
         (lambda size, f, c: ((size // f) ** 2, 3 * f * f), "several channels"),
         (lambda size, f, c: ((size // f) ** 2, f * f), "counts pixels over positions"),
         (lambda size, f, c: (size // f) ** 2, "return two numbers"),
+        (lambda size, f, c: ((size // f) ** 2, 3 * f * f // c), "the ratio is rounded"),
     ],
     "reparameterise": [
         (lambda mean, lv, noise: mean + lv.exp() * noise, "multiplied by the variance"),
@@ -32,6 +48,23 @@ WRONG = {
         (lambda mean, lv, noise: mean + lv * noise, "used as it is"),
         (lambda mean, lv, noise: mean + lv / 2 * noise, "take its exp"),
         (lambda mean, lv, noise: mean + (-lv / 2).exp() * noise, "sign of the exponent"),
+        (
+            torch.no_grad()(lambda mean, lv, noise: mean + (lv / 2).exp() * noise),
+            "no gradient comes back",
+        ),
+        (lambda mean, lv, noise: mean.detach() + (lv / 2).exp() * noise, "mean gets no gradient"),
+        (
+            lambda mean, lv, noise: mean + (lv / 2).exp().detach() * noise,
+            "log_variance gets no gradient",
+        ),
+        (in_place, "changed its argument lv in place"),
+        (
+            lambda mean, lv, noise: torch.normal(mean, (lv / 2).exp()),
+            "draws random numbers of its own",
+        ),
+        (lambda mean, lv, noise: mean + lv.sqrt() * noise, "what is negative"),
+        (lambda mean, lv, noise: (lv / 2).exp() + mean * noise, "have changed places"),
+        (lambda mean, lv, noise: (mean + (lv / 2).exp() * noise).double(), "is torch.float64"),
     ],
     "kl_divergence": [
         (lambda mean, lv: -kl(mean, lv).mean(), "sign is reversed"),
@@ -45,8 +78,16 @@ WRONG = {
         (lambda mean, lv: 0.5 * (mean**2 + (2 * lv).exp() - 1 - lv).mean(), "variance squared"),
         (lambda mean, lv: 0.5 * (mean**2 + lv.exp() - 1 - lv / 2).mean(), "is halved"),
         (lambda mean, lv: 0.5 * (mean + lv.exp() - 1 - lv).mean(), "not squared"),
-        (lambda mean, lv: kl(mean, lv).mean().item(), "return a tensor; .item()"),
-        (lambda mean, lv: kl(mean, lv).mean().detach(), "or detach cuts the gradient"),
+        (lambda mean, lv: kl(mean, lv).mean().item(), "no gradient comes back"),
+        (lambda mean, lv: kl(mean, lv).mean().detach(), ".detach(), .item() and .data cut it"),
+        (lambda mean, lv: kl(mean.detach(), lv).mean(), "mean gets no gradient"),
+        (lambda mean, lv: kl(mean, lv.detach()).mean(), "log_variance gets no gradient"),
+        (
+            lambda mean, lv: kl(mean, lv).mean() + 0 * lv.exp().mean() - (lv - lv.detach()).mean(),
+            "the gradient of log_variance is not",
+        ),
+        (mean_in_place, "changed its argument mean in place"),
+        (lambda mean, lv: 0.5 * ((1 + mean**2) / lv.exp() - 1 + lv).mean(), "the other divergence"),
     ],
     "normalise": [
         (lambda z, m, s: (z - column(m)) * column(s), "multiplies"),
@@ -58,6 +99,12 @@ WRONG = {
         (lambda z, m, s: (z - m) / s, "along the width"),
         (lambda z, m, s: (z - m[:, None]) / s[:, None], "along the height"),
         (lambda z, m, s: z * column(s) + column(m), "undoes the normalising"),
+        (scaled_in_place, "changed its argument z in place"),
+        (
+            lambda z, m, s: (z - z.mean((0, 2, 3), keepdim=True)) / z.std((0, 2, 3), keepdim=True),
+            "of these very latents",
+        ),
+        (lambda z, m, s: ((z - column(m)) / column(s)).numpy(), "return a tensor"),
     ],
     "quantise": [
         (lambda rows, book: book[torch.cdist(rows, book).argmax(1)], "farthest"),
@@ -70,6 +117,16 @@ WRONG = {
         (
             lambda rows, book: nearest(rows, book) + rows - rows.detach(),
             "also reaches the codebook",
+        ),
+        (
+            torch.no_grad()(lambda rows, book: rows + nearest(rows, book) - rows),
+            "an encoder would learn",
+        ),
+        (lambda rows, book: book[torch.cdist(rows, book, p=1).argmin(1)], "absolute differences"),
+        (lambda rows, book: rows[torch.cdist(rows, book).argmin(0)], "nearest row of each code"),
+        (
+            lambda rows, book: rows.data.copy_(nearest(rows, book)),
+            "changed its argument rows in place",
         ),
     ],
 }
