@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import pytest
 
-from ecar_lab.files import checkpoints_root
 from ecar_lab.onnx.export import load_ecar, write_export
 from ecar_lab.onnx.exported import Exported
 from ecar_lab.onnx.graphs import trace_graphs
@@ -61,12 +60,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 @pytest.fixture(scope="session")
-def turbo(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """The shipped pipeline with a few-step head, and its exports."""
-    checkpoint = checkpoints_root() / "cifar10-turbo"
-    if not checkpoint.is_dir():
-        pytest.skip("the checkpoint cifar10-turbo is not here")
-    return make_pair(checkpoint, tmp_path_factory.mktemp("turbo"))
+def few_step(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A tiny pipeline with a few-step head, and its exports."""
+    place = tmp_path_factory.mktemp("few-step")
+    model = tiny_model(
+        mode="few-step", num_inference_steps=[4, 2], guidance_scale=[1.0, 2.5], local_mixing=True
+    )
+    pipe = ECARPipeline(model=model, tokenizer=IdentityTokenizer())
+    pipe.save_pretrained(place / "checkpoint")
+    return make_pair(place / "checkpoint", place)
 
 
 @pytest.fixture(autouse=True)

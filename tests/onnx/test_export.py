@@ -219,8 +219,8 @@ def test_an_export_is_not_taken_for_a_checkpoint_of_torch(folder, tmp_path, caps
     assert "use --runtime onnx" in said
 
 
-def test_steps_that_a_few_step_head_does_not_take_are_refused(tiny, turbo):
-    pipe = turbo.onnx("float32")
+def test_steps_that_a_few_step_head_does_not_take_are_refused(tiny, few_step):
+    pipe = few_step.onnx("float32")
     for wanted, words in (
         (dict(num_inference_steps=3), "trained on 1, 2 and 4"),
         (dict(guidance_scale=9.0), "outside what the few-step head"),

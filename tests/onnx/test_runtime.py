@@ -38,7 +38,7 @@ def psnr(image, wanted) -> float:
     return -10 * error.log10().max().item()
 
 
-@pytest.fixture(params=["tiny", "turbo"])
+@pytest.fixture(params=["tiny", "few_step"])
 def pair(request) -> Pair:
     """A head of velocities and a few-step head."""
     return request.getfixturevalue(request.param)
@@ -62,10 +62,6 @@ def test_int8_makes_images_of_the_same_kind(pair):
     assert 1e-3 < distance < 1, "eight bits cost something, and not everything"
 
 
-def test_the_shipped_turbo_in_half_precision_is_a_small_download(turbo):
-    assert sum(file.stat().st_size for file in turbo.folder("float16").iterdir()) <= 25e6
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -84,13 +80,13 @@ def test_whatever_a_run_is_asked_for_it_goes_the_same_way(tiny, options):
 @pytest.mark.parametrize(
     "options",
     [
-        dict(num_inference_steps=[4, 1, 2], guidance_scale=3.0),
+        dict(num_inference_steps=[4, 1], guidance_scale=3.0),
         dict(solver="ab2", num_inference_steps=3, guidance_interval=(0.0, 0.5)),
         dict(solver="heun", guidance_scale=2.0),
     ],
 )
-def test_a_few_step_head_is_told_the_same_spans_and_guidance(turbo, options):
-    ours, theirs = both(turbo, "float32", ["cat", 2], [3, 4], **options)
+def test_a_few_step_head_is_told_the_same_spans_and_guidance(few_step, options):
+    ours, theirs = both(few_step, "float32", ["cat", 2], [3, 4], **options)
     assert furthest(ours, theirs) <= DISTANCE["float32"]
 
 
@@ -116,8 +112,8 @@ def test_noise_that_is_given_takes_the_place_of_the_seeds(tiny):
     assert torch.equal(ours[0].latent, noise[0])
 
 
-def test_an_image_is_the_same_alone_and_in_a_crowd(turbo):
-    pipe = turbo.onnx("float32")
+def test_an_image_is_the_same_alone_and_in_a_crowd(few_step):
+    pipe = few_step.onnx("float32")
     *_, crowd = pipe.trace([0, 1, 2, 0, 1], seeds=[0, 1, 2, 3, 4])
     *_, alone = pipe.trace([1], seeds=[4])
     torch.testing.assert_close(alone.latent[0], crowd.latent[4], atol=1e-4, rtol=0)
