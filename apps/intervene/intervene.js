@@ -67,7 +67,6 @@ function painter() {
   let cells = [];
   let marked = [];
   let brush = true; // what a stroke puts down
-  let sent = ""; // the mask as it was last handed on
 
   function button(text, act) {
     const node = make("button", "", text, tools);
@@ -89,8 +88,11 @@ function painter() {
       marked.slice(y * side, (y + 1) * side).map(Number).join(""));
 
   function hand() {
-    sent = rows().join();
     props.value = [{ ...props.value[0], mask: rows() }];
+    say();
+  }
+
+  function say() {
     const total = marked.filter(Boolean).length;
     count.textContent = `${total} of ${side * side} painted`;
   }
@@ -113,22 +115,22 @@ function painter() {
     lift: hand,
   });
 
+  // What is painted belongs to the page: a run that ends brings back the mask that it began with,
+  // and strokes made meanwhile stay.
   function show() {
     const value = props.value?.[0];
     root.classList.toggle("empty", !value?.picture);
-    if (!value?.picture || value.mask.join() === sent) {
-      if (value?.picture) lay(value);
+    if (!value?.picture) return;
+    lay(value);
+    if (value.side === side) {
+      if (value.mask.join() !== rows().join()) hand();
       return;
     }
-    if (value.side !== side) {
-      side = value.side;
-      cells = build(side);
-    }
+    side = value.side;
+    cells = build(side);
     marked = [...value.mask.join("")].map((cell) => cell === "1");
     marked.forEach((on, index) => draw(index));
-    sent = value.mask.join();
-    count.textContent = `${marked.filter(Boolean).length} of ${side * side} painted`;
-    lay(value);
+    say();
   }
 
   function lay(value) {

@@ -57,7 +57,8 @@ class Made:
 
 
 class Bases:
-    """The run that each visitor starts from; the oldest make room, and are made again if asked."""
+    """The run that each visitor starts from, the first of which is everyone's; the oldest make
+    room, and are made again if asked."""
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
@@ -72,6 +73,8 @@ class Bases:
             EcarError: settings that the model does not take, no memory.
         """
         settings.check_whole()
+        if settings == self.studio.defaults():
+            visitor = None  # the base that all see first is made once for all
         key = (visitor, settings)
         made = self._made.get(key, lambda: self._make(settings, visitor))
         if not made.image.exists():

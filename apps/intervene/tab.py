@@ -71,8 +71,8 @@ class Intervene:
         """Connects clicks to what they do."""
         where = [self.tabs.painter, self.tabs.paint_stage, self.tabs.paint_moment]
         told = [self.results, self.banner, self.stop]
-        shown = [*told, self.base, self.tabs.painter, self.controls.seed]
-        page.load(self.open, where[1:], shown, concurrency_limit=None, **PRIVATE)
+        shown = [*told, self.base, self.controls.seed]
+        page.load(self.open, None, shown, concurrency_limit=None, **PRIVATE)
         tabs = self.tabs
         busy = [self.go, self.latest, tabs.fork_go, tabs.class_go, tabs.paint_go]
         busy += [tabs.swap_go, tabs.renoise_go]
@@ -80,9 +80,9 @@ class Intervene:
         def on(button: gr.Button, act: Callable, own: list[Any], outputs: list[Any]) -> None:
             self.made.append(press(button, act, own, outputs, RESULTS, busy))
 
-        common = [*where, self.base, *self.controls.inputs]
+        common = [self.base, *self.controls.inputs]
         on(self.go, self.make_base, common, shown)
-        on(self.latest, self.latest_as_base, where, [*shown[:-1], *self.controls.inputs])
+        on(self.latest, self.latest_as_base, [], [*shown[:-1], *self.controls.inputs])
         on(
             self.tabs.fork_go,
             self.fork,
@@ -95,7 +95,7 @@ class Intervene:
             [self.tabs.class_stage, self.tabs.class_name, *common],
             shown,
         )
-        painted = [self.tabs.action, self.tabs.copy_class, self.tabs.copy_seed, *common]
+        painted = [*where, self.tabs.action, self.tabs.copy_class, self.tabs.copy_seed, *common]
         on(self.tabs.paint_go, self.paint, painted, shown)
         on(
             self.tabs.swap_go,
@@ -105,8 +105,10 @@ class Intervene:
         )
         on(self.tabs.renoise_go, self.leave_noise_out, [self.tabs.renoise, *common], shown)
         let_stop(self.stop, RESULTS)
-        for choice in where[1:]:
-            choice.input(
+        # The painter follows the base and its own choices, as they are at that moment. A run that
+        # brought it back as it was when the run began would undo what was chosen meanwhile.
+        for happens in [self.base.change, *(choice.input for choice in where[1:])]:
+            happens(
                 self.show_painter, [*where, self.base], [self.tabs.painter, self.banner],
                 **LATEST, **PRIVATE, **QUEUE,
             )  # fmt: skip
@@ -115,27 +117,27 @@ class Intervene:
             self.tabs.action, self.tabs.other_image, queue=False, **LATEST, **PRIVATE,
         )  # fmt: skip
 
-    def open(self, stage: int, moment: str) -> dict[Any, Any]:
+    def open(self) -> dict[Any, Any]:
         """What a visitor sees first: the base that all see first."""
         if self.studio.opening() is None:
             return {self.base: None}
         base = self.bases.of(self.studio.defaults(), None)
-        return self._update(base, views.base_view(base), None, stage, moment)
+        return self._update(base, views.base_view(base))
 
     @in_sentences
     def make_base(self, request: gr.Request, *common: Any) -> Updates:
         """The image that the controls say."""
-        base, where = self._base(request, common)
-        yield self._update(base, views.base_view(base), *where)
+        base, drawn = self._base(request, common)
+        yield self._update(base, views.base_view(base), drawn)
 
     @in_sentences
-    def latest_as_base(self, request: gr.Request, *where: Any) -> Updates:
+    def latest_as_base(self, request: gr.Request) -> Updates:
         """The visitor's latest run, whatever was changed in it."""
         recent = self.studio.folders.runs(visitor(request))
         if not recent:
             raise EcarError(NO_RUN)
         base = self.bases.of(recent[-1].settings, visitor(request))
-        update = self._update(base, views.base_view(base), *where)
+        update = self._update(base, views.base_view(base))
         yield {**update, **self.controls.show(base.settings)}
 
     def show_painter(
@@ -147,7 +149,11 @@ class Intervene:
             made = self.bases.of(settings, visitor(request))
         except EcarError as error:
             return {self.banner: banner(str(error))}
-        return {self.tabs.painter: self._painter(made, painter, stage, moment)}
+        mask = painter_of(painter).get("mask")
+        # In a list: Gradio 6.31 sends how one value of an event differs from the last; where the
+        # page has not opened the painter's tab yet it would take the keys out of a bare dict that
+        # "no change" lacks. A list is replaced as a whole.
+        return {self.tabs.painter: [views.painter_view(made, stage, moment, mask)]}
 
     @in_sentences
     def fork(
@@ -156,7 +162,7 @@ class Intervene:
         """Variants that share the stages so far; each is shown when it is there."""
         stage = runs.check_later(stage, self.stages, "a fork")
         count, seed = whole(count, "variants"), seed_of(seed)
-        base, where = self._base(request, common)
+        base, drawn = self._base(request, common)
         settings = runs.forked(base.settings, stage, count, seed)
         made: list[Made] = []
         # One batch would be faster, but in float32 an image of a batch may differ from the same
@@ -167,7 +173,7 @@ class Intervene:
             made.append((yield from self._words(work)))
             yield {self.results: views.fork_view(base, stage, made, count)}
         self._keep(request, *made)
-        yield self._update(base, views.fork_view(base, stage, made, count), *where)
+        yield self._update(base, views.fork_view(base, stage, made, count), drawn)
 
     @in_sentences
     def change_class(
@@ -181,10 +187,18 @@ class Intervene:
 
     @in_sentences
     def paint(
-        self, request: gr.Request, action: str, other_class: str, other_seed: Any, *common: Any
+        self,
+        request: gr.Request,
+        painter: Any,
+        stage: int,
+        moment: str,
+        action: str,
+        other_class: str,
+        other_seed: Any,
+        *common: Any,
     ) -> Updates:
         """Replaces what is painted on a stage's latent."""
-        painter, stage, moment = painter_of(common[0]), common[1], common[2]
+        painter = painter_of(painter)
         if painter.get("stage") != stage:
             raise EcarError("no cell is painted: paint at least one")
         other = (other_class, seed_of(other_seed)) if action == "copy" else (None, None)
@@ -202,7 +216,7 @@ class Intervene:
         letters, common = rest[: self.stages], rest[self.stages :]
         chosen = [letter == "B" for letter in letters]
         other, owner = seed_of(seed), visitor(request)
-        base, where = self._base(request, common)
+        base, drawn = self._base(request, common)
         plain = dataclasses.replace(base.settings, seed=other, seeds=())
         b = yield from self._words(making(self.studio, plain, owner, "Seed B"))
         mixed = runs.with_noise_of(base.settings, other, chosen)
@@ -210,7 +224,7 @@ class Intervene:
         self._keep(request, b, changed)
         says = f"A is seed {base.settings.seed}, B is {other}; stages: {', '.join(letters)}."
         view = views.changed_view(base, changed, says, [("Seed B alone", b)])
-        yield self._update(base, view, *where)
+        yield self._update(base, view, drawn)
 
     @in_sentences
     def leave_noise_out(self, request: gr.Request, stages: list[int], *common: Any) -> Updates:
@@ -248,13 +262,15 @@ class Intervene:
                 yield {self.results: {"status": words}}
                 said = time.perf_counter()
 
-    def _base(self, request: gr.Request, common: tuple) -> tuple[Made, tuple]:
-        """The base in sight, or a new one if the controls say otherwise; and where to paint."""
-        (painter, stage, moment, known), values = common[:4], common[4:]
+    def _base(self, request: gr.Request, common: tuple) -> tuple[Made, bool]:
+        """The base in sight, or a new one if the controls say otherwise; and whether its seed was
+        drawn, so that the page has to be told."""
+        known, *values = common
+        _, seed, *_ = values
         settings = self.controls.settings(*values)
         if known is not None and runs.plain(known) == settings:
             settings = known
-        return self.bases.of(settings, visitor(request)), (painter, stage, moment)
+        return self.bases.of(settings, visitor(request)), seed is None
 
     def _changed(
         self,
@@ -263,34 +279,21 @@ class Intervene:
         change: Callable[[Settings], Settings],
         words: Callable[[Made, Made], str] = lambda base, changed: "",
     ) -> Updates:
-        base, where = self._base(request, common)
+        base, drawn = self._base(request, common)
         work = making(self.studio, change(base.settings), visitor(request), "The changed run")
         changed = yield from self._words(work)
         self._keep(request, changed)
         view = views.changed_view(base, changed, words(base, changed))
-        yield self._update(base, view, *where)
+        yield self._update(base, view, drawn)
 
     def _keep(self, request: gr.Request, *results: Made) -> None:
         """The page shows these from now on."""
         folders = [made.image.parent for made in results]
         self.studio.folders.show(visitor(request), "results", folders)
 
-    def _update(
-        self, base: Made, view: dict[str, Any], painter: Any, stage: int, moment: str
-    ) -> dict[Any, Any]:
-        return {
-            self.results: view,
-            self.base: base.settings,
-            self.tabs.painter: self._painter(base, painter, stage, moment),
-            self.controls.seed: base.settings.seed,
-        }
-
-    @staticmethod
-    def _painter(base: Made, painter: Any, stage: int, moment: str) -> list[dict[str, Any]]:
-        # In a list: Gradio 6.31 sends how one value of an event differs from the last; where the
-        # page has not opened the painter's tab yet it would take the keys out of a bare dict that
-        # "no change" lacks. A list is replaced as a whole.
-        return [views.painter_view(base, stage, moment, painter_of(painter).get("mask"))]
+    def _update(self, base: Made, view: dict[str, Any], drawn: bool = False) -> dict[Any, Any]:
+        update = {self.results: view, self.base: base.settings}
+        return {**update, self.controls.seed: base.settings.seed} if drawn else update
 
 
 def painter_of(value: Any) -> dict[str, Any]:

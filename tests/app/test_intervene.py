@@ -249,16 +249,16 @@ def test_the_painter_shows_the_moment_and_keeps_a_mask_that_fits(base):
 def test_changed_controls_mean_another_base(studio):
     with gr.Blocks():
         tab = Intervene(studio)
-    request, where = SimpleNamespace(session_hash="base"), (None, 0, "end")
+    request = SimpleNamespace(session_hash="base")
     controls = ["cat", 4, "euler", 3, 2, 1.5, 2.0, 0.0, 0.0, 1.0, 0.5, 1.0, 1.2]
-    *_, first, _ = tab.make_base(request, *where, None, *controls)
+    *_, first, _ = tab.make_base(request, None, *controls)
     known = replace(first[tab.base], classes=("cat", "dog"))
-    *_, kept, _ = tab.leave_noise_out(request, [1], *where, known, *controls)
+    *_, kept, _ = tab.leave_noise_out(request, [1], known, *controls)
     assert kept[tab.base] == known
     assert "class dog in stage 2, no new noise in stage 2" in kept[tab.results]["sentence"]
     assert "Boundary score" in kept[tab.results]["says"]
     controls[0] = "frog"
-    *_, other, _ = tab.leave_noise_out(request, [1], *where, known, *controls)
+    *_, other, _ = tab.leave_noise_out(request, [1], known, *controls)
     assert other[tab.base] == Settings(
         "frog", 4, (3, 2), (1.5, 2.0), "euler", intervals=((0, 1), (0, 0.5)), powers=(1, 1.2)
     )
@@ -297,6 +297,18 @@ def labels(sight) -> list[str]:
     return sight.locator(".results figcaption strong").all_inner_texts()
 
 
+def held_up(monkeypatch) -> threading.Semaphore:
+    """Runs begin from now on when the semaphore lets them."""
+    go, plain = threading.Semaphore(0), ECARPipeline.trace
+
+    def stepped(self, *given, **named):
+        assert go.acquire(timeout=60)
+        return plain(self, *given, **named)
+
+    monkeypatch.setattr(ECARPipeline, "trace", stepped)
+    return go
+
+
 def test_a_fork_is_a_grid_with_what_is_undecided(sight, studio):
     do(sight, "Fork", "Fork", "forked after stage 1")
     sight.wait_for_function("document.querySelectorAll('.results figure').length === 8")
@@ -311,21 +323,13 @@ def test_a_fork_is_a_grid_with_what_is_undecided(sight, studio):
 
 
 def test_a_fork_shows_its_pictures_as_they_come_and_can_be_stopped(sight, monkeypatch):
-    go = threading.Semaphore(0)
-    plain = ECARPipeline.trace
-
-    def stepped(self, *given, **named):
-        assert go.acquire(timeout=60)
-        return plain(self, *given, **named)
-
+    go = held_up(monkeypatch)
     results = sight.locator(".results")
-    monkeypatch.setattr(ECARPipeline, "trace", stepped)
     sight.get_by_label("First seed of the variants").fill("40")
     sight.get_by_role("button", name="Fork", exact=True).click()
     sight.wait_for_selector(".results[aria-busy=true]")
     assert sight.locator("#intervene-base").is_disabled()
     assert results.locator(".status").inner_text() == "Waiting for the model …"
-    go.release()  # the base, which this visitor has not made yet
     for count in (1, 2):
         go.release()
         sight.wait_for_function(
@@ -407,3 +411,24 @@ def test_a_phone_shows_it_without_sideways_scrolling(page):
     every = "[...document.querySelectorAll('.results *')]"
     assert sight.evaluate(f"Math.max(...{every}.map(e => e.getBoundingClientRect().right))") <= 390
     sight.close()
+
+
+def test_what_is_painted_or_chosen_while_a_run_goes_on_stays(sight, monkeypatch):
+    do(sight, "Fork", "Base image", "cat")
+    sight.wait_for_selector("#intervene-base:not([disabled])")
+    sight.get_by_role("tab", name="Paint", exact=True).click()
+    cells = "document.querySelectorAll('.painter .cell').length === %s"
+    sight.locator("#intervene-paint-stage").get_by_label("1", exact=True).check()
+    sight.wait_for_function(cells % 16)
+    sight.get_by_role("button", name="All", exact=True).click()
+    go = held_up(monkeypatch)
+    sight.get_by_role("button", name="Replace what is painted").click()
+    sight.wait_for_selector(".results[aria-busy=true]")
+    sight.locator("#intervene-paint-stage").get_by_label("2", exact=True).check()
+    sight.wait_for_function(cells % 64)
+    sight.locator(".painter .cell").first.click()
+    sight.get_by_label("Seed", exact=True).fill("77")
+    go.release(20)
+    sight.wait_for_selector("#intervene-paint-go:not([disabled])")
+    assert sight.inner_text(".painter .count") == "1 of 64 painted"
+    assert sight.get_by_label("Seed", exact=True).input_value() == "77"
