@@ -22,7 +22,7 @@ PICTURE = Path(__file__).parent / "app.png"
 CHECKPOINT = "cifar10-turbo"
 WIDTH, HEIGHT = 1280, 720
 SHRUNK = (960, 540)
-COLOURS = 64  # one palette for all frames keeps the file small
+COLOURS = 240  # one palette for all frames keeps the file small
 # Milliseconds that a frame stays: on the way, and at the end of a scene.
 STEP, REST = 260, 1500
 LARGEST = 3_000_000  # bytes
@@ -55,7 +55,7 @@ def one_image(page: Any) -> Frames:
     """Stage by stage, step by step."""
     open_tab(page, "Generate")
     page.wait_for_function(
-        "document.querySelector('#generate-player .status')?.textContent.startsWith('Done')",
+        "/^Done|flow step/.test(document.querySelector('#generate-player .status')?.textContent)",
         timeout=PATIENCE,
     )
     slider = page.get_by_label("Step of the run")
@@ -85,7 +85,7 @@ def live(page: Any) -> Frames:
     page.wait_for_function(
         "document.querySelector('#live .live')?.dataset.number", timeout=PATIENCE
     )
-    slider = page.get_by_label("All stages")
+    slider = page.get_by_role("slider", name="All stages").last  # the walk from seed to seed
     for share in range(0, 101, 10):
         slider.fill(str(share / 100))
         page.wait_for_function("!document.querySelector('#live .live.behind')", timeout=PATIENCE)
