@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import psutil
+import torch
 from starlette.middleware import Middleware
 
 from apps.compare.tab import Compare
@@ -167,6 +169,14 @@ def leaver(studio: Studio):
     return leave
 
 
+def leave_a_core() -> None:
+    """Computes with all cores but one, unless ``OMP_NUM_THREADS`` says otherwise: server and
+    browser need one, and threads that wait for each other's core are slower than fewer."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = psutil.cpu_count(logical=False) or 1
+        torch.set_num_threads(min(torch.get_num_threads(), max(1, cores - 1)))
+
+
 def launch(
     checkpoint: str | Path = "cifar10",
     host: str = "127.0.0.1",
@@ -198,6 +208,7 @@ def launch(
     """
     named = Hosts(host, (*hosts, *names_of_environment()))
     port = port_of_environment() if port is None else port
+    leave_a_core()
     studio = Studio(checkpoint, device, dtype)
     page = page_of(studio)
     queue = prepare(page)

@@ -7,6 +7,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Generator
+from contextvars import ContextVar
 
 import torch
 
@@ -72,6 +73,28 @@ def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCon
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
+
+
+class Casts(dict):
+    """The weights of linear layers in the dtype of an autocast, by layer and dtype: made at first
+    use and kept while they do not change, for a run. Autocast forgets them after every call."""
+
+
+CASTS: ContextVar[Casts | None] = ContextVar("casts", default=None)
+
+
+@contextlib.contextmanager
+def casting_once(device: torch.device, dtype: torch.dtype, casts: Casts) -> Generator[None]:
+    """As :func:`autocast`, and a linear layer of the kit looks into ``casts`` for its weights."""
+    if dtype == torch.float32:
+        yield
+        return
+    token = CASTS.set(casts)
+    try:
+        with torch.autocast(device.type, dtype=dtype):
+            yield
+    finally:
+        CASTS.reset(token)
 
 
 def synchronize(device: torch.device) -> None:

@@ -21,6 +21,7 @@ from ecar_lab.errors import EcarError
 from ecar_lab.layers import (
     Blocks,
     BlockStyle,
+    Linear,
     TimeEmbedding,
     embed_classes,
     long_skip_maps,
@@ -281,8 +282,8 @@ class FlowHead(nn.Module):
         self.patch_size = patch_size
         self.head_dim = width // num_heads
         token_dim = latent_channels * patch_size**2
-        self.patch_embedding = nn.Linear(token_dim, width)
-        self.map_embedding = nn.Linear(width, width, bias=False)
+        self.patch_embedding = Linear(token_dim, width)
+        self.map_embedding = Linear(width, width, bias=False)
         self.time_embedding = TimeEmbedding(width)
         self.stage_embedding = nn.Embedding(schedule.num_stages, width)
         self.class_embedding = nn.Embedding(num_classes + 1, width)
@@ -292,8 +293,8 @@ class FlowHead(nn.Module):
             self.guidance_embedding = TimeEmbedding(width, octaves=4, zero=True)
         self.blocks = Blocks(num_layers, width, num_heads, style)
         self.skips = long_skip_maps(num_layers if long_skips else 0, width)
-        self.final_modulation = zero_init(nn.Linear(width, 2 * width))
-        self.out = zero_init(nn.Linear(width, token_dim))
+        self.final_modulation = zero_init(Linear(width, 2 * width))
+        self.out = zero_init(Linear(width, token_dim))
         nn.init.normal_(self.stage_embedding.weight, std=0.02)
         nn.init.normal_(self.class_embedding.weight, std=0.02)
 

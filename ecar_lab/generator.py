@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ecar_lab.arguments import plain, real_number, whole_number
 from ecar_lab.bounds import check_images
+from ecar_lab.device import Casts
 from ecar_lab.errors import EcarError
 from ecar_lab.flow import DEFAULT_SOLVER, check_solver
 from ecar_lab.schedule import Intervals, check_interval, check_power, per_stage
@@ -119,6 +120,9 @@ class LatentGenerator(StoredNetwork):
     if TYPE_CHECKING:  # diffusers keeps the arguments of __init__ here, by attribute
         config: Any
 
+    # Weights in a lower dtype, kept from run to run; for a program that never changes the weights
+    # again. None: every run makes its own.
+    casts: Casts | None = None
     default_solver: ClassVar[str] = DEFAULT_SOLVER
     always_saved: ClassVar[Sequence[str]] = (
         *("latent_size", "latent_channels", "patch_size", "num_classes"),

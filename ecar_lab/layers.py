@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ecar_lab.attention import Windows, attend, attend_by_stage
+from ecar_lab.device import CASTS
 from ecar_lab.errors import EcarError
 
 TIME_FREQUENCIES = 128
@@ -34,6 +35,31 @@ def cached_table(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return make(*arguments)
 
     return cached
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` that casts its weights once for a run (:func:`ecar_lab.device.casting_once`),
+    not once for a call. The numbers are the same."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return super().forward(input)
+        casts = CASTS.get()
+        if casts is None or torch.is_grad_enabled():
+            return super().forward(input)
+        dtype = torch.get_autocast_dtype(input.device.type)
+        if (self, dtype) not in casts:
+            bias = None if self.bias is None else self.bias.to(dtype)
+            casts[self, dtype] = self.weight.to(dtype), bias
+        return F.linear(input, *casts[self, dtype])
+
+
+def with_kept_casts(network: nn.Module) -> nn.Module:
+    """The network, its linear layers as :class:`Linear`; for those of other libraries."""
+    for module in network.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Linear
+    return network
 
 
 def patchify(latent: Tensor, patch_size: int) -> Tensor:
@@ -132,8 +158,8 @@ class Attention(nn.Module):
                 f"use {math.ceil(width / (4 * num_heads)) * 4 * num_heads}"
             )
         self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
 
     def project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, N, D) -> query, key (normalised, turned) and value, each (B, h, N, d).
@@ -249,8 +275,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
-        self.gate_value = nn.Linear(width, 2 * hidden)
-        self.out = nn.Linear(hidden, width)
+        self.gate_value = Linear(width, 2 * hidden)
+        self.out = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.gate_value(x).chunk(2, dim=-1)
@@ -280,9 +306,9 @@ class Block(nn.Module):
         if style.mlp == "swiglu":
             self.mlp = SwiGLU(width, gated_width(hidden))
         else:
-            wide, narrow = nn.Linear(width, hidden), nn.Linear(hidden, width)
+            wide, narrow = Linear(width, hidden), Linear(hidden, width)
             self.mlp = nn.Sequential(wide, SquaredReLU(), narrow)
-        self.modulation = zero_init(nn.Linear(width, 6 * width))
+        self.modulation = zero_init(Linear(width, 6 * width))
 
     def forward(
         self,
@@ -332,7 +358,7 @@ class TimeEmbedding(nn.Module):
         super().__init__()
         self.octaves = octaves
         self.mlp = nn.Sequential(
-            nn.Linear(2 * TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
+            Linear(2 * TIME_FREQUENCIES, width), nn.SiLU(), Linear(width, width)
         )
         if zero:
             zero_init(cast(nn.Linear, self.mlp[-1]))
@@ -356,7 +382,7 @@ def long_skip_maps(num_layers: int, width: int) -> nn.ModuleDict:
     """Linear maps from what block i gives to what block L-1-i gets, added to it; named by the
     latter's number. They start at zero. Neighbours have none: one follows the other anyway."""
     pairs = range((num_layers - 1) // 2)
-    maps = nn.ModuleDict({str(num_layers - 1 - i): nn.Linear(width, width) for i in pairs})
+    maps = nn.ModuleDict({str(num_layers - 1 - i): Linear(width, width) for i in pairs})
     for parameter in maps.parameters():
         nn.init.zeros_(parameter)
     return maps

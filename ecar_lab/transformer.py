@@ -21,6 +21,7 @@ from ecar_lab.flow import upsample
 from ecar_lab.layers import (
     Blocks,
     BlockStyle,
+    Linear,
     cached_table,
     embed_classes,
     modulate,
@@ -138,11 +139,11 @@ class MultistageTransformer(nn.Module):
         self.width = width
         self.head_dim = width // num_heads
         self.history = history
-        self.patch_embedding = nn.Linear(latent_channels * patch_size**2, width)
+        self.patch_embedding = Linear(latent_channels * patch_size**2, width)
         self.stage_embedding = nn.Embedding(len(self.token_sides), width)
         self.class_embedding = nn.Embedding(num_classes + 1, width)  # the last one: no class
         self.blocks = Blocks(num_layers, width, num_heads, style)
-        self.final_modulation = zero_init(nn.Linear(width, 2 * width))
+        self.final_modulation = zero_init(Linear(width, 2 * width))
         nn.init.normal_(self.stage_embedding.weight, std=0.02)
         nn.init.normal_(self.class_embedding.weight, std=0.02)
 

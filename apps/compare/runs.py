@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from apps.server.turns import paced
-from apps.shared.inline import picture_url
+from apps.shared.inline import picture_urls
 from apps.shared.settings import Settings
 from apps.shared.stream import PAUSE
 from apps.shared.studio import Studio
@@ -301,7 +301,7 @@ def draw(lane: Lane, colours: LatentColours, folder: Path) -> Iterator[None]:
     for number, (frame, event) in enumerate(zip(lane.frames, lane.events, strict=True)):
         shown = {"noisy": colours(event.latent), "clean": pictures[number]}
         for row, picture in shown.items():
-            frame[row] = picture_url(picture)
+            (frame[row],) = picture_urls(picture)
         frame["decoded"] = cheap or event is lane.events[-1]
         yield
     lane.image = folder / f"{name}.png"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apps.shared.inline import data_url, picture_url
+from apps.shared.inline import data_url, picture_urls
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
 from ecar_lab.benchmark.caching import CacheComparison
@@ -49,10 +49,10 @@ def draw(
                 "side": grid.shape[-1],
                 "size": event.latent.shape[-1],
                 "hue": STAGE_HUES[number % len(STAGE_HUES)],
-                "latent": picture_url(studio.colours(event.latent)),
-                "decoded": picture_url(decode(tokenizer, final)),
-                "map": picture_url(own.colours(grid)),
-                "map_together": picture_url(together.colours(grid)),
+                "latent": picture_urls(studio.colours(event.latent))[0],
+                "decoded": picture_urls(decode(tokenizer, final))[0],
+                "map": picture_urls(own.colours(grid))[0],
+                "map_together": picture_urls(together.colours(grid))[0],
                 "explained": round(own.explained, 4),
             }
         )

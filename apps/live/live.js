@@ -1,8 +1,9 @@
-// Sliders that the image follows. One wish is under way at a time; what is moved meanwhile waits, and
-// of all that waits only the newest is asked for. `element`, `props`, `watch` and `server` come from
+// Sliders that the image follows. One picture is made at a time, at most one more is asked for; what
+// is moved meanwhile waits, and of all that waits only the newest is asked for. `element`, `props`, `watch` and `server` come from
 // Gradio's HTML component; see live/runs.py for a wish, live/tab.py for the answer.
 
 const PATIENCE = 400; // milliseconds after which a newer wish ends the run under way
+const STILL = 200; // milliseconds without a move after which the finger rests
 const REST = 600; // milliseconds without a move after which the image becomes the current run
 const root = element.querySelector(".live");
 const page = Array.from({ length: 4 }, () => Math.random().toString(36).slice(2, 8)).join("");
@@ -142,53 +143,87 @@ function put() {
   }
 }
 
-// -- asking: the newest wish, never two at a time ----------------------------------------------------
+// -- asking: always the newest wish -------------------------------------------------------------------
 
 let newest = 0; // the number of the newest wish
 let shown = 0; // and of the one in sight
 let underWay = null; // { number, since }
+let following = null; // the same, of a second one that is asked for while the first is made
+let pace = Infinity; // milliseconds that the last picture took
 let spared = true; // a picture has come since a run was ended early: the next may be ended, too
 let rest = null;
+let still = null;
 let patience = null;
 let touched = false; // by a person: what the tab opens with is nobody's run
+let draft = false; // while a finger is on its way a picture of fewer steps will do
+let movedAt = -Infinity;
 
 function moved() {
   touched = true;
+  const now = performance.now();
+  draft = view.drafts && now - movedAt < STILL;
+  movedAt = now;
   wanted();
 }
 
 function wanted() {
   newest += 1;
+  clearTimeout(still);
+  if (draft) still = setTimeout(finish, STILL);
   root.classList.add("behind");
   clearTimeout(rest);
   ask();
 }
 
-async function ask() {
+function ask() {
   if (!newest || newest === shown || !root.offsetParent) return;
-  const number = newest;
-  if (underWay) {
-    // A slow run is ended for the newest wish, but not one after the other: pictures should come.
-    if (underWay.number === number || !spared) return;
-    const left = PATIENCE - (performance.now() - underWay.since);
-    if (left > 0) {
-      clearTimeout(patience);
-      patience = setTimeout(ask, left);
-      return;
-    }
-    spared = false;
+  if (following || underWay?.number === newest) return;
+  if (!underWay) return send(false);
+  const gone = performance.now() - underWay.since;
+  if (pace < PATIENCE / 2) {
+    // The model never waits for the page: the next wish leaves before the last picture is here.
+    if (gone >= pace / 2) return send(true);
+    return askIn(pace / 2 - gone);
   }
-  const mine = { number, since: performance.now() };
-  underWay = mine;
+  // A slow run is ended for the newest wish, but not one after the other: pictures should come.
+  if (!spared) return;
+  if (gone < PATIENCE) return askIn(PATIENCE - gone);
+  spared = false;
+  send(false);
+}
+
+// The finger rests: the picture of all steps.
+function finish() {
+  draft = false;
+  wanted();
+}
+
+function askIn(milliseconds) {
+  clearTimeout(patience);
+  patience = setTimeout(ask, milliseconds);
+}
+
+// follows: it waits for the run under way, which is not ended for it.
+async function send(follows) {
+  const mine = { number: newest, since: performance.now() };
+  if (follows) following = mine;
+  else underWay = mine;
   let answer;
   try {
-    answer = await server.picture({ page, number, wish: structuredClone(wish) });
+    answer = await server.picture({
+      page, number: newest, follows, draft, wish: structuredClone(wish),
+    });
   } catch {
     answer = { sentence: "The server does not answer: is it running? Move a slider to try again." };
   }
-  if (underWay === mine) underWay = null;
+  if (following === mine) following = null;
+  if (underWay === mine) {
+    [underWay, following] = [following, null];
+    if (underWay) underWay.since = performance.now();
+  }
   if (answer.busy) return setTimeout(ask, 500);
-  if (!answer.dropped) show(answer, number);
+  if (answer.seconds) pace = 1000 * answer.seconds;
+  if (!answer.dropped) show(answer, mine.number);
   ask();
 }
 
@@ -196,7 +231,7 @@ function show(answer, number) {
   if (number < shown) return;
   shown = number;
   spared = true;
-  const now = number === newest;
+  const now = number === newest && !answer.draft;
   root.classList.toggle("behind", !now);
   if (answer.sentence) {
     status.textContent = spoken.textContent = answer.sentence;
@@ -212,7 +247,7 @@ function show(answer, number) {
   image.setAttribute("aria-label", answer.run.title);
   announce(root, view.stages.length, "decode");
   root.dataset.number = number;
-  status.textContent = `${answer.run.title}. Made in ${Math.round(1000 * answer.seconds)} ms.`;
+  status.textContent = `${answer.run.title}. Made in ${Math.round(1000 * answer.seconds)} ms${answer.draft ? ", in fewer steps while you move" : ""}.`;
   if (!now || !touched) return;
   rest = setTimeout(() => {
     spoken.textContent = status.textContent;
@@ -228,7 +263,7 @@ function receive() {
   wish = structuredClone(next.wish);
   if (anew) build();
   put();
-  touched = false;
+  touched = draft = false;
   wanted();
 }
 

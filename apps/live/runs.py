@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 
 from apps.shared.inline import data_url, side_by_side
+from apps.shared.parts import preset_steps
 from apps.shared.recipes import check_settings
 from apps.shared.settings import MAX_SEED, Settings, number, whole
 from apps.shared.studio import Studio
 from ecar_lab.errors import EcarError
-from ecar_lab.flow import GUIDANCE_RANGE
+from ecar_lab.flow import FEW_STEPS, GUIDANCE_RANGE
 from ecar_lab.model import ECAR
 from ecar_lab.schema import short
 from ecar_lab.viz.colours import decode
@@ -55,8 +56,13 @@ def first_wish(settings: Settings, names: list[str]) -> dict[str, Any]:
     }
 
 
-def settings_of(model: ECAR, wish: Any) -> Settings:
-    """The settings that a wish of the page stands for.
+def draft_steps(model: ECAR, steps: Sequence[int]) -> tuple[int, ...]:
+    """Steps of what is seen while a slider moves: half as many, one at least."""
+    return tuple(preset_steps(steps, "fast", max(FEW_STEPS) if model.few_step else None))
+
+
+def settings_of(model: ECAR, wish: Any, draft: bool = False) -> Settings:
+    """The settings that a wish of the page stands for; a ``draft`` takes fewer steps.
 
     Guidance is that of all stages that the model guides by itself (of all, if it guides none); the
     other class is mixed in from ``from_stage`` on; ``walk`` says per stage how far its noise is.
@@ -86,6 +92,8 @@ def settings_of(model: ECAR, wish: Any) -> Settings:
         walk_seed=whole(wish["walk_seed"], "walk_seed"),
         walk=tuple(real(share, "walk") for share in shares),
     )
+    if draft:
+        settings = replace(settings, steps=draft_steps(model, settings.steps))
     check_settings(model, settings)
     model.check_few_step(settings.steps, settings.guidance, settings.all_powers, settings.solver)
     return settings

@@ -10,7 +10,7 @@ from typing import Any
 import anyio.to_thread
 import gradio as gr
 
-from apps.live.runs import Newest, draw, first_wish, guidance_range, settings_of
+from apps.live.runs import Newest, draft_steps, draw, first_wish, guidance_range, settings_of
 from apps.shared.current import view_of
 from apps.shared.parts import script
 from apps.shared.recipes import Origin
@@ -71,6 +71,7 @@ class Live:
             ],
             "guidance": [low, high],
             "largest_seed": MAX_SEED,
+            "drafts": draft_steps(model, settings.steps) != tuple(self.studio.defaults().steps),
             "wish": first_wish(settings, names),
         }
 
@@ -97,31 +98,34 @@ class Live:
 
     async def answer(self, asked: Any, request: Any) -> dict[str, Any]:
         """The picture of a wish, ``{"page": ..., "number": ..., "wish": ...}``; or a sentence, or
-        ``dropped``, because a newer wish has come, or ``busy``."""
+        ``dropped``, because a newer wish has come, or ``busy``. A wish with ``follows`` lets the
+        page's earlier ones end first."""
         if not isinstance(asked, dict):
             return {"sentence": "This wish cannot be read: load the page again."}
         page, number = str(asked.get("page"))[:40], asked.get("number")
         if not isinstance(number, int) or isinstance(number, bool):
             return {"sentence": "This wish has no number: load the page again."}
-        self._newest.note(page, number)
+        if not asked.get("follows"):
+            self._newest.note(page, number)
         if self._waiting >= MOST_WAITING:
             return BUSY
         self._waiting += 1
         try:
             return await anyio.to_thread.run_sync(
-                self._make, asked.get("wish"), page, number, request
+                self._make, asked.get("wish"), bool(asked.get("draft")), page, number, request
             )
         finally:
             self._waiting -= 1
 
-    def _make(self, wish: Any, page: str, number: int, request: Any) -> dict[str, Any]:
+    def _make(self, wish: Any, draft: bool, page: str, number: int, request: Any) -> dict[str, Any]:
         try:
-            settings = settings_of(self.studio.pipeline.model, wish)
+            settings = settings_of(self.studio.pipeline.model, wish, draft)
             with self.turn(request), told_when_memory_is_full():
+                self._newest.note(page, number)
                 drawn = draw(self.studio, settings, lambda: self._newest.is_newest(page, number))
         except EcarError as error:
             sentence = str(error)
             return {"sentence": f"{sentence[:1].upper()}{sentence[1:]}."}
         if drawn is None:
             return {"dropped": True}
-        return {**vars(drawn), "run": view_of(settings, self.origin)}
+        return {**vars(drawn), "draft": draft, "run": view_of(settings, self.origin)}

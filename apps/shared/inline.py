@@ -26,9 +26,10 @@ def data_url(picture: Image.Image, compress_level: int = 6) -> str:
     return PREFIX + base64.b64encode(buffer.getvalue()).decode()
 
 
-def picture_url(picture: Tensor) -> str:
-    """One picture (1, 3, h, w) in [-1, 1] at its native size; the page enlarges it."""
-    return data_url(to_pil(picture)[0], 1)  # a frame should not wait for the compressor
+def picture_urls(pictures: Tensor) -> list[str]:
+    """Each of the pictures (B, 3, h, w) in [-1, 1] at its native size; the page enlarges them."""
+    # A frame should not wait for the compressor.
+    return [data_url(picture, 1) for picture in to_pil(pictures)]
 
 
 def png_of(url: str) -> bytes:

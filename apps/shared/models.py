@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ecar_lab.device import Casts
 from ecar_lab.errors import EcarError
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.viz.colours import LatentColours
@@ -53,6 +54,7 @@ class Models:
                 return kept
             pipeline = ECARPipeline.from_pretrained(str(checkpoint))
             pipeline.to(device)
+            pipeline.model.casts = Casts()  # nobody changes its weights here
             loaded = Loaded(pipeline, LatentColours.of(pipeline.tokenizer))
             with self._lock:
                 self._kept[key] = loaded

@@ -7,7 +7,7 @@ import math
 import re
 import secrets
 from abc import ABCMeta
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ class RunControls:
         return values
 
 
-def preset_steps(default_steps: tuple[int, ...], name: str, most: int | None = None) -> list[int]:
+def preset_steps(default_steps: Sequence[int], name: str, most: int | None = None) -> list[int]:
     """Steps per stage of a preset; ``most``: that a few-step model can make of a stage."""
     steps = [max(1, round(PRESETS[name] * count)) for count in default_steps]
     return [min(count, most or count) for count in steps]

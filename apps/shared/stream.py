@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apps.shared.inline import data_url, picture_url
+from apps.shared.inline import data_url, picture_urls
 from apps.shared.settings import Settings
 from ecar_lab.events import TraceEvent
 from ecar_lab.pipeline import ECARPipeline
@@ -116,8 +116,8 @@ def stream(
         _note_costs(progress, event, flops)
         frame = _frame(event, estimate)
         estimate = event.clean_estimate
-        frame["noisy"] = picture_url(colours(event.latent))
-        frame["clean"] = picture_url(colours(event.clean_estimate))
+        both = torch.cat([event.latent, event.clean_estimate])
+        frame["noisy"], frame["clean"] = picture_urls(colours(both))
         computed += event.seconds
         if event.is_stage_end or (due and progress.watching < PREVIEW_SHARE * computed):
             decode_begin = time.perf_counter()
@@ -129,7 +129,7 @@ def stream(
                 progress.watching -= progress.costs[-1].decode
                 progress.image = folder / settings.file_name
                 to_pil(picture)[0].save(progress.image, compress_level=1)
-            frame["decoded"] = picture_url(picture)
+            (frame["decoded"],) = picture_urls(picture)
         # A new list: the page is sent what differs from the view before, which must stay as it was.
         frames = [*progress.view["frames"], frame]
         progress.view = {**progress.view, "frames": frames, "done": event.is_final}

@@ -13,7 +13,7 @@ from torch import Tensor
 from ecar_lab.arguments import as_dtype, as_generators
 from ecar_lab.baselines.objective import Walked
 from ecar_lab.cost import guided_steps
-from ecar_lab.device import autocast, synchronize
+from ecar_lab.device import Casts, casting_once, synchronize
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.generator import LatentGenerator
@@ -136,13 +136,14 @@ class Baseline(LatentGenerator):
     @torch.no_grad()
     def _events(self, run: Run) -> Stream:
         noise, steps = self.white(run), run.steps
+        casts = Casts() if self.casts is None else self.casts
         flops = self.step_flops(run.guided, run.solver)
         yield one_stage_event(run, 0, steps, noise, torch.zeros_like(noise))
         walk = self.walk(run, noise)
         for step in range(1, steps + 1):
             synchronize(self.device)
             started = time.perf_counter()
-            with autocast(self.device, run.dtype):
+            with casting_once(self.device, run.dtype, casts):
                 walked = next(walk)
             synchronize(self.device)
             seconds = {"network": time.perf_counter() - started}

@@ -18,7 +18,7 @@ from ecar_lab.baselines.token_ar import TokenAR, TokenDraw
 from ecar_lab.baselines.token_parts import guided
 from ecar_lab.errors import EcarError
 from ecar_lab.generator import TIME_BINS
-from ecar_lab.layers import SquaredReLU
+from ecar_lab.layers import Linear, SquaredReLU
 
 if TYPE_CHECKING:
     from ecar_lab.tokenizers.base import Tokenizer
@@ -63,13 +63,13 @@ class CodeHead(nn.Module):
 
     def __init__(self, *, codebook_size: int, map_width: int, width: int, num_layers: int):
         super().__init__()
-        self.map_embedding = nn.Linear(map_width, width)
+        self.map_embedding = Linear(map_width, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.LayerNorm(width, eps=1e-6),
-                nn.Linear(width, width),
+                Linear(width, width),
                 SquaredReLU(),
-                nn.Linear(width, width),
+                Linear(width, width),
             )
             for _ in range(num_layers)
         )

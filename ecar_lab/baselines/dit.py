@@ -26,7 +26,7 @@ from ecar_lab.generator import (
     TrainingDraw,
     mean_per_bin,
 )
-from ecar_lab.layers import zero_init
+from ecar_lab.layers import with_kept_casts, zero_init
 from ecar_lab.schedule import Intervals
 
 SIZES = {
@@ -89,6 +89,7 @@ class DiT(Baseline):
             out_channels=latent_channels,
             num_embeds_ada_norm=num_classes,
         )
+        with_kept_casts(self.network)
         self._prepare_training()
 
     def _prepare_training(self) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ecar_lab.flow import SOLVERS, num_times
 from ecar_lab.layers import (
     Blocks,
+    Linear,
     SquaredReLU,
     TimeEmbedding,
     modulate,
@@ -25,7 +26,7 @@ from ecar_lab.layers import (
 from ecar_lab.transformer import KVCache, block_causal_mask
 
 
-class PatchEmbedding(nn.Linear):
+class PatchEmbedding(Linear):
     """Tokens (..., P) -> (..., D), whatever the dtype they come in."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ class TokenTransformer(nn.Module):
         self.patch_embedding = embedding
         self.class_embedding = nn.Embedding(num_classes + 1, width)  # the last one: no class
         self.blocks = Blocks(num_layers, width, num_heads)
-        self.final_modulation = zero_init(nn.Linear(width, 2 * width))
+        self.final_modulation = zero_init(Linear(width, 2 * width))
         nn.init.normal_(self.class_embedding.weight, std=0.02)
         if order == "masked":
             self.mask_embedding = nn.Parameter(0.02 * torch.randn(width))
@@ -129,8 +130,8 @@ class HeadBlock(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.modulation = zero_init(nn.Linear(width, 3 * width))
-        self.mlp = nn.Sequential(nn.Linear(width, width), SquaredReLU(), nn.Linear(width, width))
+        self.modulation = zero_init(Linear(width, 3 * width))
+        self.mlp = nn.Sequential(Linear(width, width), SquaredReLU(), Linear(width, width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """x (M, 1, w), condition (M, w) -> (M, 1, w)."""
@@ -157,11 +158,11 @@ class FlowTokenHead(nn.Module):
     def __init__(self, *, token_dim: int, map_width: int, width: int, num_layers: int):
         super().__init__()
         self.patch_embedding = PatchEmbedding(token_dim, width)
-        self.map_embedding = nn.Linear(map_width, width)
+        self.map_embedding = Linear(map_width, width)
         self.time_embedding = TimeEmbedding(width)
         self.blocks = nn.ModuleList(HeadBlock(width) for _ in range(num_layers))
-        self.final_modulation = zero_init(nn.Linear(width, 2 * width))
-        self.out = zero_init(nn.Linear(width, token_dim))
+        self.final_modulation = zero_init(Linear(width, 2 * width))
+        self.out = zero_init(Linear(width, token_dim))
 
     def forward(self, state: Tensor, condition: Tensor) -> Tensor:
         """The velocity (..., P) float32 at the state (..., P), for conditions (..., w)."""

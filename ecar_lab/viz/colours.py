@@ -46,8 +46,7 @@ class LatentColours:
         values = latent.detach().float().cpu().movedim(1, -1).flatten(0, -2)  # (pixels, C)
         channels = values.shape[1]
         if channels > 3:
-            _, directions = torch.linalg.eigh(torch.cov(values.T.double()))
-            weight = directions[:, -3:].flip(1).float()
+            weight = _main_directions(values.double()).float()
             # An eigenvector has no sign of its own: let its largest entry be positive.
             weight = weight * weight.gather(0, weight.abs().argmax(0, keepdim=True)).sign()
         else:
@@ -89,6 +88,18 @@ class LatentColours:
         latent = F.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=True)
         latent = latent / (2 * latent.std())
         return LatentColours.fit(latent, decode(tokenizer, latent))
+
+
+def _main_directions(values: Tensor) -> Tensor:
+    """The three directions (C, 3) in which ``values`` (N, C) vary most, the first one most."""
+    centred = values - values.mean(0)
+    rows, channels = centred.shape
+    if rows >= channels:
+        _, directions = torch.linalg.eigh(centred.T @ centred)
+        return directions[:, -3:].flip(1)
+    _, mixtures = torch.linalg.eigh(centred @ centred.T)  # the smaller matrix has the same ones
+    directions = F.normalize(centred.T @ mixtures[:, -3:].flip(1), dim=0)
+    return F.pad(directions, (0, 3 - directions.shape[1]))
 
 
 def token_grid(token_map: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ that draws every frame, and a click in a real browser (chromium, Playwright) aga
 With ``--live`` the Live tab instead (``--checkpoint cifar10-turbo --live``): a slider is moved
 without a pause in the browser, and what counts is the time from a wish to its picture, and pictures
 a second. The server shares the machine with the browser; the bare model is measured alone, before
-and after.
+and after. ``--visit``: the first visit of a fresh browser.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class Switches:
     """fast, balanced or best."""
     live: bool = False
     """Measure the Live tab."""
+    visit: bool = False
+    """Measure a first visit."""
     out: Path | None = None
     """JSON file to write."""
 
@@ -210,6 +212,51 @@ def drag(switches: Switches) -> dict[str, list[float]]:
     return found
 
 
+# The images of all classes are in sight.
+USABLE = """() => {
+  const overview = document.querySelector(".overview");
+  return overview?.querySelector(".status")?.textContent.includes(", in ")
+    && [...overview.querySelectorAll("img")].every((image) => image.naturalWidth);
+}"""
+
+
+def measure_visit(switches: Switches) -> dict[str, Any]:
+    """Medians over visits of fresh browsers to a server that has its opening images: milliseconds
+    until the images of all classes are in sight, requests until nothing more is asked for, and
+    kilobytes on the wire."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    page, address = demo.launch(switches.checkpoint, port=demo.port_of_environment(), block=False)
+    rows: dict[str, list[float]] = {"milliseconds": [], "requests": [], "kilobytes": []}
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        for number in range(switches.repeats + 1):
+            context = browser.new_context()
+            tab = context.new_page()
+            asked: list[Any] = []
+            tab.on("requestfinished", lambda request, asked=asked: asked.append(request))
+            started = time.perf_counter()
+            tab.goto(address)
+            tab.wait_for_function(USABLE)
+            seconds = time.perf_counter() - started
+            tab.wait_for_timeout(1500)  # what the page still fetches when it is usable counts, too
+            if number:  # the first one warms up
+                sizes = [request.sizes() for request in asked]
+                wire = sum(s["responseBodySize"] + s["responseHeadersSize"] for s in sizes)
+                rows["milliseconds"].append(1000 * seconds)
+                rows["requests"].append(len(asked))
+                rows["kilobytes"].append(wire / 1000)
+            context.close()
+        browser.close()
+    page.close()
+    return {
+        "checkpoint": switches.checkpoint,
+        **{name: round(statistics.median(values)) for name, values in rows.items()},
+        "machine": machine(torch.device("cpu")),
+    }
+
+
 def timed(call: Callable[[], float]) -> tuple[float, float]:
     """Seconds that a call takes, and what it returns."""
     started = time.perf_counter()
@@ -251,7 +298,8 @@ def clicks(switches: Switches) -> dict[str, list[float]]:
 
 def main() -> None:
     switches = tyro.cli(Switches, prog="python tests/scripts/speed_app.py")
-    result = measure_live(switches) if switches.live else measure(switches)
+    way = measure_live if switches.live else measure_visit if switches.visit else measure
+    result = way(switches)
     text = json.dumps(result, indent=2)
     print(text)
     if switches.out is not None:
