@@ -105,12 +105,12 @@ class Inspect:
             busy=busy,
         )
 
-    @in_sentences
-    def open(self, layer: int) -> Iterator[dict[Any, Any]]:
+    def open(self, layer: int) -> dict[Any, Any]:
         """What a visitor sees first: the run that all see first."""
-        if self.studio.opening() is not None:
-            first = self.studio.defaults()
-            yield self._update(self.inspections.open(first, layer, None), layer)
+        if self.studio.opening() is None:
+            return {self.opened: None}
+        # Not a generator: its last message would be sent twice.
+        return self._update(self.inspections.open(self.studio.defaults(), layer, None), layer)
 
     @in_sentences
     def inspect(self, request: gr.Request, layer: int, *values: Any) -> Iterator[dict[Any, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from apps.server.turns import paced
-from apps.shared.inline import data_url, side_by_side
+from apps.shared.inline import data_url, side_by_side, sketch_url
 from apps.shared.settings import Settings
 from apps.shared.studio import Studio
 from ecar_lab.baselines import build
@@ -82,13 +82,13 @@ def picture_of(event: TraceEvent) -> torch.Tensor:
 
 
 def frame(event: TraceEvent, pictures: torch.Tensor) -> dict[str, Any]:
-    """All classes at one moment."""
+    """All classes at one moment. Only the last picture is exact: a first visit should be short."""
     return {
         "stage": event.stage,
         "step": event.step,
         "steps": event.num_steps,
         "t": round(float(event.t), 3),
-        "sprite": data_url(side_by_side(pictures)),
+        "sprite": (data_url if event.is_final else sketch_url)(side_by_side(pictures)),
     }
 
 

@@ -3,8 +3,10 @@
 Gradio's front end is hundreds of small modules; a page asks for some eighty of them, one after the
 other. :class:`Delivery` reads from Gradio's own files which of them the components of a page need
 and hands them over in one compressed answer, which ``delivery.js`` turns into an import map. The
-page itself is compressed, too. Whatever is missing in the bundle is asked for as before, and a
-browser without import maps, or a Gradio that is built otherwise, gets the page as it was.
+page itself is compressed, too, and so is the stream of what its functions answer, piece by piece:
+what a function says last, it has mostly said before. Whatever is missing in the bundle is asked for
+as before, and a browser without import maps, or a Gradio that is built otherwise, gets the page as
+it was.
 """
 
 from __future__ import annotations
@@ -156,11 +158,22 @@ class Delivery:
             return await self._bundles[name].send(scope, send, headers)
         start: Message = {}
         body: list[bytes] = []
+        streams: list[brotli.Compressor] = []
+        takes_brotli = "br" in Headers(scope=scope).get("accept-encoding", "")
 
         async def hand_on(message: Message) -> None:
             """Holds a page back until it is whole; all else goes on at once."""
             if message["type"] == "http.response.start" and _is_page(message):
                 start.update(message)
+            elif message["type"] == "http.response.start" and takes_brotli and _is_stream(message):
+                streams.append(brotli.Compressor(quality=QUICK))
+                MutableHeaders(raw=message["headers"])["Content-Encoding"] = "br"
+                await send(message)
+            elif streams:
+                piece = streams[0].process(message.get("body", b"")) + streams[0].flush()
+                if not message.get("more_body", False):
+                    piece += streams[0].finish()
+                await send({**message, "body": piece})
             elif not start:
                 await send(message)
             else:
@@ -194,6 +207,12 @@ class Delivery:
         asked = json.dumps({"bundle": PLACE[1:] + name, "entry": scripts[0]})
         bootstrap = f"<script>({BOOTSTRAP.read_text(encoding='utf-8')})({asked});</script>"
         return STYLE.sub(lambda link: link[0] + bootstrap, ENTRY.sub("", page))
+
+
+def _is_stream(start: Message) -> bool:
+    headers = Headers(raw=start["headers"])
+    is_stream = headers.get("content-type", "").startswith("text/event-stream")
+    return is_stream and not {"content-encoding", "content-length"} & set(headers)
 
 
 def _is_page(start: Message) -> bool:

@@ -26,6 +26,13 @@ def data_url(picture: Image.Image, compress_level: int = 6) -> str:
     return PREFIX + base64.b64encode(buffer.getvalue()).decode()
 
 
+def sketch_url(picture: Image.Image) -> str:
+    """The picture as a WebP inside a message: a fifth of the bytes, and not exact."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=85)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
 def picture_urls(pictures: Tensor) -> list[str]:
     """Each of the pictures (B, 3, h, w) in [-1, 1] at its native size; the page enlarges them."""
     # A frame should not wait for the compressor.

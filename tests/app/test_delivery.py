@@ -1,9 +1,11 @@
 """A first visit: what a browser asks for and how much comes, and where a bundle is no use."""
 
+import asyncio
 import gzip
 import json
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import brotli
 import pytest
@@ -112,3 +114,35 @@ def plain_page(components: str) -> str:
 @pytest.mark.parametrize("page", ["<html></html>", '<link rel="stylesheet" href="./assets/a.css">'])
 def test_a_front_end_built_otherwise_is_handed_on_as_it_is(page):
     assert Delivery(None).page(page.encode()).plain.decode() == page  # ty: ignore[invalid-argument-type]
+
+
+def test_a_stream_is_compressed_piece_by_piece():
+    pieces = [b"data: one\n\n", b"data: " + b"two " * 999 + b"\n\n", b""]
+
+    async def app(scope, receive, send):
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": piece != b""})
+
+    def received(encoding: bytes) -> tuple[dict, list[bytes]]:
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/gradio_api/queue/data"}
+        scope |= {"headers": [(b"accept-encoding", encoding)]}
+        visit = Delivery(app)(scope, None, send)  # ty: ignore[invalid-argument-type]
+        with ThreadPoolExecutor(1) as elsewhere:  # Playwright has a loop in this thread
+            elsewhere.submit(asyncio.run, visit).result()
+        return dict(sent[0]["headers"]), [message["body"] for message in sent[1:]]
+
+    headers, plain = received(b"gzip")
+    assert b"content-encoding" not in headers
+    assert plain == pieces
+    headers, packed = received(b"gzip, br")
+    assert headers[b"content-encoding"] == b"br"
+    assert len(packed[1]) < 200
+    reader = brotli.Decompressor()
+    assert [reader.process(piece) for piece in packed] == pieces  # each can be read at once
