@@ -29,6 +29,7 @@ PLACE = "/front-end/"
 BOOTSTRAP = Path(__file__).with_suffix(".js")
 # Compressing: of what is kept, and of what is made for one visitor.
 THOROUGH, QUICK = 9, 4
+WINDOW = 18  # 256 KiB: what a stream remembers of itself, for each visitor
 KEPT_PAGES = 8
 
 ENTRY = re.compile(r'<script type="module"[^>]* src="\./assets/([\w.-]+\.js)"></script>')
@@ -166,7 +167,7 @@ class Delivery:
             if message["type"] == "http.response.start" and _is_page(message):
                 start.update(message)
             elif message["type"] == "http.response.start" and takes_brotli and _is_stream(message):
-                streams.append(brotli.Compressor(quality=QUICK))
+                streams.append(brotli.Compressor(quality=QUICK, lgwin=WINDOW))
                 MutableHeaders(raw=message["headers"])["Content-Encoding"] = "br"
                 await send(message)
             elif streams:

@@ -15,8 +15,11 @@ def needed(name: str) -> Any:
         EcarError: it is not installed.
     """
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ImportError as error:
         raise EcarError(
             f"the package {name} is missing: install it with pip install 'ecar-lab[onnx]'"
         ) from error
+    if name == "onnxruntime":
+        module.disable_telemetry_events()
+    return module
