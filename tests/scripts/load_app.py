@@ -47,7 +47,7 @@ SETTLE_SECONDS = 20
 # Nobody should wait longer than so many of their usual waits because of somebody's flood.
 FLOODED = 3.0
 # Nobody should wait longer than so many medians, and memory come back to within so many MiB.
-FAIR, SLACK_MIB = 4.0, 96
+FAIR, SLACK_MIB, OF_A_CLIENT_MIB = 4.0, 48, 8
 # What a client does that will be killed: it follows a long run until it is told of the first event.
 VICTIM = """
 import sys
@@ -367,7 +367,7 @@ def complaints(result: dict[str, Any], switches: Switches) -> list[str]:
     if switches.clients > 1 and result["wait_longest"] > FAIR * result["wait_median"]:
         found.append(f"somebody waited longer than {FAIR:g} medians")
     memory = result["memory_mib"]
-    if memory["after"] > memory["idle"] + SLACK_MIB:
+    if memory["after"] > memory["idle"] + SLACK_MIB + OF_A_CLIENT_MIB * switches.clients:
         found.append(f"{memory['after'] - memory['idle']} MiB did not come back")
     for name in ("files_left_while_serving", "files_left_at_the_end"):
         if result[name] > 0:
