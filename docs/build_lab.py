@@ -45,6 +45,7 @@ LAB = "lab.json"
 # What a browser needs of onnxruntime-web: the way over WebAssembly alone, and that over WebGPU.
 SCRIPTS = ("ort.wasm.bundle.min.mjs", "ort.webgpu.bundle.min.mjs")
 BINARIES = ("ort-wasm-simd-threaded.wasm", "ort-wasm-simd-threaded.asyncify.wasm")
+PACKAGES = shutil.ignore_patterns("*.gz", "*.br")
 PACKED = {".html", ".css", ".js", ".mjs", ".json", ".svg", ".wasm", ".onnx"}
 # What a visitor sees first, and what a painting becomes, where the model knows these classes.
 FIRST, PAINTED = ("automobile", 0), ("automobile", "ship")
@@ -73,7 +74,9 @@ def build(
         for file in runtime:
             shutil.copy(file, fresh / "ort" / file.name)
         if is_of(output / "model", checkpoint, weights):
-            shutil.copytree(output / "model", fresh / "model", ignore=shutil.ignore_patterns("*.*z"))
+            shutil.copytree(
+                output / "model", fresh / "model", ignore=shutil.ignore_patterns("*.*z")
+            )
             for leftover in (fresh / "model").glob("*.br"):
                 leftover.unlink()
         else:

@@ -37,9 +37,8 @@ export class Model {
   }
 
   // The seconds that a run took, or null if it was stopped. wish: labels and seeds, one per image,
-  // and perhaps painted. A new run stops the one before it.
-  async run(wish, { onFrame = () => {}, onHanded = () => {} } = {}) {
-    await this.loading;
+  // and perhaps painted. A new run stops the one before it. The model is loaded.
+  run(wish, { onFrame = () => {}, onHanded = () => {} } = {}) {
     const id = ++this.last;
     this.worker.postMessage({ kind: "run", id, wish });
     return new Promise((resolve, reject) => {

@@ -8,6 +8,8 @@ export class OneView {
   constructor(parent, { manifest, lab, onSave }) {
     this.manifest = manifest;
     this.root = make("div", parent, { class: "one" });
+    this.root.style.setProperty("--stages", manifest.stages.length);
+    this.root.style.setProperty("--handovers", manifest.stages.length - 1);
     this.stages = manifest.stages.map(({ resolution, num_inference_steps: steps }, stage) => {
       if (stage) {
         const arrow = make("p", this.root, { class: "handover" });

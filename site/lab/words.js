@@ -15,12 +15,13 @@ export function explain(manifest, moment, painted = null) {
     return {
       where: "Done",
       words: `No noise is left. The decoder turns the ${of(side)} latent into an image of ${of(whole)} `
-        + "pixels. It is small because the model is: it was trained on one processor in a few hours.",
+        + "pixels; what lies between them it has learned from photographs. Move the slider to see how it "
+        + "came about.",
     };
   }
   if (step === 0 && !before) {
     return {
-      where: `Stage 1, before its first step`,
+      where: "Stage 1, before its first step",
       words: `All is noise yet. The transformer has looked at the class once and written down, for each `
         + `of its few tokens, what belongs there. A small flow model will now follow these notes.`,
     };
@@ -38,7 +39,7 @@ export function explain(manifest, moment, painted = null) {
     return {
       where: `Stage ${stage + 1} ends`,
       words: `It stops at ${percent(window[1])} image, on purpose: what is missing are details, and those `
-        + "can only be decided on a finer grid. The right row shows what the latent points to already.",
+        + "are decided on a finer grid. Below the latent is what it points to already.",
     };
   }
   return {
