@@ -81,9 +81,11 @@ class Handler(SimpleHTTPRequestHandler):
         """Silent."""
 
 
-def server(folder: Path, port: int, isolate: bool = False) -> ThreadingHTTPServer:
+def server(
+    folder: Path, port: int, isolate: bool = False, kind: type[Handler] = Handler
+) -> ThreadingHTTPServer:
     """A server of the folder, which only this machine reaches; ``serve_forever`` starts it."""
-    handler = functools.partial(Handler, directory=str(folder), isolate=isolate)
+    handler = functools.partial(kind, directory=str(folder), isolate=isolate)
     return ThreadingHTTPServer(("127.0.0.1", port), handler)
 
 

@@ -163,6 +163,7 @@ class Exported:
             raise EcarError(f"{MANIFEST} lists no sha256 of its graphs: {AGAIN}")
         stages = self.manifest.stages
         used = {self.manifest.decoder, *(name for s in stages for name in (s.transformer, s.head))}
-        used |= {self.manifest.encoder} - {None}
+        if self.manifest.encoder is not None:
+            used.add(self.manifest.encoder)
         if missing := sorted(used - set(self.manifest.graphs) | set(self.manifest.graphs) - used):
             raise EcarError(f"{MANIFEST} disagrees with itself about {missing[0]}: {AGAIN}")

@@ -117,6 +117,7 @@ async function generate() {
   writeAddress();
   const id = ++latest;
   busy = true;
+  document.body.dataset.state = "busy";
   lay();
   const fresh = { ...wish, view, frames: [], seconds: null, recorded: false, pick: 0 };
   fresh.plan = planOf(manifest, wish.painted ? wish.painted.stage + 1 : 0);
@@ -154,6 +155,7 @@ function show(index) {
   if (run.view === "paint" || run.view === chosen.view || run.labels.length === names.length) {
     if (!(chosen.view === "paint") || run.painted) views[chosen.view].show(run, index);
   }
+  if (run.frames[index].final && !run.recorded) performance.mark("image"); // the first one is what a visitor waits for
   const { where, words } = explain(manifest, moment, run.painted?.stage);
   byId("where").textContent = where;
   byId("where").style.setProperty("--hue", lab.hues[moment.stage]);
