@@ -62,14 +62,13 @@ def first_picture(browser: Any, address: str) -> None:
                 page.click("#go")
                 arrive(page)
                 images.append(float(page.inner_text(".caption").split(" in ")[1].split()[0]))
-    print(
-        f"first image after {statistics.median(first):.2f} s, of {REPEATS} visits: {spread(first)}"
-    )
-    print(f"an image in {statistics.median(images):.2f} s, of {len(images)}: {spread(images)}")
+    print(f"first image of a visit: {spread(first)}")
+    print(f"an image: {spread(images)}")
 
 
 def spread(seconds: list[float]) -> str:
-    return f"{min(seconds):.2f} to {max(seconds):.2f} s"
+    middle = statistics.median(seconds)
+    return f"{middle:.2f} s, of {len(seconds)} from {min(seconds):.2f} to {max(seconds):.2f} s"
 
 
 def wire(browser: Any, folder: Path) -> None:
@@ -88,9 +87,8 @@ def wire(browser: Any, folder: Path) -> None:
         page.wait_for_selector("body[data-offline=yes]")
     weights = sum(size for path, size in sent.items() if path.startswith("/model/"))
     rest = {path: size for path, size in sent.items() if not path.startswith("/model/")}
-    print(
-        f"over the wire with gzip: {sum(rest.values()) / 1e6:.2f} MB, model {weights / 1e6:.2f} MB"
-    )
+    total = sum(rest.values())
+    print(f"over the wire with gzip: {total / 1e6:.2f} MB, and the model {weights / 1e6:.2f} MB")
     for path, size in sorted(rest.items(), key=lambda each: -each[1])[:6]:
         print(f"  {size / 1e3:8.1f} kB {path}")
 
