@@ -85,4 +85,4 @@ lock: ## resolves the ranges of pyproject.toml anew into requirements.lock
 	rm -rf $(VENV)-lock
 
 clean: ## removes .venv and what a build leaves
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site/node_modules *.egg-info
