@@ -10,7 +10,7 @@ import { AllView, OneView, PaintedView } from "./views.js";
 import { explain } from "./words.js";
 
 const VIEWS = ["one", "all", "paint"];
-const MOST_PAINTED = 2; // seeds of each class, from the one that is chosen on
+const [MOST_CLASSES, SEEDS] = [4, 2]; // a painting is completed as these many, each with so many seeds
 const MEGA = 1e6;
 
 const [lab, manifest] = await Promise.all(
@@ -84,6 +84,7 @@ function writeAddress() {
 function lay() {
   for (const input of byId("views").querySelectorAll("input")) input.checked = input.value === chosen.view;
   for (const view of VIEWS) panels[view].hidden = view !== chosen.view;
+  document.body.dataset.view = chosen.view;
   byId("class-field").hidden = chosen.view !== "one";
   byId("class").value = chosen.label;
   byId("seed").value = chosen.seed;
@@ -99,7 +100,7 @@ function wishOf(view) {
   if (view === "one") return { labels: [chosen.label], seeds: [chosen.seed] };
   if (view === "all") return { labels: all, seeds: all.map(() => chosen.seed) };
   const classes = [...panels.paint.querySelectorAll(".picks input:checked")].map((box) => Number(box.value));
-  const seeds = Array.from({ length: MOST_PAINTED }, (_, n) => (chosen.seed + n) % 2 ** 32);
+  const seeds = Array.from({ length: SEEDS }, (_, n) => (chosen.seed + n) % 2 ** 32);
   return {
     labels: classes.flatMap((label) => seeds.map(() => label)),
     seeds: classes.flatMap(() => seeds),
@@ -112,7 +113,10 @@ async function generate() {
   if (!ready) return;
   const view = chosen.view;
   const wish = wishOf(view);
-  if (!wish.labels.length) return say("Choose a class or more that the painting is to become.");
+  const images = wish.labels.length;
+  if (view === "paint" && (!images || images > MOST_CLASSES * SEEDS)) {
+    return say(`${images / SEEDS} classes are chosen: choose 1 to ${MOST_CLASSES} that the painting is to become.`);
+  }
   say(null);
   writeAddress();
   const id = ++latest;
@@ -303,7 +307,7 @@ async function start() {
       byId("progress-words").textContent = `${(come / MEGA).toFixed(1)} of ${(total / MEGA).toFixed(1)} MB, once`;
     });
     const kind = backend === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
-    engine = `Runs here: ${kind}`;
+    engine = `Runs here on ${kind}`;
     tell(engine);
     document.body.dataset.bytes = bytes;
   } catch (error) {
@@ -322,7 +326,7 @@ async function stayOffline() {
   try {
     await navigator.serviceWorker.register("sw.js");
     await navigator.serviceWorker.ready;
-    engine += ", offline too";
+    engine += "; works without a network";
     tell(engine);
     document.body.dataset.offline = "yes";
   } catch { /* a browser that keeps nothing: the page works as long as there is a network */ }

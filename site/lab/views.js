@@ -113,6 +113,6 @@ export class PaintedView {
     this.grid.replaceChildren();
     this.canvases = labels.map((label, image) =>
       figure(this.grid, this.manifest.class_names[label], `seed ${seeds[image]}`));
-    this.grid.style.setProperty("--columns", labels.filter((label) => label === labels[0]).length);
+    this.grid.style.setProperty("--seeds", new Set(seeds).size); // a column per class
   }
 }
