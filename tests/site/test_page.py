@@ -16,7 +16,7 @@ LEAST_PSNR = 40  # dB
 SERIOUS = ("serious", "critical")
 # A model of its own beside the page's; the latents after every step and the last pictures of a run.
 MAKE = """async ([wish, options]) => {
-    const { Model } = await import("./model.js");
+    const { Model } = await import(new URL("model.js", location.href));
     const of = async (place) => (await fetch(place)).json();
     const model = new Model(await of("lab.json"), await of("model/manifest.json"), options);
     const loaded = await model.load();
@@ -31,7 +31,7 @@ MAKE = """async ([wish, options]) => {
 }"""
 # Stopped at the first moment of a run of many images; then another one.
 STOP = """async () => {
-    const { Model } = await import("./model.js");
+    const { Model } = await import(new URL("model.js", location.href));
     const of = async (place) => (await fetch(place)).json();
     const model = new Model(await of("lab.json"), await of("model/manifest.json"));
     await model.load();
@@ -76,7 +76,7 @@ def check_run(made, labs: Labs, weights: str, theirs) -> None:
 @pytest.mark.parametrize("weights", DISTANCE)
 def test_ten_seeds_make_pytorchs_images(browser, labs, weights):
     labels = [seed % 3 for seed in SEEDS]
-    with serving(labs.pages[weights]) as address, visit(browser, address) as page:
+    with serving(labs.pages[weights]) as address, visit(browser, f"{address}words.js") as page:
         made = page.evaluate(MAKE, [{"labels": labels, "seeds": SEEDS}, {"backend": "wasm"}])
     assert (made["loaded"]["backend"], made["loaded"]["threads"]) == ("wasm", 1)
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
@@ -102,7 +102,7 @@ def test_threads_where_the_server_lets_the_page_have_them_and_the_same_image(bro
     wish = {"labels": [1], "seeds": [5]}
     with (
         serving(labs.pages["float32"], isolate=True) as address,
-        visit(browser, address) as page,
+        visit(browser, f"{address}words.js") as page,
     ):
         made = page.evaluate(MAKE, [wish, {"threads": 2, "backend": "wasm"}])
     assert made["isolated"]
@@ -203,24 +203,21 @@ def test_the_work_is_what_the_kit_counts(page, labs):
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 1440), ("light", 390)])
-def test_axe_finds_nothing_serious(browser, labs, theme, width):
+def test_axe_finds_nothing_serious(page, theme, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    size = {"width": width, "height": 900}
-    with (
-        serving(labs.pages["float32"]) as address,
-        visit(browser, address, viewport=size, color_scheme=theme, bypass_csp=True) as page,
-    ):
-        found = []
-        for view in ("One image", "All classes", "Paint a stage"):
-            page.get_by_label(view).check()
-            arrive(page)
-            for violation in axe.run(page).response["violations"]:
-                if violation["impact"] in SERIOUS:
-                    nodes = [node["html"][:160] for node in violation["nodes"]]
-                    found.append((view, violation["id"], nodes))
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=theme)
+    found = []
+    for view in ("One image", "All classes", "Paint a stage"):
+        page.get_by_label(view).check()
+        arrive(page)
+        for violation in axe.run(page).response["violations"]:
+            if violation["impact"] in SERIOUS:
+                nodes = [node["html"][:160] for node in violation["nodes"]]
+                found.append((view, violation["id"], nodes))
         wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide == width, f"{view}: nothing is cut off at the side"
     assert found == []
-    assert wide == width, "nothing is cut off at the side"
 
 
 # -- where the model cannot run --------------------------------------------------------------------
@@ -265,8 +262,8 @@ def test_what_was_recorded_is_shown_where_the_model_cannot_run(browser, labs, sp
 def test_what_was_recorded_is_what_the_model_makes(page):
     """Of every class and moment, within what rounding does."""
     furthest = page.evaluate("""async () => {
-        const { recordedRun } = await import("./pictures.js");
-        const { Model } = await import("./model.js");
+        const { recordedRun } = await import(new URL("pictures.js", location.href));
+        const { Model } = await import(new URL("model.js", location.href));
         const of = async (place) => (await fetch(place)).json();
         const lab = await of("lab.json");
         const labels = [0, 1, 2];
