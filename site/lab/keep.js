@@ -2,6 +2,17 @@
 
 const STORE = "ecar-lab-large";
 
+const later = []; // what is still to be written: the visitor waits for the image, not for the disk
+
+// Writes what has been fetched; the page works without a network from then on.
+export async function writeDown() {
+  const store = await storeHere();
+  for (const [url, bytes] of later.splice(0)) {
+    await store.put(url, new Response(bytes)).catch(() => {}); // a full disk: it is fetched again
+  }
+  return Boolean(store);
+}
+
 // The bytes of a file. said: {bytes, sha256}; onBytes is told of every piece that has come.
 export async function keep(url, said, onBytes) {
   const store = await storeHere();
@@ -20,7 +31,7 @@ export async function keep(url, said, onBytes) {
     bytes = await download(url, said, onBytes, { cache: "reload" });
     if (!(await isRight(bytes, said))) throw new Error(`${url} arrived damaged: load the page again`);
   }
-  await store?.put(url, new Response(bytes)).catch(() => {}); // a full disk: it is fetched again
+  if (store) later.push([url, bytes]);
   return bytes;
 }
 

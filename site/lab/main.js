@@ -13,11 +13,12 @@ const VIEWS = ["one", "all", "paint"];
 const [MOST_CLASSES, SEEDS] = [4, 2]; // a painting is completed as these many, each with so many seeds
 const MEGA = 1e6;
 
+const hindrance = obstacle();
+const model = hindrance ? null : new Model();
 const [lab, manifest] = await Promise.all(
   ["lab.json", "model/manifest.json"].map(async (place) => (await fetch(place)).json()));
 const names = manifest.class_names;
 const chosen = readAddress();
-const model = new Model(lab, manifest, chosen.options);
 let run = null; // what is shown
 let recorded = null;
 let ready = false;
@@ -293,23 +294,23 @@ lay();
 await start();
 
 async function start() {
+  const bar = byId("progress");
+  const loading = hindrance ? Promise.reject(new Error(hindrance)) : model.load(
+    lab, manifest, chosen.options, (come, total) => {
+      bar.hidden = ready;
+      bar.firstElementChild.value = come / total;
+      byId("progress-words").textContent = `${(come / MEGA).toFixed(1)} of ${(total / MEGA).toFixed(1)} MB, once`;
+    });
+  loading.catch(() => {}); // it is said below
   if (lab.recorded) {
     recorded = await recordedRun(lab.recorded, names.map((_, label) => label)).catch(() => null);
     if (recorded && chosen.view !== "paint" && chosen.seed === lab.recorded.seed) showRecorded();
   }
-  const words = obstacle();
-  if (words) return failed(words);
-  const bar = byId("progress");
-  bar.hidden = false;
   try {
-    const { backend, threads, bytes } = await model.load((come, total) => {
-      bar.firstElementChild.value = come / total;
-      byId("progress-words").textContent = `${(come / MEGA).toFixed(1)} of ${(total / MEGA).toFixed(1)} MB, once`;
-    });
+    const { backend, threads } = await loading;
     const kind = backend === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
     engine = `Runs here on ${kind}`;
     tell(engine);
-    document.body.dataset.bytes = bytes;
   } catch (error) {
     return failed(error.message);
   }
@@ -326,6 +327,7 @@ async function stayOffline() {
   try {
     await navigator.serviceWorker.register("sw.js");
     await navigator.serviceWorker.ready;
+    if (!(await model.keep())) return;
     engine += "; works without a network";
     tell(engine);
     document.body.dataset.offline = "yes";

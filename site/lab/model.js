@@ -15,25 +15,29 @@ export function obstacle() {
 }
 
 export class Model {
-  // options: backend, "wasm" or "webgpu", and threads; else what the browser has.
-  constructor(lab, manifest, options = {}) {
-    this.given = { lab, manifest, ...options };
+  // The worker starts at once; what it is to load is known a moment later.
+  constructor() {
+    this.worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     this.last = 0;
     this.runs = new Map();
-    this.loading = null;
   }
 
-  // {backend, threads, bytes}; onProgress(come, total), bytes.
-  load(onProgress = () => {}) {
-    this.loading ??= new Promise((resolve, reject) => {
-      this.worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+  // {backend, threads, bytes}. options: backend, "wasm" or "webgpu", and threads, else what the
+  // browser has; onProgress(come, total), bytes.
+  load(lab, manifest, options = {}, onProgress = () => {}) {
+    return new Promise((resolve, reject) => {
       this.worker.onmessage = ({ data }) => this.hear(data, { resolve, reject, onProgress });
       this.worker.onerror = (event) => {
         reject(new Error(event.message || "The model's worker did not start: load the page again."));
       };
-      this.worker.postMessage({ kind: "load", ...this.given });
+      this.worker.postMessage({ kind: "load", lab, manifest, ...options });
     });
-    return this.loading;
+  }
+
+  // Whether the browser keeps what was fetched; after all runs that were asked for.
+  keep() {
+    this.worker.postMessage({ kind: "keep" });
+    return new Promise((resolve) => { this.onKept = resolve; });
   }
 
   // The seconds that a run took, or null if it was stopped. wish: labels and seeds, one per image,
@@ -47,17 +51,18 @@ export class Model {
   }
 
   stop() {
-    this.worker?.postMessage({ kind: "stop" });
+    this.worker.postMessage({ kind: "stop" });
   }
 
   close() {
-    this.worker?.terminate();
+    this.worker.terminate();
   }
 
   hear(message, { resolve, reject, onProgress }) {
     const run = this.runs.get(message.id);
     if (message.kind === "progress") onProgress(message.come, message.total);
     else if (message.kind === "ready") resolve(message);
+    else if (message.kind === "kept") this.onKept(message.kept);
     else if (message.kind === "frame") run.onFrame(message.frame);
     else if (message.kind === "handed") run.onHanded(message.pictures);
     else {

@@ -3,7 +3,7 @@
 import { byId } from "./dom.js";
 import { timeGrid } from "./engine.js";
 
-const PACE = 90; // milliseconds a moment, while a run is made
+const [PACE, LATE] = [90, 30]; // milliseconds a moment while a run is made, and when it is done
 const SLOW = 350; // while it is played
 const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, TOP, BOTTOM] = [1000, 76, 10, 62];
@@ -51,7 +51,7 @@ export class Player {
     this.timer = setTimeout(() => {
       this.timer = null;
       if (this.following && this.index < this.come - 1) this.follow();
-    }, PACE);
+    }, this.come < this.plan.length ? PACE : LATE);
   }
 
   // What the visitor chose.

@@ -1,11 +1,12 @@
 // The model, away from the page: it loads what it needs, makes runs one after the other, and can be
 // stopped between any two calls of a graph.
 //
-// In: {kind: "load", lab, manifest, backend, threads}, {kind: "run", id, wish}, {kind: "stop"}.
-// Out: progress, ready, handed, frame, done, stopped, failed; see model.js.
+// In: {kind: "load", lab, manifest, backend, threads}, {kind: "run", id, wish}, {kind: "stop"},
+// {kind: "keep"}.
+// Out: progress, ready, handed, frame, done, stopped, failed, kept; see model.js.
 
 import { graphsOf, Sampler } from "./engine.js";
-import { keep } from "./keep.js";
+import { keep, writeDown } from "./keep.js";
 import { expand, pictureOf, stageEndOf, stageNoise } from "./painting.js";
 import { coloured, decoded } from "./pictures.js";
 
@@ -32,6 +33,9 @@ const ACTS = {
   },
   stop() {
     wanted = 0;
+  },
+  keep() {
+    turn = turn.then(async () => self.postMessage({ kind: "kept", kept: await writeDown() }));
   },
 };
 self.onmessage = ({ data }) => ACTS[data.kind](data);

@@ -18,8 +18,9 @@ SERIOUS = ("serious", "critical")
 MAKE = """async ([wish, options]) => {
     const { Model } = await import(new URL("model.js", location.href));
     const of = async (place) => (await fetch(place)).json();
-    const model = new Model(await of("lab.json"), await of("model/manifest.json"), options);
-    const loaded = await model.load();
+    const model = new Model();
+    const given = [await of("lab.json"), await of("model/manifest.json")];
+    const loaded = await model.load(...given, options);
     const frames = [];
     const seconds = await model.run(wish, { onFrame: (frame) => frames.push(frame) });
     model.close();
@@ -33,8 +34,8 @@ MAKE = """async ([wish, options]) => {
 STOP = """async () => {
     const { Model } = await import(new URL("model.js", location.href));
     const of = async (place) => (await fetch(place)).json();
-    const model = new Model(await of("lab.json"), await of("model/manifest.json"));
-    await model.load();
+    const model = new Model();
+    await model.load(await of("lab.json"), await of("model/manifest.json"));
     const many = Array(50).fill(0);
     let come = 0;
     const stopped = await model.run({ labels: many, seeds: many }, {
@@ -60,7 +61,7 @@ def psnr(picture: list[int], wanted: torch.Tensor) -> float:
     count, _, height, width = wanted.shape
     bytes_ = np.reshape(picture, (count, height, width, 4))[..., :3]
     assert (np.reshape(picture, (-1, 4))[:, 3] == 255).all()
-    error = bytes_ / 255 - (wanted.permute(0, 2, 3, 1).numpy() + 1) / 2
+    error = bytes_ / 255 - (wanted.detach().permute(0, 2, 3, 1).numpy() + 1) / 2
     return -10 * np.log10(np.square(error).mean((1, 2, 3)).max())
 
 
@@ -268,8 +269,8 @@ def test_what_was_recorded_is_what_the_model_makes(page):
         const lab = await of("lab.json");
         const labels = [0, 1, 2];
         const recorded = await recordedRun(lab.recorded, labels);
-        const model = new Model(lab, await of("model/manifest.json"));
-        await model.load();
+        const model = new Model();
+        await model.load(lab, await of("model/manifest.json"));
         const frames = [];
         const seeds = labels.map(() => lab.recorded.seed);
         await model.run({ labels, seeds }, { onFrame: (frame) => frames.push(frame) });
