@@ -15,7 +15,7 @@ export function explain(manifest, moment, painted = null) {
     return {
       where: "Done",
       words: `No noise is left. The decoder turns the ${of(side)} latent into an image of ${of(whole)} `
-        + "pixels; what lies between them it has learned from photographs. Move the slider to see how it "
+        + "pixels; what lies between them it has learned from images. Move the slider to see how this one "
         + "came about.",
     };
   }
