@@ -6,6 +6,7 @@ Ten seeds against PyTorch, what comes over the wire, how long the first picture 
 kept and one thread, and how long an image takes then.
 """
 
+import contextlib
 import os
 import statistics
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from docs.serve_lab import Handler
@@ -52,18 +54,34 @@ def compare(browser: Any, address: str, folder: Path) -> None:
 
 def first_picture(browser: Any, address: str) -> None:
     """Seconds from the visit to the first image that is made, nothing kept; and of images after."""
-    first, images = [], []
+    first, images, spent = [], [], []
     for _ in range(REPEATS):
+        before = worker_seconds()
         with visit(browser, f"{address}?backend=wasm&threads=1") as page:
             arrive(page)
             page.wait_for_selector(".result button:enabled")
             first.append(page.evaluate("performance.getEntriesByName('image')[0].startTime") / 1000)
+            spent.append(worker_seconds() - before)
             for _ in range(3):
                 page.click("#go")
                 arrive(page)
                 images.append(float(page.inner_text(".caption").split(" in ")[1].split()[0]))
     print(f"first image of a visit: {spread(first)}")
+    print(f"  of which its worker's thread computes (Linux): {spread(spent)}")
     print(f"an image: {spread(images)}")
+
+
+def worker_seconds() -> float:
+    """Processor time of all threads on which the pages' workers run, without those that compile
+    beside them; what other programs do at the time does not count."""
+    total = 0
+    for process in psutil.Process().children(recursive=True):
+        for thread in Path(f"/proc/{process.pid}/task").glob("*"):
+            with contextlib.suppress(OSError):
+                if (thread / "comm").read_text().startswith("DedicatedWorker"):
+                    fields = (thread / "stat").read_text().rsplit(")", 1)[1].split()
+                    total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def spread(seconds: list[float]) -> str:
