@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow coverage notebooks lint format architecture showreel doctor lock clean
+.PHONY: help install demo lab test slow coverage notebooks lint format architecture showreel doctor lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## the locked packages and the kit itself, into .venv
 
@@ -24,6 +24,13 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: $(STAMP) ## the app in the browser, on the shipped CIFAR-10 model
 	$(BIN)/ecar app
+
+lab: $(STAMP) ## builds the page on which the model runs in the browser, build/lab (needs npm)
+	$(BIN)/python -m docs.build_lab --out build/lab
+
+.PHONY: lab-serve
+lab-serve: $(STAMP) ## shows that page on this machine
+	$(BIN)/python -m docs.serve_lab --folder build/lab
 
 # JupyterLab refuses root, which in a container is everybody, unless it is told.
 notebooks: $(STAMP) ## JupyterLab, opened at the first notebook
@@ -78,4 +85,4 @@ lock: ## resolves the ranges of pyproject.toml anew into requirements.lock
 	rm -rf $(VENV)-lock
 
 clean: ## removes .venv and what a build leaves
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site/node_modules *.egg-info

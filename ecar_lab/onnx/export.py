@@ -26,7 +26,7 @@ from ecar_lab.files import (
 from ecar_lab.machine import versions
 from ecar_lab.model import ECAR
 from ecar_lab.onnx.exported import FORMAT, MANIFEST, WEIGHTS, Exported, Manifest
-from ecar_lab.onnx.graphs import Traced, trace_graphs
+from ecar_lab.onnx.graphs import ENCODER, Traced, trace_graphs
 from ecar_lab.onnx.packages import needed
 from ecar_lab.onnx.weights import PRECISIONS, Precision, share_weights
 from ecar_lab.pipeline import ECARPipeline
@@ -34,13 +34,16 @@ from ecar_lab.schema import Text, short
 from ecar_lab.stored import fingerprint
 
 
-def export(checkpoint: Text, output: Path, weights: Precision = "float16") -> Path:
+def export(
+    checkpoint: Text, output: Path, weights: Precision = "float16", encoder: bool = False
+) -> Path:
     """Writes a checkpoint of E-CAR as ONNX graphs, one file of weights and a manifest.
 
     Args:
         checkpoint: a checkpoint folder, or the name of one that ships.
         output: the folder to write; an earlier export there is replaced, nothing else is.
         weights: how matrices are stored: float32, float16 or int8. Graphs compute in float32.
+        encoder: also the tokenizer's encoder, which turns a picture into a latent.
 
     Raises:
         EcarError: no such checkpoint, or one without E-CAR; a folder that holds something else; a
@@ -56,7 +59,7 @@ def export(checkpoint: Text, output: Path, weights: Precision = "float16") -> Pa
     check_folder(output)
     folder = resolve_checkpoint(checkpoint)
     pipe = load_ecar(folder)
-    graphs = trace_graphs(pipe.model, pipe.tokenizer)
+    graphs = trace_graphs(pipe.model, pipe.tokenizer, encoder)
     return write_export(pipe, graphs, output, weights, folder)
 
 
@@ -112,6 +115,7 @@ def write_export(
             "fingerprint": fingerprint(checkpoint),
             "weights": weights,
             **numbers(pipe.model, pipe.tokenizer.downsample_factor),
+            **({"encoder": ENCODER} if ENCODER in graphs else {}),
             "graphs": {
                 name: {"inputs": graph.inputs, "outputs": graph.outputs}
                 for name, graph in graphs.items()

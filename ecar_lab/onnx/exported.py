@@ -51,6 +51,7 @@ class Manifest:
 
     ``config`` is the model's own. ``graphs``: name -> inputs and outputs, each a type and a shape,
     in which a name stands for a size that is free. ``files``: name -> sha256 and bytes.
+    ``encoder``: only where it was asked for.
     """
 
     format: int
@@ -71,6 +72,7 @@ class Manifest:
     graphs: dict[str, Any]
     files: dict[str, Any]
     config: dict[str, Any]
+    encoder: str | None = None
 
     @property
     def few_step(self) -> bool:
@@ -90,7 +92,7 @@ class Manifest:
                 f"reads {FORMAT}: {AGAIN}"
             )
         try:
-            absent = {field.name for field in fields(cls)} ^ set(content)
+            absent = ({field.name for field in fields(cls)} ^ set(content)) - {"encoder"}
             if absent:
                 raise EcarError(f"{min(absent)} is absent or unknown")
             content["stages"] = [StageNumbers(**stage) for stage in content["stages"]]
@@ -161,5 +163,7 @@ class Exported:
             raise EcarError(f"{MANIFEST} lists no sha256 of its graphs: {AGAIN}")
         stages = self.manifest.stages
         used = {self.manifest.decoder, *(name for s in stages for name in (s.transformer, s.head))}
+        if self.manifest.encoder is not None:
+            used.add(self.manifest.encoder)
         if missing := sorted(used - set(self.manifest.graphs) | set(self.manifest.graphs) - used):
             raise EcarError(f"{MANIFEST} disagrees with itself about {missing[0]}: {AGAIN}")

@@ -1,4 +1,5 @@
-"""The networks of a checkpoint as ONNX graphs: a transformer step and a head per stage, a decoder.
+"""The networks of a checkpoint as ONNX graphs: a transformer step and a head per stage, a decoder,
+and an encoder where it is asked for.
 
 Each graph is one function of arrays, for any number of images. What PyTorch keeps in an object, the
 keys and values of earlier stages, goes in and comes out.
@@ -25,6 +26,7 @@ from ecar_lab.onnx.packages import needed
 from ecar_lab.tokenizers.base import Tokenizer
 
 OPSET = 20
+ENCODER = "encoder.onnx"
 BATCH = "batch"  # the name of the size that is free
 TRACED_BATCH = 2  # of the arrays that a network is traced with: 1 would be taken for a constant
 
@@ -139,6 +141,24 @@ class Decoder(nn.Module):
         return {"latent": torch.randn(TRACED_BATCH, self.tokenizer.latent_channels, 5, 6)}
 
 
+class Encoder(nn.Module):
+    """Images in [-1, 1], of the size that the model makes, to latents."""
+
+    outputs = ("latent",)
+
+    def __init__(self, tokenizer: Tokenizer, image_size: int):
+        super().__init__()
+        self.tokenizer, self.image_size = tokenizer, image_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.tokenizer.encode_unchecked(images)
+
+    def example(self) -> dict[str, Tensor]:
+        size = self.image_size
+        images = torch.rand(TRACED_BATCH, self.tokenizer.image_channels, size, size)
+        return {"images": 2 * images - 1}
+
+
 @dataclass(frozen=True)
 class Traced:
     """A graph (an ``onnx.ModelProto``), and the arrays that it takes and gives: name -> type and
@@ -149,8 +169,11 @@ class Traced:
     outputs: dict[str, Any]
 
 
-def trace_graphs(model: ECAR, tokenizer: Tokenizer) -> dict[str, Traced]:
+def trace_graphs(model: ECAR, tokenizer: Tokenizer, encoder: bool = False) -> dict[str, Traced]:
     """All graphs of a checkpoint by the names of their files, in float32.
+
+    Args:
+        encoder: whether the tokenizer's encoder is one of them.
 
     Raises:
         EcarError: a network that ONNX has no words for; a package is missing.
@@ -162,6 +185,9 @@ def trace_graphs(model: ECAR, tokenizer: Tokenizer) -> dict[str, Traced]:
     for stage in range(model.schedule.num_stages):
         parts[f"transformer_{stage}.onnx"] = TransformerStep(model, stage)
         parts[f"head_{stage}.onnx"] = HeadStep(model, stage)
+    if encoder:
+        image_size = model.config.latent_size * tokenizer.downsample_factor
+        parts[ENCODER] = Encoder(tokenizer, image_size)
     bar = tqdm(sorted(parts.items()), desc="tracing", unit="graph", disable=None)
     return {name: trace_graph(name, part.eval()) for name, part in bar}
 

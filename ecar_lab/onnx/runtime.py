@@ -23,6 +23,16 @@ FLOW_MAP = "flow-map"
 
 
 @dataclass(frozen=True)
+class StageEnd:
+    """Where a run may begin: the end states of the stages that it has passed, coarsest first, and
+    the clean estimate at the last of them; of an earlier run, or
+    ``ecar_lab.interventions.stage_end_of`` a picture."""
+
+    history: tuple[Array, ...]
+    clean_estimate: Array
+
+
+@dataclass(frozen=True)
 class Settings:
     """What a run is asked for: one class and seed per image, the others one per stage."""
 
@@ -35,6 +45,7 @@ class Settings:
     solver: str
     noise: dict[int, Array] = field(default_factory=dict)  # by stage, in place of the seeds'
     renoise: bool = True
+    start_from: StageEnd | None = None
 
 
 @dataclass(frozen=True)
@@ -83,9 +94,12 @@ class Sampler:
         self.cache: Array | None = None  # (B, layers, 2, heads, tokens so far, d): keys and values
 
     def run(self) -> Iterator[Event]:
-        history: tuple[Array, ...] = ()
-        estimate: Array | None = None
-        for stage in range(len(self.manifest.stages)):
+        start = self.settings.start_from
+        history = () if start is None else start.history
+        estimate = None if start is None else start.clean_estimate
+        for stage in range(len(history)):  # an earlier run's stages: fill the cache again
+            self._call_transformer(stage, history)
+        for stage in range(len(history), len(self.manifest.stages)):
             at = self._open(stage, history)
             latent = self._start(at)
             if estimate is None:
@@ -131,7 +145,7 @@ class Sampler:
         inputs = self.manifest.graphs[name]["inputs"]
         arrays: dict[str, NDArray] = {"class_labels": self._labels(halves)}
         if "previous_end" in inputs:
-            arrays["previous_end"] = np.concatenate([history[-1]] * halves)
+            arrays["previous_end"] = np.concatenate([history[stage - 1]] * halves)
         if "cache" in inputs:
             assert self.cache is not None
             arrays["cache"] = self.cache[: halves * self.batch_size]

@@ -56,6 +56,9 @@ class Tokenizer(StoredNetwork):
         """
         self._check_images(images)
         bring(self)
+        return self._normalised_moments(images)
+
+    def _normalised_moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = self._moments(images.to(self.dtype))
         shift, scale = self._statistics()
         return (mean.float() - shift) * scale, std.float() * scale
@@ -63,6 +66,10 @@ class Tokenizer(StoredNetwork):
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to the normalised latent's mode (B, C, H/f, W/f)."""
         return self.moments(images)[0]
+
+    def encode_unchecked(self, images: Tensor) -> Tensor:
+        """The arithmetic of :meth:`encode` alone: for what traces it."""
+        return self._normalised_moments(images)[0]
 
     def decode(self, latent: Tensor) -> Tensor:
         """Normalised latents (B, C, h, w) of any size to images (B, 3, f*h, f*w) in [-1, 1]."""

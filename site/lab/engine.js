@@ -8,18 +8,21 @@ import { Generator } from "./random.js";
 
 const FLOW_MAP = "flow-map";
 
-// Graphs by name of sessions by name; ort is the module of onnxruntime-web.
-export function graphsOf(ort, sessions) {
+// Graphs by name; ort is the module of onnxruntime-web, open(name) promises a session. A session is
+// opened when its graph is first run.
+export function graphsOf(ort, names, open) {
   const graphs = {};
-  for (const [name, session] of Object.entries(sessions)) {
+  for (const name of names) {
+    let session = null;
     graphs[name] = {
-      run(arrays) {
+      async run(arrays) {
         const feeds = {};
         for (const [input, { data, dims }] of Object.entries(arrays)) {
           feeds[input] = new ort.Tensor(
             data instanceof Float32Array ? "float32" : "int64", data, dims);
         }
-        return session.run(feeds);
+        session ??= open(name);
+        return (await session).run(feeds);
       },
     };
   }
@@ -36,6 +39,7 @@ export function defaults(manifest) {
     solver: manifest.solver,
     noise: {}, // by stage, in place of the seeds'
     renoise: true,
+    startFrom: null, // {history, cleanEstimate}: end states of stages that are passed; see painting.js
   };
 }
 
@@ -55,9 +59,12 @@ export class Sampler {
   }
 
   async *run() {
-    let history = [];
-    let estimate = null;
-    for (let stage = 0; stage < this.manifest.stages.length; stage++) {
+    let history = this.settings.startFrom?.history ?? [];
+    let estimate = this.settings.startFrom?.cleanEstimate ?? null;
+    for (let stage = 0; stage < history.length; stage++) { // passed: fill the cache again
+      await this.callTransformer(stage, history);
+    }
+    for (let stage = history.length; stage < this.manifest.stages.length; stage++) {
       const at = await this.open(stage, history);
       let latent = this.start(at);
       estimate = estimate ? upsample(estimate, this.manifest.ratio) : zerosLike(latent);
@@ -102,7 +109,7 @@ export class Sampler {
     const name = this.manifest.stages[stage].transformer;
     const inputs = this.manifest.graphs[name].inputs;
     const arrays = { class_labels: this.labels(halves) };
-    if ("previous_end" in inputs) arrays.previous_end = repeat(history.at(-1), halves);
+    if ("previous_end" in inputs) arrays.previous_end = repeat(history[stage - 1], halves);
     if ("cache" in inputs) arrays.cache = rows(this.cache, halves * this.batchSize);
     const out = await this.graphs[name].run(arrays);
     this.cache = out.new_cache ?? arrays.cache ?? null;
@@ -272,7 +279,7 @@ function asArray(number) {
 }
 
 // f of the numbers of arrays that have one shape.
-function each(f, first, ...rest) {
+export function each(f, first, ...rest) {
   const data = first.data.map((x, i) => f(x, ...rest.map((array) => array.data[i])));
   return { data, dims: first.dims };
 }
@@ -312,7 +319,7 @@ function mean(numbers) {
 }
 
 // Nearest-neighbour: every pixel becomes a block; (B, C, r, r) -> (B, C, ratio r, ratio r).
-function upsample({ data, dims: [batch, channels, side] }, ratio) {
+export function upsample({ data, dims: [batch, channels, side] }, ratio) {
   const wide = side * ratio;
   const out = new Float32Array(batch * channels * wide * wide);
   for (let i = 0; i < out.length; i++) {
@@ -324,7 +331,7 @@ function upsample({ data, dims: [batch, channels, side] }, ratio) {
 }
 
 // Mean of every block; (B, C, ratio r, ratio r) -> (B, C, r, r).
-function blockMean({ data, dims: [batch, channels, wide] }, ratio) {
+export function blockMean({ data, dims: [batch, channels, wide] }, ratio) {
   const side = wide / ratio;
   const out = new Float32Array(batch * channels * side * side);
   for (let i = 0; i < data.length; i++) {

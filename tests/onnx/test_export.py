@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from PIL import Image
 
 from ecar_lab.cli import main as cli
@@ -16,9 +17,13 @@ from ecar_lab.files import hash_file
 from ecar_lab.onnx import export as exporting
 from ecar_lab.onnx import packages
 from ecar_lab.onnx.exported import Exported
+from ecar_lab.onnx.graphs import Decoder, Encoder, trace_graph
 from ecar_lab.onnx.pipeline import OnnxPipeline
 from ecar_lab.onnx.weights import quantised
+from ecar_lab.pipeline import ECARPipeline
+from ecar_lab.tokenizers.makers import ConvTokenizer
 from tests.cli.commands import complaint
+from tests.conftest import tiny_model
 
 
 @pytest.fixture
@@ -84,6 +89,29 @@ def test_the_manifest_says_what_each_graph_takes_and_gives(tiny):
     assert graphs["decoder.onnx"]["inputs"]["latent"]["shape"] == ["batch", 3, "height", "width"]
     for name in graphs:
         onnx.checker.check_model(place / name)
+
+
+def test_an_export_may_hold_the_encoder_too(tiny, tmp_path):
+    """Of any tokenizer; an export without one is what it always was."""
+    assert "encoder" not in json.loads((tiny.folder("float32") / "manifest.json").read_text())
+    assert tiny.onnx("float32").exported.manifest.encoder is None
+    tokenizer = ConvTokenizer(width=16, depth=1).eval()
+    tokenizer.latent_shift.fill_(0.3)
+    tokenizer.latent_scale.fill_(1.7)
+    encoder = trace_graph("encoder.onnx", Encoder(tokenizer, 8))
+    decoder = trace_graph("decoder.onnx", Decoder(tokenizer))
+    pipe = ECARPipeline(model=tiny_model(latent_channels=4, latent_size=4), tokenizer=tokenizer)
+    checkpoint = tiny.folder("float32").parent / "checkpoint"
+    graphs = {"encoder.onnx": encoder, "decoder.onnx": decoder}
+    stages = [name for s in (0, 1) for name in (f"transformer_{s}.onnx", f"head_{s}.onnx")]
+    graphs |= dict.fromkeys(stages, decoder)  # graphs that nobody runs here
+    place = exporting.write_export(pipe, graphs, tmp_path / "export", "float32", checkpoint)
+    opened = Exported(place)
+    assert opened.manifest.encoder == "encoder.onnx"
+    images = 2 * torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 1
+    ours = opened.graphs["encoder.onnx"].run({"images": images.numpy()})["latent"]
+    with torch.no_grad():
+        np.testing.assert_allclose(ours, tokenizer.encode(images), atol=1e-5)
 
 
 def test_stages_share_their_weights_and_fewer_bits_take_less_room(tiny):

@@ -1,5 +1,6 @@
 """The same seed makes the same image without torch; what the loop is told and says is the same."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from ecar_lab.cost import guided_halves, guided_steps
+from ecar_lab.interventions import stage_end_of, stage_noise
 from ecar_lab.onnx import runtime
 from ecar_lab.schedule import time_grid
 from tests.onnx.conftest import Pair
@@ -117,6 +119,27 @@ def test_an_image_is_the_same_alone_and_in_a_crowd(few_step):
     *_, crowd = pipe.trace([0, 1, 2, 0, 1], seeds=[0, 1, 2, 3, 4])
     *_, alone = pipe.trace([1], seeds=[4])
     torch.testing.assert_close(alone.latent[0], crowd.latent[4], atol=1e-4, rtol=0)
+
+
+def test_a_run_goes_on_from_a_stage_that_a_picture_has_decided(pair):
+    """As ``trace(start_from=stage_end_of(...))`` does, with the noise of the same seeds."""
+    pipe, seeds, labels = pair.onnx("float32"), [3, 4], [2, 0]
+    model = pair.torch.model
+    drawn = [stage_noise(model, seed) for seed in seeds]
+    noise = [torch.cat(stage) for stage in zip(*drawn, strict=True)]
+    latent = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    start = stage_end_of(model, latent, 0, labels, noise)
+    theirs = list(pair.torch.trace(labels, start_from=start, noise=dict(enumerate(noise))))
+    settings = dataclasses.replace(
+        pipe.settings(labels, seeds=seeds, noise=dict(enumerate(noise))),
+        start_from=runtime.StageEnd((start.latent.numpy(),), start.clean_estimate.numpy()),
+    )
+    ours = list(runtime.Sampler(pipe.exported, settings).run())
+    assert [(e.stage, e.step) for e in ours] == [(e.stage, e.step) for e in theirs]
+    for mine, yours in zip(ours, theirs, strict=True):
+        for name in ("latent", "clean_estimate"):
+            distance = abs(getattr(mine, name) - getattr(yours, name).numpy()).max()
+            assert distance <= DISTANCE["float32"], name
 
 
 @pytest.mark.parametrize("steps", [1, 3, 8])

@@ -36,13 +36,18 @@ const head = {
   },
 };
 
+const arrayOf = ({ data, dims }) => ({ data: Float32Array.from(data), dims });
 const graphs = {};
 manifest.stages.forEach((stage, index) => {
   graphs[stage.transformer] = transformer(index);
   graphs[stage.head] = head;
 });
 const written = [];
-for (const settings of runs) {
+for (const { start_from, ...settings } of runs) {
+  if (start_from) {
+    const { history, clean_estimate } = start_from;
+    settings.startFrom = { history: history.map(arrayOf), cleanEstimate: arrayOf(clean_estimate) };
+  }
   const events = [];
   for await (const event of new Sampler(manifest, graphs, settings).run()) {
     events.push({

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from apps.shared.painted import Painted
+from ecar_lab.interventions import stage_end_of, stage_noise
 from ecar_lab.onnx.export import numbers
 from ecar_lab.onnx.exported import Manifest, StageNumbers
-from ecar_lab.onnx.runtime import Event, Sampler, Settings
+from ecar_lab.onnx.runtime import Event, Sampler, Settings, StageEnd
 from tests.conftest import tiny_model
 
 NODE = shutil.which("node")
@@ -107,9 +109,38 @@ def test_the_loop_goes_the_same_way_in_javascript(model):
     exported: Any = SimpleNamespace(manifest=manifest, graphs=networks)
     solvers = ("ab2", "heun", "flow-map" if manifest.few_step else "euler")
     runs = [asked_for(len(manifest.stages), solver, *how) for solver in solvers for how in ASKED]
-    given = {"manifest": dataclasses.asdict(manifest), "runs": list(map(dataclasses.asdict, runs))}
+    runs += [
+        dataclasses.replace(run, start_from=ended(manifest, stage), noise={})
+        for stage in range(len(manifest.stages) - 1)
+        for run in runs[:2]
+    ]
+    given = {"manifest": dataclasses.asdict(manifest), "runs": list(map(asdict, runs))}
     for settings, ours in zip(runs, by_node("sample.mjs", given), strict=True):
         check_events(ours, list(Sampler(exported, settings).run()))
+
+
+def ended(manifest: Manifest, stage: int) -> StageEnd:
+    """A stage's end that some other run may have had, of three images."""
+    draw = np.random.default_rng(stage)
+    sides = [about.resolution for about in manifest.stages[: stage + 1]]
+    ends = [draw.normal(size=(3, manifest.latent_channels, r, r)).astype(np.float32) for r in sides]
+    return StageEnd(tuple(ends), 0.5 * ends[-1])
+
+
+def asdict(run: Settings) -> dict[str, Any]:
+    """A run's settings as JSON can say them."""
+    start = run.start_from
+    written = dataclasses.asdict(dataclasses.replace(run, start_from=None))
+    if start is not None:
+        written["start_from"] = {
+            "history": list(map(as_array, start.history)),
+            "clean_estimate": as_array(start.clean_estimate),
+        }
+    return written
+
+
+def as_array(array: Any) -> dict[str, Any]:
+    return {"data": np.asarray(array).ravel().tolist(), "dims": list(array.shape)}
 
 
 # Guidance, its interval, the power of the times, whether noise is added again.
@@ -147,3 +178,33 @@ def check_events(ours: list[dict[str, Any]], theirs: list[Event]) -> None:
         assert (mine["velocity_norm"] is None) == (yours.velocity_norm is None)
         if yours.velocity_norm is not None:
             np.testing.assert_allclose(mine["velocity_norm"], yours.velocity_norm, rtol=1e-4)
+
+
+@pytest.mark.parametrize("coupling", ["independent", "correlated", "restart"])
+def test_a_painting_takes_the_place_of_the_same_stages(coupling):
+    """The noise of a run's stages and the end states that a picture has, beside torch's own."""
+    model = tiny_model(coupling=coupling, num_stages=3)
+    seeds, size = [3, 2**33 + 1], 8
+    noise = [
+        torch.cat(stage) for stage in zip(*(stage_noise(model, s) for s in seeds), strict=True)
+    ]
+    latent = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    colours = [f"#{value:06x}" for value in np.random.default_rng(0).integers(0, 2**24, 16)]
+    given = {
+        "manifest": numbers(model, 1),
+        "seeds": list(map(str, seeds)),
+        "latent": as_array(latent),
+        "colours": colours,
+        "size": size,
+    }
+    made = by_node("paint.mjs", given)
+    for ours, theirs in zip(made["noise"], noise, strict=True):
+        np.testing.assert_allclose(np.reshape(ours["data"], theirs.shape), theirs, atol=1e-6)
+    for stage, ours in enumerate(made["ends"]):
+        theirs = stage_end_of(model, latent, stage, [0, 1], noise)
+        wanted = (*theirs.history, theirs.latent, theirs.clean_estimate)
+        for mine, yours in zip((*ours["history"], ours["cleanEstimate"]), wanted, strict=True):
+            np.testing.assert_allclose(np.reshape(mine["data"], yours.shape), yours, atol=1e-5)
+    picture = Painted.of(0, colours).picture(size)
+    painted = np.reshape(made["picture"]["data"], picture.shape)
+    np.testing.assert_allclose(painted, picture, atol=1e-6)
