@@ -120,7 +120,7 @@ def test_with_all_solutions_a_notebook_runs_to_its_end(source, tmp_path):
     """The fast profile, with its controls; every check has to say yes."""
     cells = build.code_of(committed(source, True))
     environment = build.kernel_environment("fast", static=False, strict=True)
-    said = outputs_of(cells, {**environment, "TMPDIR": str(tmp_path)})
+    said = outputs_of(cells, {**environment, "TMPDIR": str(tmp_path)}, tmp_path)
     assert said.count("✔ exercise") == said.count(" exercise ") > 0
 
 
@@ -131,6 +131,6 @@ def test_no_exercise_blocks_the_way(source, tmp_path):
     stubs = len(re.findall("NotImplementedError", json.dumps(rest)))
     wrong = "from tests.notebooks.spoiled import accept_wrong_answers\naccept_wrong_answers(check)"
     environment = build.kernel_environment("fast", static=False, strict=False)
-    said = outputs_of([first, wrong, *rest], {**environment, "TMPDIR": str(tmp_path)})
+    said = outputs_of([first, wrong, *rest], {**environment, "TMPDIR": str(tmp_path)}, tmp_path)
     assert said.count("○ exercise") == stubs // 2
     assert said.count("the check found no fault, but") >= (stubs + 1) // 2

@@ -1,0 +1,360 @@
+"""The learner's own E-CAR: ``my_ecar.py`` beside the notebooks, which grows exercise by exercise.
+
+    >>> own.add(Attention)  # doctest: +SKIP
+    my_ecar.py: Attention saved. Pieces of your own in it: 4.
+    >>> Block = own.piece("Block")  # doctest: +SKIP
+    Block: your own, from my_ecar.py.
+
+``add`` writes the source of a piece into the file, with the imports it needs, after its check has
+passed; ``piece`` hands it to a later notebook, or the kit's version with a sentence that says why.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import dis
+import inspect
+import json
+import linecache
+import sys
+import types
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import CodeType, ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ecar_lab.errors import EcarError
+from ecar_lab.files import load_metadata, load_tensors, output_file, save_tensors
+from ecar_lab.teaching import pieces
+from ecar_lab.teaching.check import Answer, Exercise, judge
+from ecar_lab.teaching.session import _pipeline, is_strict
+
+MODULE = "my_ecar"
+TOPICS = ("autoregression", "model", "training")  # whose exercises go into the file
+HEAD = '''"""My E-CAR: the pieces that I wrote in the notebooks.
+
+`own.add` writes them here; adding a name again replaces that piece alone. Edit as you like.
+"""
+'''
+Pieces = dict[str, str]  # the name that a statement defines -> its source, in order
+
+
+class Unsaved(Exception):
+    """Why a piece cannot be written into the file, in words that follow "because"."""
+
+
+def file() -> Path:
+    """``my_ecar.py`` in the folder that the notebook runs in."""
+    return Path.cwd() / f"{MODULE}.py"
+
+
+def weights() -> Path:
+    """Where the weights of the learner's trained model lie."""
+    return file().with_suffix(".safetensors")
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+def add(*found: Any) -> None:
+    """Saves functions and classes into ``my_ecar.py``, each in place of an earlier one of its name.
+
+    What a check handed back as the kit's version becomes an import of it, unless the file holds an
+    earlier piece of the learner's, which stays. Never raises because of what a piece is: a sentence
+    says why it was not saved, and the kit's version is imported.
+    """
+    there = _read()
+    said = [_add(one, there) for one in found]
+    body = [text for name, text in there.items() if not _is_import(text)]
+    imports = sorted({text for text in there.values() if _is_import(text)})
+    with output_file(file()) as fresh:
+        text = "\n".join((HEAD, "\n".join(imports), "", *(f"\n{one}\n" for one in body)))
+        fresh.write_text(text.rstrip("\n") + "\n", "utf-8")
+    own = sum(one.startswith(("def ", "class ", "@")) for one in body)
+    print(f"{MODULE}.py: {'; '.join(said)}. Pieces of your own in it: {own}.")
+
+
+def _add(found: Any, there: Pieces) -> str:
+    """Puts one piece among the others; returns what is to be said of it."""
+    piece, kit_s = found, None
+    if isinstance(found, Answer):
+        kit_s = found.exercise.reference
+        piece = found.attempt if found.in_use else kit_s
+    if _origin(piece) == MODULE:
+        return f"{_name(kit_s or piece)} is there already"
+    name, why = _name(kit_s or piece), "its exercise is not done"
+    if not _is_kit_s(piece):
+        try:
+            fresh = {**there, **_with_needs(piece, name)}
+            _load("\n".join(fresh.values()))
+        except Unsaved as reason:
+            why = str(reason)
+        except Exception as error:  # whatever a learner's code may raise
+            why = f"the file would raise {type(error).__name__}: {error}"
+        else:
+            there.clear()
+            there.update(fresh)
+            return f"{name} saved"
+        piece = kit_s
+    if name in there and not _is_import(there[name]):
+        return f"{name} stays as you wrote it before, because {why}"
+    if piece is None:
+        return f"{name} is not saved, because {why}"
+    there[name] = f"from {piece.__module__} import {piece.__name__}"
+    there[name] += f" as {name}" if piece.__name__ != name else ""
+    return f"{name} is the kit's, because {why}"
+
+
+def _read() -> Pieces:
+    """What the file holds; one that cannot be read is put aside and a new one begun."""
+    path = file()
+    if not path.is_file():
+        return {}
+    text = path.read_text("utf-8")
+    try:
+        return _split(text)
+    except SyntaxError as error:
+        aside = path.with_suffix(".broken.py")
+        path.replace(aside)
+        print(f"{path.name} is no Python (line {error.lineno}): it is kept as {aside.name}, and a "
+              "new one begins.")  # fmt: skip
+        return {}
+
+
+def _split(text: str) -> Pieces:
+    """The statements of a file by the name that each defines, comments above it included."""
+    tree, lines, end, found = ast.parse(text), text.splitlines(), 0, {}
+    for number, node in enumerate(tree.body):
+        source = "\n".join(lines[end : node.end_lineno]).strip("\n")
+        end = node.end_lineno or 0
+        if number == 0 and isinstance(node, ast.Expr):
+            continue  # the docstring
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                one = ast.Import([alias])
+                if isinstance(node, ast.ImportFrom):
+                    one = ast.ImportFrom(node.module, [alias], node.level)
+                found[alias.asname or alias.name] = ast.unparse(one)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found[node.name] = source
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = source
+        else:
+            found[f"statement {number}"] = source
+    return found
+
+
+def _is_import(text: str) -> bool:
+    return text.startswith(("import ", "from "))
+
+
+def _with_needs(piece: Any, name: str, above: tuple[str, ...] = ()) -> Pieces:
+    """The source of a piece, after what of the notebook it uses: imports, constants, helpers.
+
+    Raises:
+        Unsaved: it is not defined by ``def`` or ``class``, or uses what no file can hold.
+    """
+    source, space = _source(piece, name)
+    found: Pieces = {}
+    for used in _globals_used(source):
+        if used in (name, *above) or (used not in space and hasattr(builtins, used)):
+            continue
+        if used not in space:
+            raise Unsaved(f"it uses {used}, which is not defined")
+        found = {**found, **_need(used, space[used], (*above, name))}
+    return {**found, name: source}
+
+
+def _need(used: str, value: Any, by: tuple[str, ...]) -> Pieces:
+    """What the file needs so that ``used`` means this value in it."""
+    kit_s = value.exercise.reference if isinstance(value, Answer) else None
+    value = value.attempt if isinstance(value, Answer) and value.in_use else kit_s or value
+    if isinstance(value, ModuleType):
+        package, _, last = value.__name__.rpartition(".")
+        if package and last == used:
+            return {used: f"from {package} import {last}"}
+        plain = value.__name__ == used
+        return {used: f"import {value.__name__}" + ("" if plain else f" as {used}")}
+    if isinstance(value, int | float | str | bool) or value is None:
+        return {used: f"{used} = {value!r}"}
+    origin, called = _origin(value), getattr(value, "__name__", "")
+    if origin == MODULE:
+        return {}
+    if origin != "__main__" and getattr(sys.modules.get(origin), called, None) is value:
+        return {used: f"from {origin} import {called}" + (f" as {used}" if called != used else "")}
+    if isinstance(value, type) or inspect.isfunction(value):
+        return _with_needs(value, used, by)
+    raise Unsaved(f"{by[-1]} uses {used} of the notebook, which is a {type(value).__name__}")
+
+
+def _source(piece: Any, name: str) -> tuple[str, dict[str, Any]]:
+    """The text of a function or class, and the names that are known where it stands."""
+    inside = inspect.unwrap(piece)
+    if isinstance(piece, type):
+        methods = [one for one in map(inspect.unwrap, vars(piece).values()) if _is_code(one)]
+        if not methods:
+            raise Unsaved("it has no method")
+        inside = methods[0]
+    if not _is_code(inside):
+        raise Unsaved("it is neither a function nor a class")
+    code: CodeType = inside.__code__
+    text = "".join(linecache.getlines(code.co_filename))
+    try:
+        nodes = ast.parse(text).body
+    except SyntaxError:
+        nodes = []
+    for node in nodes:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+            continue
+        first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+        if node.name == name and first <= code.co_firstlineno <= (node.end_lineno or 0):
+            return "\n".join(text.splitlines()[first - 1 : node.end_lineno]), inside.__globals__
+    raise Unsaved(f"there is no cell with `def {name}` or `class {name}`")
+
+
+def _is_code(value: Any) -> bool:
+    return isinstance(value, types.FunctionType)
+
+
+def _globals_used(source: str) -> list[str]:
+    """The names that a definition takes from around it, in order."""
+    used: dict[str, None] = {}
+    for code in _codes(compile(source, MODULE, "exec")):
+        stored = {i.argval for i in dis.get_instructions(code) if i.opname == "STORE_NAME"}
+        for instruction in dis.get_instructions(code):
+            loads = instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+            if loads and instruction.argval not in {*stored, "__name__"}:
+                used[instruction.argval] = None
+    return list(used)
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _name(piece: Any) -> str:
+    return piece.__name__.lstrip("_")
+
+
+def _origin(piece: Any) -> str:
+    return getattr(piece, "__module__", None) or ""
+
+
+def _is_kit_s(piece: Any) -> bool:
+    return _origin(piece).split(".")[0] == "ecar_lab"
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def piece(*names: str) -> Any:
+    """The learner's pieces of these names, or the kit's; one, or several in a tuple.
+
+    Each is checked anew, since the file may have been edited.
+
+    Raises:
+        EcarError: there is no piece of that name.
+    """
+    module, trouble = _module()
+    found, notes = [], []
+    for name in names:
+        exercise = _exercise(name)
+        one = getattr(module, name, None)
+        if one is None or _is_kit_s(one):
+            notes.append(trouble or f"{MODULE}.py has none")
+            found.append(exercise.reference)
+        elif (verdict := judge(exercise.diagnose, one)).state == "right":
+            notes.append("")
+            found.append(Answer(exercise, one))
+        else:
+            if is_strict():
+                raise AssertionError(f"{name} in {MODULE}.py: {verdict.sentence}")
+            notes.append(f"the one in {MODULE}.py is not right: {verdict.sentence}")
+            found.append(exercise.reference)
+    mine = [name for name, note in zip(names, notes, strict=True) if not note]
+    if mine:
+        print(f"{', '.join(mine)}: your own, from {MODULE}.py.")
+    for note in dict.fromkeys(filter(None, notes)):
+        kit_s = [name for name, why in zip(names, notes, strict=True) if why == note]
+        print(f"{', '.join(kit_s)}: the kit's, because {note}.")
+    return tuple(found) if len(names) > 1 else found[0]
+
+
+def _module() -> tuple[ModuleType | None, str]:
+    """The learner's file as a module, and what is wrong with it."""
+    if not file().is_file():
+        return None, f"there is no {MODULE}.py here"
+    try:
+        module = _load(file().read_text("utf-8"), str(file()))
+    except Exception as error:  # whatever a learner's code may raise
+        if is_strict():
+            raise
+        return None, f"{MODULE}.py raised {type(error).__name__}: {error}"
+    sys.modules[MODULE] = module
+    return module, ""
+
+
+def _load(text: str, place: str = MODULE) -> ModuleType:
+    module = ModuleType(MODULE)
+    with torch.random.fork_rng(devices=[]):
+        exec(compile(text, place, "exec"), module.__dict__)
+    return module
+
+
+def _exercise(name: str) -> Exercise:
+    """The exercise that asks for a piece; one that asks nothing where the notebook gave it."""
+    for topic in TOPICS:
+        module = import_module(f"ecar_lab.teaching.check.{topic}")
+        for one in vars(module).values():
+            if isinstance(one, Exercise) and _name(one.reference) == name:
+                return one
+    if not hasattr(pieces, name):
+        raise EcarError(f"there is no piece {name!r}: use a name that a notebook adds")
+    return Exercise(name, lambda attempt: None, getattr(pieces, name))
+
+
+# -- weights ---------------------------------------------------------------------------------------
+
+
+def save_weights(named: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    """Writes the weights of the learner's model beside its code, with its sizes."""
+    with output_file(weights()) as fresh:
+        save_tensors(fresh, named, {"settings": json.dumps(settings)})
+    print(f"{weights().name}: {sum(tensor.numel() for tensor in named.values()):,} weights saved")
+
+
+def trained(device: torch.device) -> tuple[nn.Module, str]:
+    """The learner's model with the weights of notebook 6, and in words whose they are.
+
+    Where there are none, or they do not fit, the weights of the shipped digits model stand in.
+    """
+    shipped = _pipeline("digits", device).model
+    why = f"there is no {weights().name} here; notebook 6 writes it"
+    make = piece("MyECAR")
+    if weights().is_file():
+        try:
+            settings = SimpleNamespace(**json.loads(load_metadata(weights())["settings"]))
+            model = make(settings)
+            model.load_state_dict(load_tensors(weights()))
+        except Exception as error:  # a file of somebody else, a model that was changed since
+            if is_strict():
+                raise
+            why = f"{weights().name} does not fit it: {str(error).splitlines()[0]}"
+        else:
+            return model.to(device).eval().requires_grad_(False), "the weights you trained"
+    print(f"The shipped digits weights stand in, because {why}.")
+    model = make(shipped.config)
+    try:
+        model.load_state_dict(shipped.state_dict())
+    except RuntimeError:  # a piece of the learner's has other weights
+        model = pieces.MyECAR(shipped.config)
+        model.load_state_dict(shipped.state_dict())
+    return model.to(device).eval().requires_grad_(False), "the shipped weights"
