@@ -16,8 +16,36 @@ from torch import Tensor, nn
 from ecar_lab import transformer
 from ecar_lab.flow import FlowHead, endpoints, transition
 from ecar_lab.generator import TrainingDraw
+from ecar_lab.layers import (
+    Attention,
+    Block,
+    SquaredReLU,
+    TimeEmbedding,
+    modulate,
+    position_embedding,
+    rotary_table,
+)
 from ecar_lab.schedule import StageSchedule
 from ecar_lab.training.optim import Plan, lr_factor
+from ecar_lab.transformer import KVCache
+
+__all__ = [
+    "Attention",
+    "Block",
+    "FlowHead",
+    "KVCache",
+    "MultistageTransformer",
+    "MyECAR",
+    "SquaredReLU",
+    "TimeEmbedding",
+    "flow_errors",
+    "generate",
+    "guided_velocity",
+    "modulate",
+    "position_embedding",
+    "rotary_table",
+    "train_step",
+]
 
 Event = tuple[int, int, Tensor]  # stage, step within it, latent
 
@@ -39,9 +67,8 @@ class MyECAR(nn.Module):
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        self.schedule = StageSchedule(
-            config.latent_size, config.num_stages, config.window_ends, config.coupling
-        )
+        ends = tuple(config.window_ends) if config.window_ends else None
+        self.schedule = StageSchedule(config.latent_size, config.num_stages, ends, config.coupling)
         self.null_class, self.latent_channels = config.num_classes, config.latent_channels
         sizes: dict[str, Any] = dict(
             token_sides=[side // config.patch_size for side in self.schedule.resolutions],
