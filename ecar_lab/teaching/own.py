@@ -87,7 +87,7 @@ def _add(found: Any, there: Pieces) -> str:
         piece = found.attempt if found.in_use else kit_s
     if _origin(piece) == MODULE:
         return f"{_name(kit_s or piece)} is there already"
-    name, why = _name(kit_s or piece), "its exercise is not done"
+    name, why = _name(kit_s or piece), "the notebook goes on with that one"
     if not _is_kit_s(piece):
         try:
             fresh = {**there, **_with_needs(piece, name)}
@@ -332,29 +332,34 @@ def save_weights(named: dict[str, Tensor], settings: dict[str, Any]) -> None:
 
 
 def trained(device: torch.device) -> tuple[nn.Module, str]:
-    """The learner's model with the weights of notebook 6, and in words whose they are.
+    """The learner's model with the weights of notebook 6, and in words whose these are.
 
     Where there are none, or they do not fit, the weights of the shipped digits model stand in.
     """
-    shipped = _pipeline("digits", device).model
-    why = f"there is no {weights().name} here; notebook 6 writes it"
-    make = piece("MyECAR")
+    shipped, make = _pipeline("digits", device).model, piece("MyECAR")
+    why = f"there is no {weights().name} here, which notebook 6 writes"
     if weights().is_file():
         try:
             settings = SimpleNamespace(**json.loads(load_metadata(weights())["settings"]))
-            model = make(settings)
-            model.load_state_dict(load_tensors(weights()))
+            return _filled(make(settings), load_tensors(weights()), device), "your own weights"
         except Exception as error:  # a file of somebody else, a model that was changed since
             if is_strict():
                 raise
-            why = f"{weights().name} does not fit it: {str(error).splitlines()[0]}"
-        else:
-            return model.to(device).eval().requires_grad_(False), "the weights you trained"
+            why = f"{weights().name} does not fit your model ({str(error).splitlines()[0]})"
     print(f"The shipped digits weights stand in, because {why}.")
-    model = make(shipped.config)
+    named = shipped.state_dict()
     try:
-        model.load_state_dict(shipped.state_dict())
-    except RuntimeError:  # a piece of the learner's has other weights
-        model = pieces.MyECAR(shipped.config)
-        model.load_state_dict(shipped.state_dict())
-    return model.to(device).eval().requires_grad_(False), "the shipped weights"
+        model = _filled(make(shipped.config), named, device)
+    except Exception:  # the learner's model has other weights, or cannot run
+        model = _filled(pieces.MyECAR(shipped.config), named, device)
+    return model, "the shipped weights"
+
+
+def _filled(model: nn.Module, named: dict[str, Tensor], device: torch.device) -> nn.Module:
+    """The model with these weights, after it has made one image."""
+    model.load_state_dict(named)
+    model = model.to(device).eval().requires_grad_(False)
+    stages = model.head.stage_embedding.num_embeddings
+    label = torch.zeros(1, dtype=torch.long, device=device)
+    pieces.generate(model, label, [1] * stages, [1] * stages, torch.Generator().manual_seed(0))
+    return model

@@ -27,13 +27,11 @@ from ecar_lab.layers import (
 )
 from ecar_lab.schedule import StageSchedule
 from ecar_lab.training.optim import Plan, lr_factor
-from ecar_lab.transformer import KVCache
 
 __all__ = [
     "Attention",
     "Block",
     "FlowHead",
-    "KVCache",
     "MultistageTransformer",
     "MyECAR",
     "SquaredReLU",

@@ -81,7 +81,7 @@ def flow_head(attempt: type, times: Any, patch_size: int, channels: int, heads: 
     """``FlowHead(schedule=..., ...)``: modulations (5.2a) and forward (5.2b)."""
     schedule = StageSchedule(*times)
     sizes: dict[str, Any] = dict(
-        token_sides=[side // patch_size for side in schedule.resolutions], num_layers=2,
+        token_sides=tuple(side // patch_size for side in schedule.resolutions), num_layers=2,
         latent_channels=channels, patch_size=patch_size, num_classes=4, width=16 * heads,
         num_heads=heads, schedule=schedule,
     )  # fmt: skip

@@ -86,7 +86,7 @@ MISTAKES: dict[str, dict[str, Any]] = {
 
 
 class _Race:
-    """A small model in training, for the attempt and for every mistake alike."""
+    """A small model in training: the attempt's, the right one's, each mistake's."""
 
     def __init__(self, optimizers: int) -> None:
         self.model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
@@ -95,18 +95,20 @@ class _Race:
             torch.optim.SGD(part.parameters(), lr=0.02 * (1 + n)) for n, part in enumerate(parts)
         ]
         self.average = [weight.detach().clone() for weight in self.model.parameters()]
+        self.weights: list[Tensor] = []  # after each step
+        self.means: list[Tensor] = []
+
+    def loss(self, data: Tensor) -> Tensor:
+        return 20 * (self.model(data) - data[:, :2]).square().mean()
 
     def step(self, function: Callable[..., Any], data: Tensor, number: int, **mistake: Any) -> Any:
-        loss = 20 * (self.model(data) - data[:, :2]).square().mean()
-        return function(
-            self.model, loss, self.optimizers, self.average, number, CONFIG, **mistake
+        told = function(
+            self.model, self.loss(data), self.optimizers, self.average, number, CONFIG, **mistake
         )
-
-    def weights(self) -> Tensor:
-        return torch.cat([weight.detach().flatten() for weight in self.model.parameters()])
-
-    def mean(self) -> Tensor:
-        return torch.cat([weight.flatten() for weight in self.average])
+        weights = [weight.detach() for weight in self.model.parameters()]
+        for kept, now in ((self.weights, weights), (self.means, self.average)):
+            kept.append(torch.cat([one.flatten() for one in now]))
+        return told
 
 
 @exercise("6.5 the trainer's step", pieces.train_step, settings=[(2, 0), (1, 7)], changes=3)
@@ -118,49 +120,47 @@ def train_step(attempt: Callable[..., Any], optimizers: int, seed: int) -> None:
     for race in (mine, *wrong.values()):
         race.model.load_state_dict(start)
         race.average = [weight.clone() for weight in right.average]
+    told: list[Any] = []
+    norms: list[float] = []
+    losses: list[float] = []
     for number in (0, 1, 2, 9):
         data = torch.randn(16, 3, generator=torch.Generator().manual_seed(seed + number))
-        told = mine.step(attempt, data, number)
-        norm = right.step(_stepped, data, number)
-        after = _after(norm)
+        told.append(mine.step(attempt, data, number))
+        losses.append(right.loss(data).item())
+        norms.append(float(right.step(_stepped, data, number)))
         for words, race in wrong.items():
             race.step(_stepped, data, number, **MISTAKES[words])
-        if torch.equal(mine.weights(), torch.cat([w.flatten() for w in start.values()])):
-            raise Wrong("the weights have not moved: loss.backward(), then optimizer.step()")
-        _expect_alike(mine, right, wrong, number)
-        if told is None:
-            raise Wrong("it returns nothing: return the gradients' norm before clipping")
-        expect_close(
-            float(told),
-            float(norm),
-            {
-                "that is the norm after clipping: return the one before, it goes into the log": (
-                    after
-                ),
-                "that is the loss: return the gradients' norm before clipping": (
-                    _loss(right, data)
-                ),
-            },
-            "the norm",
+    if all(torch.equal(mine.weights[0], weights) for weights in mine.weights[1:]):
+        raise Wrong("the weights do not move: loss.backward(), then optimizer.step()")
+    _expect_alike(mine, right, wrong)
+    if any(one is None for one in told):
+        raise Wrong("it returns nothing: return the gradients' norm before clipping")
+    expect_close(
+        torch.tensor([float(torch.as_tensor(one).detach()) for one in told]),
+        torch.tensor(norms),
+        {
+            "that is the norm after clipping: return the one before, it goes into the log": (
+                torch.tensor(norms).clamp(max=CONFIG.grad_clip)
+            ),
+            "that is the loss: return the gradients' norm before clipping": torch.tensor(losses),
+        },
+        "the norm",
+    )
+
+
+def _expect_alike(mine: _Race, right: _Race, wrong: dict[str, _Race]) -> None:
+    """The same weights after every step, and the same averages."""
+    for what in ("weights", "average"):
+        mistakes = {
+            words: torch.stack(race.means if what == "average" else race.weights)
+            for words, race in wrong.items()
+            if words.startswith(("the average", "the decay")) == (what == "average")
+        }
+        found, wanted = (
+            torch.stack(race.means if what == "average" else race.weights)
+            for race in (mine, right)
         )
-
-
-def _after(norm: Tensor) -> float:
-    return min(float(norm), CONFIG.grad_clip)
-
-
-def _loss(race: _Race, data: Tensor) -> float:
-    return 20 * (race.model(data) - data[:, :2]).square().mean().item()
-
-
-def _expect_alike(mine: _Race, right: _Race, wrong: dict[str, _Race], number: int) -> None:
-    for what, of in (("the weights", _Race.weights), ("the average", _Race.mean)):
-        mistakes = {}
-        for words, race in wrong.items():
-            about_average = words.startswith(("the average", "the decay"))
-            if about_average == (what == "the average"):
-                mistakes[words] = of(race)
-        expect_close(of(mine), of(right), mistakes, f"{what} after step {number}", tolerance=1e-5)
+        expect_close(found, wanted, mistakes, f"the {what} after some steps", tolerance=1e-5)
     if any(weight.grad is not None and weight.grad.any() for weight in mine.model.parameters()):
         raise Wrong(
             "gradients of earlier steps stay and add up: optimizer.zero_grad() at the end"

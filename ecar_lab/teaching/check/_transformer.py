@@ -139,7 +139,9 @@ def attention(attempt: type, width: int, heads: int, sides: tuple[int, ...], bat
     mine, theirs = twins(attempt, Attention, width, heads)
     rotary = rotary_table(sides, width // heads, sides[-1], CPU)
     x = torch.randn(batch, len(rotary), width).requires_grad_()
-    for mask in (block_causal_mask(tuple(s * s for s in sides), CPU), None):
+    places = torch.arange(len(rotary))
+    half = (places - places[:, None]) % len(rotary) <= len(rotary) // 2  # of all, for everybody
+    for mask in (half, None):
         what = "the result" + (" without a mask" if mask is None else "")
         expect_same(
             mine.forward,
@@ -329,12 +331,13 @@ def _expect_embedding(mine: Any, theirs: Any, stage: int, end: Any, labels: Tens
 def _ran(
     kit: Any, x: Tensor, labels: Tensor, sides: tuple[int, ...], mask: Any = None,
     *, finest: int | None = None, soft: bool = True, end: str = "modulated", layers: Any = None,
+    cache: Any = None,
 ) -> Tensor:  # fmt: skip
     rotary = rotary_table(sides, kit.head_dim, finest or kit.token_sides[-1], CPU)
     condition = embed_classes(kit.class_embedding, labels)
     condition = F.silu(condition) if soft else condition
     for block in kit.blocks if layers is None else [kit.blocks[n] for n in layers]:
-        x = block(x, block.modulation(condition), rotary, mask)
+        x = block(x, block.modulation(condition), rotary, mask, cache)
     shift, scale = kit.final_modulation(condition).chunk(2, dim=-1)
     if end == "modulated":
         return modulate(x, shift, scale)
@@ -359,12 +362,12 @@ def _expect_run(
     right = theirs.run(x, labels, sides, mask)
     expect_same(mine.run, (x, labels, sides, mask), right, mistakes, "what run returns",
                 {"x": x, **leaves(theirs, "blocks", "final_modulation", "class_embedding")})  # fmt: skip
-    coarse = tokens[0]
+    alone = tokens[-2], labels, sides[-2:-1]
     expect_same(
-        mine.run, (coarse, labels, sides[:1]), theirs.run(coarse, labels, sides[:1]),
+        mine.run, alone, theirs.run(*alone),
         {"the finest side of the rotary table is that of the tokens at hand: it is the model's, "
-         "for every stage": _ran(theirs, coarse, labels, sides[:1], finest=sides[0])},
-        "what run returns for stage 1 alone",
+         "for every stage": _ran(theirs, *alone, finest=sides[-2])},
+        "what run returns for one stage alone",
     )  # fmt: skip
 
 
@@ -392,9 +395,11 @@ def _expect_forward(
     found = expect_list(mine(ends, labels), "what forward returns")
     if len(found) != len(right):
         raise Wrong(f"forward returns {len(found)} maps: one per stage, {len(right)}")
+    shapes = [[getattr(one, "shape", None) for one in maps] for maps in (found, right)]
+    if shapes[0] != shapes[1] and shapes[0] == shapes[1][::-1]:
+        raise Wrong("the maps come finest first: coarsest first")
     for stage, (got, want) in enumerate(zip(found, right, strict=True)):
         mistakes = {words: y.split(lengths, dim=1)[stage] for words, y in wrong.items()}
-        mistakes["the maps come finest first: coarsest first"] = right[-1 - stage]
         expect_same(lambda got=got: got, (), want, mistakes, f"the map of stage {stage + 1}")
     sources = {"a later end state": ends[-1].requires_grad_(), **leaves(theirs, "patch_embedding")}
     expect_same(lambda: mine(ends, labels)[-1], (), theirs(ends, labels)[-1], {}, "the last map",
@@ -403,14 +408,21 @@ def _expect_forward(
 
 def _expect_steps(mine: Any, theirs: Any, history: list[Any], labels: Tensor) -> None:
     caches = mine.new_cache(), theirs.new_cache()
+    shared = KVCache(1, 1000)
     with torch.no_grad():
         for stage, end in enumerate(history):
+            x, sides = theirs.embed(stage, end, labels), theirs.token_sides[stage : stage + 1]
             alone = theirs.step(stage, end, labels, theirs.new_cache())
             right = theirs.step(stage, end, labels, caches[1])
             expect_same(
                 lambda *given: mine.step(*given, caches[0]),
                 (stage, end, labels),
                 right,
-                {"the cache is not used, so the stage sees itself alone: hand it to run": alone},
+                {
+                    "the cache is not used, so the stage sees itself alone: hand it to run": alone,
+                    "all blocks share one place in the cache: hand each its own number": _ran(
+                        theirs, x, labels, sides, cache=shared
+                    ),
+                },
                 f"step: the map of stage {stage + 1}",
             )
