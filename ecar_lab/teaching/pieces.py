@@ -55,9 +55,9 @@ class MultistageTransformer(transformer.MultistageTransformer):
         """All blocks and the final norm: tokens (B, N, D) of stages of these sides -> maps."""
         return self._run(x, class_labels, tuple(sides), mask, cache)
 
-    def step(self, stage, previous_end, class_labels, cache) -> Any:
+    def step(self, stage, previous_end, class_labels, cache, attention_layer=None) -> Any:
         """Sampling: M_s (B, N_s, D), with keys and values of earlier stages from the cache."""
-        return super().step(stage, previous_end, class_labels, cache)[0]
+        return super().step(stage, previous_end, class_labels, cache, attention_layer)[0]
 
 
 class MyECAR(nn.Module):

@@ -17,8 +17,6 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
-from notebooks import build
-
 PRELOADED = ["tests.notebooks.preloaded"]
 
 
@@ -54,9 +52,7 @@ def outputs_of(cells: list[str], environment: dict[str, str], folder: Path) -> s
     return said
 
 
-def _run(
-    cells: list[str], environment: dict[str, str], folder: Path, answer: Connection
-) -> None:
+def _run(cells: list[str], environment: dict[str, str], folder: Path, answer: Connection) -> None:
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # from the variable

@@ -272,7 +272,9 @@ def _watch(answer: Answer, made: nn.Module, make_kit_s: Callable[[], nn.Module])
 
         return call
 
-    kinds = [kind for kind in answer.exercise.reference.__mro__ if kind.__module__[:8] == "ecar_lab"]
+    kinds = [
+        kind for kind in answer.exercise.reference.__mro__ if kind.__module__[:8] == "ecar_lab"
+    ]
     public = {name for kind in kinds for name, it in vars(kind).items() if inspect.isfunction(it)}
     called = [name for name in public if not name.startswith("_") and name != "forward"]
     methods = {name: watched(name) for name in ("__call__", *called)}

@@ -157,11 +157,8 @@ def _expect_alike(mine: _Race, right: _Race, wrong: dict[str, _Race]) -> None:
             if words.startswith(("the average", "the decay")) == (what == "average")
         }
         found, wanted = (
-            torch.stack(race.means if what == "average" else race.weights)
-            for race in (mine, right)
+            torch.stack(race.means if what == "average" else race.weights) for race in (mine, right)
         )
         expect_close(found, wanted, mistakes, f"the {what} after some steps", tolerance=1e-5)
     if any(weight.grad is not None and weight.grad.any() for weight in mine.model.parameters()):
-        raise Wrong(
-            "gradients of earlier steps stay and add up: optimizer.zero_grad() at the end"
-        )
+        raise Wrong("gradients of earlier steps stay and add up: optimizer.zero_grad() at the end")

@@ -11,7 +11,8 @@ from torch import Tensor
 from ecar_lab.cost import attention_flops
 from ecar_lab.layers import token_coordinates as kit_coordinates
 from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_tensor
-from ecar_lab.teaching.check._transformer import attention, block, multistage_transformer
+from ecar_lab.teaching.check._attention import attention, block
+from ecar_lab.teaching.check._transformer import multistage_transformer
 from ecar_lab.transformer import block_causal_mask as kit_mask
 
 __all__ = [

@@ -16,7 +16,8 @@ from ecar_lab.teaching.check import (
     expect_gradients,
     expect_pair,
 )
-from ecar_lab.teaching.check._ecar import flow_errors, flow_head, generate
+from ecar_lab.teaching.check._ecar import flow_errors, generate
+from ecar_lab.teaching.check._head import flow_head
 from ecar_lab.teaching.pieces import guided_velocity as guided
 
 __all__ = [

@@ -1,4 +1,5 @@
 """Other right solutions of the larger exercises of notebooks 2, 5 and 6."""
+# ruff: noqa: E501 (a change of a line is easier to read in one)
 
 from tests.teaching.variants import variant
 
