@@ -58,13 +58,17 @@ def add(*found: Any) -> None:
     """
     there = _read()
     said = [_add(one, there) for one in found]
-    body = [text for name, text in there.items() if not is_import(text)]
-    imports = sorted({text for text in there.values() if is_import(text)})
     with output_file(file()) as fresh:
-        text = "\n".join((HEAD, "\n".join(imports), "", *(f"\n{one}\n" for one in body)))
-        fresh.write_text(text.rstrip("\n") + "\n", "utf-8")
-    own = sum(one.startswith(("def ", "class ", "@")) for one in body)
+        fresh.write_text(_text(there), "utf-8")
+    own = sum(one.startswith(("def ", "class ", "@")) for one in there.values())
     print(f"{MODULE}.py: {'; '.join(said)}. Pieces of your own in it: {own}.")
+
+
+def _text(there: Pieces) -> str:
+    """The whole file: imports first."""
+    imports = sorted({text for text in there.values() if is_import(text)})
+    body = [f"\n{text}\n" for text in there.values() if not is_import(text)]
+    return "\n".join((HEAD, "\n".join(imports), "", *body)).rstrip("\n") + "\n"
 
 
 def _add(found: Any, there: Pieces) -> str:
@@ -79,7 +83,7 @@ def _add(found: Any, there: Pieces) -> str:
     if not _is_kit_s(piece):
         try:
             fresh = {**there, **with_needs(piece, name)}
-            _load("\n".join(fresh.values()))
+            _load(_text(fresh))
         except Unsaved as reason:
             why = str(reason)
         except Exception as error:  # whatever a learner's code may raise
