@@ -448,7 +448,7 @@ own.add(train_step)
 # %%
 in_earnest = ModelTrainConfig.from_preset(
     "digits", output=str(Path(folder.name) / "earnest"), tokenizer="digits",
-    steps=lab.pick(700, 24), batch_size=lab.pick(256, 32), warmup_steps=lab.pick(100, 4),
+    steps=lab.pick(450, 24), batch_size=lab.pick(256, 32), warmup_steps=lab.pick(50, 4),
     device=lab.device.type, dtype="float32",
 )  # fmt: skip
 recipe = shipped.model  # for its sizes and its draw()
@@ -570,7 +570,7 @@ quality = next(row for row in log if "test_psnr_db" in row)
 seconds = next(row["seconds"] for row in reversed(log) if "loss" in row)
 print(f"{tokenizer_config.steps} steps in {seconds:.0f} s; test images come back at "
       f"{quality['test_psnr_db']:.1f} dB")  # fmt: skip
-steps = lab.pick(350, 20)
+steps = lab.pick(250, 20)
 model_config = ModelTrainConfig.from_preset(
     "digits",
     output=str(lab.workspace / "model"),
