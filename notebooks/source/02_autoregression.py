@@ -523,6 +523,7 @@ def rotary_table(sides, head_dim, finest_side, device):
     return torch.polar(torch.ones_like(angles), angles).to(device)
 
 
+# %%
 with beside_the_kit(token_coordinates):
     of_kit = kit_layers.rotary_table((2, 4, 8), 16, 8, lab.device)
     torch.testing.assert_close(rotary_table((2, 4, 8), 16, 8, lab.device), of_kit)
@@ -577,6 +578,7 @@ def position_embedding(side, width):
     return torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(1)
 
 
+# %%
 with beside_the_kit(token_coordinates):
     torch.testing.assert_close(position_embedding(4, 64), kit_layers.position_embedding(4, 64))
 own.add(position_embedding)
@@ -611,6 +613,7 @@ class KVCache:
         self.kept = {n: (k[:batch], v[:batch]) for n, (k, v) in self.kept.items()}
 
 
+# %%
 lots = torch.randn(3, 2, 4, 5, 16, generator=lab.generator(8))  # three calls with five tokens each
 mine, theirs = KVCache(), kit_transformer.KVCache(num_layers=1, capacity=15)
 for lot in lots:
@@ -681,6 +684,8 @@ class Attention(nn.Module):
 
 # %%
 Attention = check.attention(Attention)
+
+# %%
 x = torch.randn(2, 84, 64, generator=lab.generator(6)).to(lab.device)
 turns = kit_layers.rotary_table(tuple(sides), 16, sides[-1], lab.device)
 mine, theirs = (kind(64, 4).to(lab.device) for kind in (Attention, kit_layers.Attention))
@@ -689,6 +694,8 @@ with beside_the_kit(Attention):
     found, of_kit = mine(x, turns, mask), theirs(x, turns, mask)
     torch.testing.assert_close(found, of_kit, atol=1e-5, rtol=1e-4)
 own.add(Attention)
+
+# %%
 query, key, _ = theirs.project(1000 * x, turns)
 largest = (query @ key.transpose(-1, -2)).abs().max().item() / 16**0.5
 print(f"inputs 1000 times too large, largest logit {largest:.2f}, sqrt(d) = {16**0.5:.0f}")
@@ -711,6 +718,7 @@ def modulate(x, shift, scale):
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
 
 
+# %%
 own.add(SquaredReLU, modulate)
 
 # %% [markdown]
@@ -760,6 +768,8 @@ class Block(nn.Module):
 
 # %%
 Block = check.block(Block)
+
+# %%
 condition = torch.randn(2, 64, generator=lab.generator(7)).to(lab.device)
 mine, theirs = (kind(64, 4).to(lab.device) for kind in (Block, kit_layers.Block))
 with beside_the_kit(Block, Attention):
@@ -770,6 +780,8 @@ with beside_the_kit(Block, Attention):
     of_kit = theirs(x, theirs.modulation(condition), turns, mask)
     torch.testing.assert_close(with_gates_open, of_kit, atol=1e-4, rtol=1e-4)
     print("with its gates open by", f"{(with_gates_open - x).abs().max().item():.2g}")
+
+# %%
 own.add(Block)
 
 # %% [markdown]
@@ -875,6 +887,8 @@ class MultistageTransformer(nn.Module):
 
 # %%
 MultistageTransformer = check.multistage_transformer(MultistageTransformer)
+
+# %%
 kit = pipe.model.transformer
 transformer = MultistageTransformer(
     token_sides=tuple(sides),
@@ -897,6 +911,8 @@ with torch.no_grad(), beside_the_kit(MultistageTransformer, Block, Attention, bl
     gaps = [(a - b).abs().max().item() for a, b in zip(stepped, masked, strict=True)]
     assert max(gaps) < 1e-4
     print("cached against masked, largest difference:", *(f"{gap:.1e}" for gap in gaps))
+
+# %%
 own.add(MultistageTransformer)
 
 # %% [markdown]
@@ -949,6 +965,7 @@ def maps_under(allowed, ends):
     return transformer.run(torch.cat(x, dim=1), labels, tuple(sides), allowed).split(tokens, dim=1)
 
 
+# %%
 moved = {}
 for name, allowed in (("block-causal mask", mask), ("no mask", None)):
     runs = (maps_under(allowed, ends) for ends in (changed, end_states))

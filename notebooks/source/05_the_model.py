@@ -200,6 +200,7 @@ class TimeEmbedding(nn.Module):
         return self.mlp(torch.cat((angles.sin(), angles.cos()), dim=-1))
 
 
+# %%
 own.add(TimeEmbedding)
 
 # %% [markdown]
@@ -306,6 +307,8 @@ def velocity_of(head, event, local_time):
 
 # %%
 FlowHead = check.flow_head(FlowHead)
+
+# %%
 sizes, config = sizes_of(model.config, schedule), model.config
 my_head = FlowHead(schedule=schedule, num_layers=config.head_layers, **sizes).to(lab.device)
 my_head.load_state_dict(model.head.state_dict())
@@ -523,6 +526,7 @@ class MyECAR(nn.Module):
         self.head = FlowHead(schedule=self.schedule, num_layers=config.head_layers, **shared)
 
 
+# %%
 own.add(MyECAR)
 
 # %% [markdown]
@@ -571,6 +575,8 @@ def flow_errors(model, latent, class_labels, draw, class_dropout=0.0):
 
 # %%
 flow_errors = check.flow_errors(flow_errors)
+
+# %%
 my_digits = MyECAR(digits.model.config).to(lab.device)
 my_digits.load_state_dict(digits.model.state_dict())
 answers = (flow_errors, FlowHead, MultistageTransformer, Block, conditioning_time, state_and_target)
@@ -721,6 +727,8 @@ def generate(model, class_labels, steps, guidance, generator):
 
 # %%
 generate = check.generate(generate)
+
+# %%
 my_cifar = MyECAR(model.config).to(lab.device)
 my_cifar.load_state_dict(model.state_dict())
 answers = (generate, guided_velocity, *answers)

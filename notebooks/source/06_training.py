@@ -443,7 +443,8 @@ own.add(train_step)
 # has its own attention, blocks, transformer, head, loss and sampling loop; of the kit's it needs the numbers of
 # the schedule, the transitions of notebook 4, the tokenizer and the optimizers.
 #
-# > **Predict.** How many of 500 digits will be classified correctly: a half, nine of ten, or as many as of the shipped model's?
+# How many of 500 digits will be classified correctly: a half, nine of ten, or as many as of the shipped model's? Guess
+# before you run.
 
 # %%
 in_earnest = ModelTrainConfig.from_preset(
