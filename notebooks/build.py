@@ -5,7 +5,8 @@
 
 A source is a Python file in cells (jupytext's percent format). In a cell tagged ``exercise`` the
 lines from ``# SOLUTION 3.1`` to ``# END`` are the solution; learners get ``raise
-NotImplementedError`` in their place. ``{{time}}`` in the first cell becomes the measured times of
+NotImplementedError`` in their place; an exercise in steps has a letter for each, ``# SOLUTION
+2.5a``. ``{{time}}`` in the first cell becomes the measured times of
 ``times.json``.
 """
 
@@ -27,9 +28,9 @@ HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "source"
 TIMES = HERE / "times.json"
 SOLUTION = re.compile(
-    r"^(?P<indent>[ ]*)# SOLUTION (?P<number>\d\.\d)\n.*?^[ ]*# END\n?", re.M | re.S
+    r"^(?P<indent>[ ]*)# SOLUTION (?P<number>\d\.\d[a-z]?)\n.*?^[ ]*# END\n?", re.M | re.S
 )
-MARKER = re.compile(r"^[ ]*# (?:SOLUTION \d\.\d|END)\n?", re.M)
+MARKER = re.compile(r"^[ ]*# (?:SOLUTION \d\.\d[a-z]?|END)\n?", re.M)
 WORDS_PER_MINUTE = 180
 SECONDS_PER_CODE_LINE = 4
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -138,13 +139,16 @@ def keep_outputs(fresh: NotebookNode, old: NotebookNode) -> bool:
     return True
 
 
-def execute(notebook: NotebookNode, environment: dict[str, str]) -> float:
-    """Runs a notebook from top to bottom, in place; returns the seconds it took."""
+def execute(notebook: NotebookNode, environment: dict[str, str], folder: Path) -> float:
+    """Runs a notebook in a folder from top to bottom, in place; returns the seconds it took.
+
+    Both variants have a folder, and so a ``my_ecar.py``, of their own, as for who opens them.
+    """
     from nbclient import NotebookClient
 
     client = NotebookClient(
         notebook, timeout=None, kernel_name="python3", record_timing=False,
-        resources={"metadata": {"path": str(HERE)}},
+        resources={"metadata": {"path": str(folder)}},
     )  # fmt: skip
     started = time.perf_counter()
     client.execute(env=environment)
@@ -198,7 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
             said = "no outputs: run it with --execute"
             if chosen.execute:
                 environment = kernel_environment(chosen.profile, static=True, strict=True)
-                said = f"executed in {execute(fresh, environment):.0f} s"
+                said = f"executed in {execute(fresh, environment, path.parent):.0f} s"
             elif path.exists() and keep_outputs(fresh, nbformat.read(path, as_version=4)):
                 said = "outputs kept"
             if not chosen.dry:

@@ -8,7 +8,11 @@
 # - derive the cost of token-by-token generation, O(n³), and say what a KV cache and stages each change about it;
 # - build the block-causal mask and explain what training with it has to do with sampling;
 # - place the tokens of all stages in one geometry, and say what rotary positions add;
-# - read the multistage transformer in 40 lines, on an attention and a block written out, and prove that it equals the kit's.
+# - write attention with rotary positions, the adaLN-zero block and the multistage transformer, and prove that they equal
+#   the kit's.
+#
+# What you write here goes into a file of your own, `my_ecar.py`. Notebook 5 makes a model of it, notebook 6 trains that
+# model, notebook 7 generates with it.
 #
 # **Before it**: notebook 0, and having seen softmax attention once.
 #
@@ -19,37 +23,26 @@
 # positions, widths and layers are our reading.
 
 # %%
+import math
 from collections import Counter
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ecar_lab.attention import attend
+import ecar_lab.layers as kit_layers
+import ecar_lab.transformer as kit_transformer
 from ecar_lab.benchmark.caching import compare_cache
 from ecar_lab.benchmark.timing import open_gates, seconds_of
 from ecar_lab.cost import attention_flops, block_flops, contexts
 from ecar_lab.experiments.lab.figures import line, logarithmic
 from ecar_lab.experiments.lab.growth import exponents
 from ecar_lab.flow import upsample
-from ecar_lab.layers import (
-    Attention,
-    Block,
-    SquaredReLU,
-    modulate,
-    patchify,
-    position_embedding,
-    rotary_table,
-    rotate,
-    zero_init,
-)
-from ecar_lab.layers import token_coordinates as kit_coordinates
+from ecar_lab.layers import patchify
 from ecar_lab.machine import count_flops
-from ecar_lab.teaching import beside_the_kit, new_figure, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, new_figure, own, quiz, setup, show, table
 from ecar_lab.teaching.check import autoregression as check
 from ecar_lab.teaching.explore import autoregression as explore
-from ecar_lab.transformer import KVCache
-from ecar_lab.transformer import block_causal_mask as kit_mask
 from ecar_lab.viz.colours import LatentColours
 
 lab = setup(2)
@@ -203,21 +196,22 @@ for side in (8, 32):
 # %%
 torch.manual_seed(lab.seed)
 # open_gates: a fresh block is the identity, see below. modulation: how the class acts, see there too.
-block = open_gates(Block(width, num_heads=2)).eval().requires_grad_(False).to(lab.device)
+block = open_gates(kit_layers.Block(width, num_heads=2)).eval().requires_grad_(False).to(lab.device)
 modulation = block.modulation(torch.randn(1, width, device=lab.device))
 
 
 def angles(side, finest):
     """Rotary table of one grid; positions are explained below."""
-    return rotary_table((side,), width // 2, finest, lab.device)
+    return kit_layers.rotary_table((side,), width // 2, finest, lab.device)
 
 
 # %%
 def one_by_one(side, kv_cache):
     """n = side² calls of the block; returns what each new token came out as, (1, n, D)."""
     x = torch.randn(1, side**2, width, generator=lab.generator(1)).to(lab.device)
-    turns, mask = angles(side, side), kit_mask((1,) * side**2, lab.device)
-    cache, out = KVCache(1, side**2), []
+    turns = angles(side, side)
+    mask = kit_transformer.block_causal_mask((1,) * side**2, lab.device)
+    cache, out = kit_transformer.KVCache(1, side**2), []
     for k in range(side**2):
         if kv_cache:
             y = block(x[:, k : k + 1], modulation, turns[k : k + 1], cache=cache)
@@ -233,7 +227,7 @@ torch.testing.assert_close(one_by_one(6, True), one_by_one(6, False), atol=1e-5,
 # %%
 def stage_by_stage(side):
     """Three calls of the block, at side/4, side/2 and side."""
-    cache = KVCache(1, sum(tokens_of(side)))
+    cache = kit_transformer.KVCache(1, sum(tokens_of(side)))
     for here in (side // 4, side // 2, side):
         x = torch.randn(1, here**2, width, generator=lab.generator(1)).to(lab.device)
         block(x, modulation, angles(here, side), cache=cache)
@@ -432,7 +426,9 @@ def block_causal_mask(tokens_per_stage):
 # %%
 block_causal_mask = check.block_causal_mask(block_causal_mask)
 with beside_the_kit(block_causal_mask):
-    assert torch.equal(block_causal_mask(tokens), kit_mask(tuple(tokens), torch.device("cpu")))
+    of_kit = kit_transformer.block_causal_mask(tuple(tokens), torch.device("cpu"))
+    assert torch.equal(block_causal_mask(tokens), of_kit)
+own.add(block_causal_mask)
 mask = block_causal_mask(tokens).to(lab.device)
 causal = torch.ones_like(mask).tril()
 show(
@@ -487,13 +483,15 @@ def token_coordinates(side):
 # %%
 token_coordinates = check.token_coordinates(token_coordinates)
 with beside_the_kit(token_coordinates):
-    torch.testing.assert_close(token_coordinates(8), kit_coordinates(8), check_dtype=False)
+    of_kit = kit_layers.token_coordinates(8)
+    torch.testing.assert_close(token_coordinates(8), of_kit, check_dtype=False)
     fine = token_coordinates(4).view(
         2, 2, 2, 2, 2
     )  # two rows of two rows, two columns of two columns
     torch.testing.assert_close(
         fine.mean(dim=(1, 3)).flatten(0, 1), token_coordinates(2), check_dtype=False
     )
+own.add(token_coordinates)
 
 # %%
 show(
@@ -509,6 +507,27 @@ show(
 # proportional to y and x. With $R_p$ the turn at place p, a logit is $(R_p q)^\top (R_r k) = q^\top R_{r-p}\,k$: it
 # depends on the *difference* of the places only, and on nothing else of them. Because coordinates are shared, that
 # holds across stages too.
+#
+# Two neighbouring channels (a, b) are a complex number a + ib, and a turn by an angle is a product with
+# $e^{i \cdot \text{angle}}$. This table holds those factors. Half of the pairs turn with y, half with x; the slowest
+# turns 1 radian over the image, the fastest a quarter turn between neighbours of the finest grid.
+
+
+# %%
+def rotary_table(sides, head_dim, finest_side, device):
+    """e^(i angle) for the tokens of several stages, one after the other: (N, d / 2), complex."""
+    highest = max(2.0, finest_side * math.pi / 2)  # radians over the image
+    frequencies = torch.logspace(0, math.log2(highest), head_dim // 4, base=2.0)
+    places = torch.cat([token_coordinates(side) for side in sides]).float()  # (N, 2)
+    angles = (places[:, :, None] * frequencies).flatten(1)
+    return torch.polar(torch.ones_like(angles), angles).to(device)
+
+
+# %%
+with beside_the_kit(token_coordinates):
+    of_kit = kit_layers.rotary_table((2, 4, 8), 16, 8, lab.device)
+    torch.testing.assert_close(rotary_table((2, 4, 8), 16, 8, lab.device), of_kit)
+own.add(rotary_table)
 
 # %%
 head_dim = 64
@@ -517,8 +536,9 @@ content = F.layer_norm(torch.randn(head_dim, generator=lab.generator(5)), (head_
 
 def turned(side):
     """The same content at every place of a grid, turned as its place demands: (N, d)."""
+    pairs = torch.view_as_complex(content.view(-1, 2))  # (d / 2,)
     table = rotary_table((side,), head_dim, 8, torch.device("cpu"))
-    return rotate(content.repeat(1, side**2, 1, 1), table)[0, :, 0]
+    return torch.view_as_real(pairs * table).flatten(1)
 
 
 def logits(query_side, key_side):
@@ -533,7 +553,7 @@ torch.testing.assert_close(same[:-1, :, :-1], same[1:, :, 1:], atol=1e-4, rtol=1
 # %%
 across = logits(8, 4).view(8, 8, 4, 4)
 assert across[5, 5].argmax() == run.token_at(1, 5, 5)
-low, high = kit_coordinates(8).view(8, 8, 2)[[2, 5], [2, 5], 0].tolist()
+low, high = kit_layers.token_coordinates(8).view(8, 8, 2)[[2, 5], [2, 5], 0].tolist()
 cases = {
     "query up left, keys 8×8": (same[2, 2], low, low),
     "query down right, keys 8×8": (same[5, 5], high, high),
@@ -548,15 +568,87 @@ show(
 # %% [markdown]
 # Relations alone are not enough: in stage 1 all tokens start alike, and only relations to one another would keep
 # them so. Therefore a fixed sine-cosine embedding of the coordinates is added to the input as well.
-#
-# ## Build the transformer
-#
-# First attention. Query and key go through LayerNorm over their channels (QK-norm): their length is then
-# $\sqrt d$, so no logit exceeds $\sqrt d$, however large the weights grow in training.
 
 
 # %%
-class MyAttention(nn.Module):
+def position_embedding(side, width):
+    """Sines and cosines of the coordinates at width / 4 frequencies: (N, D)."""
+    frequencies = math.pi * 2.0 ** torch.linspace(0, 5, width // 4)
+    angles = token_coordinates(side).float()[:, :, None] * frequencies  # (N, 2, D / 4)
+    return torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(1)
+
+
+# %%
+with beside_the_kit(token_coordinates):
+    torch.testing.assert_close(position_embedding(4, 64), kit_layers.position_embedding(4, 64))
+own.add(position_embedding)
+
+# %% [markdown]
+# ## Build the transformer
+#
+# Three larger exercises. Each is a class with a scaffold: the layers are there, you write what they do, step by step.
+# The check goes through the steps in order and says which one it misses. Keep the names of the layers: they are
+# the kit's, so the shipped weights fit in.
+#
+# While sampling, earlier tokens are needed as keys and values only. So a cache keeps those.
+
+
+# %%
+class KVCache:
+    """Keys and values of all tokens so far, one pair per layer."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def extend(self, layer, key, value):
+        """Adds those of new tokens, (B, h, N, d); returns those of all tokens so far."""
+        if layer in self.kept:
+            key = torch.cat((self.kept[layer][0], key), dim=2)
+            value = torch.cat((self.kept[layer][1], value), dim=2)
+        self.kept[layer] = key, value
+        return key, value
+
+    def keep(self, batch):
+        """Forgets all but the first images of the batch."""
+        self.kept = {n: (k[:batch], v[:batch]) for n, (k, v) in self.kept.items()}
+
+
+# %%
+lots = torch.randn(3, 2, 4, 5, 16, generator=lab.generator(8))  # three calls with five tokens each
+mine, theirs = KVCache(), kit_transformer.KVCache(num_layers=1, capacity=15)
+for lot in lots:
+    found, wanted = mine.extend(0, lot, -lot), theirs.extend(0, lot, -lot)
+torch.testing.assert_close(tuple(found), tuple(wanted))
+own.add(KVCache)
+
+# %% [markdown]
+# The kit's `KVCache` sets its memory aside once instead of copying; what it returns is the same.
+#
+# ### Exercise 2.5: attention
+#
+# **Step a.** `qkv` gives 3·D channels per token, in the order (3, heads, d). Take them apart. Query and key go through
+# LayerNorm over the d channels of their head, without weights (QK-norm). Their length is then $\sqrt d$, so no logit
+# exceeds $\sqrt d$, however large the weights grow in training. Then turn query and key by `rotary`, (N, d/2) complex: pairs of
+# neighbouring channels, as in `turned` above. Return query, key and value, each (B, h, N, d).
+#
+# **Step b.** With a cache, go on with what `cache.extend` returns. Then
+# $\text{softmax}(q k^\top / \sqrt d)\, v$, where `mask` (N, M), if there is one, is True where a query may look. Join
+# the heads again, and mix them by the layer `out`.
+#
+# <details><summary>Hint, step a</summary>
+# <code>self.qkv(x).unflatten(-1, (3, heads, -1))</code> has shape (B, N, 3, h, d), and <code>.unbind(2)</code> takes it
+# apart. The table needs a dimension for the heads: <code>rotary[:, None]</code>.
+# </details>
+#
+# <details><summary>Hint, step b</summary>
+# <code>logits.masked_fill(~mask, -torch.inf)</code>, or <code>F.scaled_dot_product_attention(query, key, value,
+# attn_mask=mask)</code> for all of it. Before the heads are joined with <code>flatten(2)</code> they stand behind the tokens:
+# <code>transpose(1, 2)</code>.
+# </details>
+
+
+# %% tags=["exercise"]
+class Attention(nn.Module):
     """Multi-head attention with QK-norm and rotary positions: x (B, N, D) -> (B, N, D)."""
 
     def __init__(self, width, num_heads):
@@ -565,66 +657,132 @@ class MyAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
+    def project(self, x, rotary):
+        """Query and key, normalised and turned, and value: each (B, h, N, d)."""
+        # SOLUTION 2.5a
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        turned = []
+        for part in (query, key):  # (B, N, h, d)
+            part = F.layer_norm(part, part.shape[-1:], eps=1e-6)
+            pairs = torch.view_as_complex(part.unflatten(-1, (-1, 2)))  # (B, N, h, d / 2)
+            turned.append(torch.view_as_real(pairs * rotary[:, None]).flatten(-2))
+        return [part.transpose(1, 2) for part in (*turned, value)]
+        # END
+
     def forward(self, x, rotary, mask=None, cache=None, layer=0):
-        split = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, h, d)
-        query_key, value = split[:, :, :2], split[:, :, 2]
-        query_key = F.layer_norm(query_key, query_key.shape[-1:], eps=1e-6)
-        query, key = rotate(query_key, rotary).unbind(2)
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))  # (B, h, N, d)
-        if cache is not None:  # earlier tokens' keys and values, and these
+        query, key, value = self.project(x, rotary)
+        # SOLUTION 2.5b
+        if cache is not None:
             key, value = cache.extend(layer, key, value)
-        attended = attend(query, key, value, mask)  # softmax(q kᵀ / sqrt(d)) v
+        logits = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5  # (B, h, N, M)
+        if mask is not None:
+            logits = logits.masked_fill(~mask, -torch.inf)
+        attended = logits.softmax(dim=-1) @ value  # (B, h, N, d)
         return self.out(attended.transpose(1, 2).flatten(2))
+        # END
 
 
 # %%
-theirs = Attention(64, 4).to(lab.device)
-mine = MyAttention(64, 4).to(lab.device)
-mine.load_state_dict(theirs.state_dict())
-x = torch.randn(2, 84, 64, generator=lab.generator(6)).to(lab.device)
-turns = rotary_table(sides, 16, sides[-1], lab.device)
-torch.testing.assert_close(mine(x, turns, mask), theirs(x, turns, mask))
+Attention = check.attention(Attention)
 
+# %%
+x = torch.randn(2, 84, 64, generator=lab.generator(6)).to(lab.device)
+turns = kit_layers.rotary_table(tuple(sides), 16, sides[-1], lab.device)
+mine, theirs = (kind(64, 4).to(lab.device) for kind in (Attention, kit_layers.Attention))
+mine.load_state_dict(theirs.state_dict())
+with beside_the_kit(Attention):
+    found, of_kit = mine(x, turns, mask), theirs(x, turns, mask)
+    torch.testing.assert_close(found, of_kit, atol=1e-5, rtol=1e-4)
+own.add(Attention)
+
+# %%
 query, key, _ = theirs.project(1000 * x, turns)
 largest = (query @ key.transpose(-1, -2)).abs().max().item() / 16**0.5
 print(f"inputs 1000 times too large, largest logit {largest:.2f}, sqrt(d) = {16**0.5:.0f}")
 
 # %% [markdown]
 # Then the block. The class acts by adaLN-zero: a linear map of its embedding gives shift, scale and gate for attention and
-# for the MLP, and that map starts at zero.
-#
-# > **Predict.** What does a fresh block do to its input?
+# for the MLP, and that map starts at zero. Two small parts of it, finished:
 
 
 # %%
-class MyBlock(nn.Module):
-    """x += gate1 * attention(modulate(x)); x += gate2 * mlp(modulate(x))."""
+class SquaredReLU(nn.Module):
+    """max(x, 0)²"""
+
+    def forward(self, x):
+        return F.relu(x).square()
+
+
+def modulate(x, shift, scale):
+    """LayerNorm(x) * (1 + scale) + shift; x (B, N, D), shift and scale (B, D)."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
+
+
+# %%
+own.add(SquaredReLU, modulate)
+
+# %% [markdown]
+# ### Exercise 2.6: the adaLN-zero block
+#
+# **Step a.** Make the layer `self.modulation`, D to 6·D, with weight and bias at zero.
+#
+# **Step b.** `modulation` (B, 6D) is what that layer gives; it is called from outside. Cut it into shift, scale, gate for
+# attention, and the same three for the MLP. Then
+#
+# $$x \leftarrow x + \text{gate}_1 \cdot \text{attention}(\text{modulate}(x)), \qquad
+# x \leftarrow x + \text{gate}_2 \cdot \text{mlp}(\text{modulate}(x))$$
+#
+# <details><summary>Hint</summary>
+# <code>nn.init.zeros_</code> sets a weight to zero in place. <code>modulation.chunk(6, dim=-1)</code>; a gate is (B, D)
+# and needs a dimension for the tokens.
+# </details>
+
+
+# %% tags=["exercise"]
+class Block(nn.Module):
+    """A transformer block whose norms and gates are set by a condition (adaLN-zero)."""
 
     def __init__(self, width, num_heads):
         super().__init__()
-        self.attention = MyAttention(width, num_heads)
+        self.attention = Attention(width, num_heads)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), SquaredReLU(), nn.Linear(4 * width, width)
         )
-        self.modulation = zero_init(nn.Linear(width, 6 * width))
+        # SOLUTION 2.6a
+        self.modulation = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        # END
 
     def forward(self, x, modulation, rotary, mask=None, cache=None, layer=0):
+        # SOLUTION 2.6b
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)  # each (B, D)
-        normed = modulate(x, shift1, scale1)  # LayerNorm(x) * (1 + scale) + shift
+        normed = modulate(x, shift1, scale1)
         x = x + gate1[:, None] * self.attention(normed, rotary, mask, cache, layer)
         return x + gate2[:, None] * self.mlp(modulate(x, shift2, scale2))
+        # END
 
+
+# %% [markdown]
+# > **Predict.** What does a fresh block do to its input?
 
 # %%
-mine, theirs = (kind(64, 4).to(lab.device) for kind in (MyBlock, Block))
-condition = torch.randn(2, 64, generator=lab.generator(7)).to(lab.device)
-change = mine(x, mine.modulation(condition), turns) - x
-print("a fresh block changes its input by", change.abs().max().item())
+Block = check.block(Block)
 
-mine.load_state_dict(open_gates(theirs).state_dict())
-with_gates_open = mine(x, mine.modulation(condition), turns, mask)
-torch.testing.assert_close(with_gates_open, theirs(x, theirs.modulation(condition), turns, mask))
-print("with its gates open by", f"{(with_gates_open - x).abs().max().item():.2g}")
+# %%
+condition = torch.randn(2, 64, generator=lab.generator(7)).to(lab.device)
+mine, theirs = (kind(64, 4).to(lab.device) for kind in (Block, kit_layers.Block))
+with beside_the_kit(Block, Attention):
+    change = mine(x, mine.modulation(condition), turns) - x
+    print("a fresh block changes its input by", change.abs().max().item())
+    mine.load_state_dict(open_gates(theirs).state_dict())
+    with_gates_open = mine(x, mine.modulation(condition), turns, mask)
+    of_kit = theirs(x, theirs.modulation(condition), turns, mask)
+    torch.testing.assert_close(with_gates_open, of_kit, atol=1e-4, rtol=1e-4)
+    print("with its gates open by", f"{(with_gates_open - x).abs().max().item():.2g}")
+
+# %%
+own.add(Block)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -633,96 +791,91 @@ print("with its gates open by", f"{(with_gates_open - x).abs().max().item():.2g}
 # so tests here open the gates first.
 # </details>
 #
-# ## A cache of keys and values
+# Now the whole:
 #
-# In the next call, earlier tokens are needed only as keys and values. So keep those.
+# `[class | Up2(e_0) | ... | Up2(e_{S-2})] -> [M_0 | M_1 | ... | M_{S-1}]`
 #
-# ### Exercise 2.5: append
+# ### Exercise 2.7: the multistage transformer
 #
-# `kept` is None before the first call, then the pair (keys, values) of all earlier tokens, each (B, h, N, d). Return
-# the pair for all tokens so far.
+# **Step a, embed.** The input tokens of one stage: places (`position_embedding`) and stage (row s of `stage_embedding`), and
+# in stage 1 (index 0) the class, in a later one the patches of the upsampled end state before it.
 #
-# <details><summary>Hint</summary>
-# torch.cat along the tokens' dimension, for keys and for values; the earlier ones come first.
+# **Step b, run.** All blocks. The condition is `silu` of the class embedding; each block's own layer `modulation` makes its
+# modulation from it. At the end `modulate` once more, by the two halves of `final_modulation`. The rotary table is
+# that of the stages at hand (`sides`), its finest side the model's.
+#
+# **Step c, forward.** Training: the tokens of all stages in one row, one call of `run` under the block-causal mask; the maps
+# stage by stage, in a list.
+#
+# **Step d, step.** Sampling: the tokens of one stage, with the cache.
+#
+# <details><summary>Hint, steps a and b</summary>
+# <code>patchify(upsample(previous_end), self.patch_size)</code> has one row of numbers per token, for
+# <code>patch_embedding</code>. The table's channels per head are D / heads. Hand mask, cache and the block's number on.
+# </details>
+#
+# <details><summary>Hint, steps c and d</summary>
+# Stage 1 has nothing before it: <code>(None, *end_states)</code>. <code>tensor.split(lengths, dim=1)</code> takes the maps
+# apart.
 # </details>
 
 
 # %% tags=["exercise"]
-def append(kept, key, value):
-    """Keys and values of all tokens so far: two tensors (B, h, N, d)."""
-    # SOLUTION 2.5
-    if kept is None:
-        return key, value
-    return torch.cat((kept[0], key), dim=2), torch.cat((kept[1], value), dim=2)
-    # END
+class MultistageTransformer(nn.Module):
+    """Token maps of all stages: in one masked call, or stage by stage with a cache."""
 
-
-# %%
-append = check.append(append)
-
-
-class MyCache:
-    """One pair (keys, values) per layer."""
-
-    def __init__(self):
-        self.kept = {}
-
-    def extend(self, layer, key, value):
-        self.kept[layer] = append(self.kept.get(layer), key, value)
-        return self.kept[layer]
-
-
-lots = torch.randn(3, 2, 4, 5, 16, generator=lab.generator(8))  # three calls with five tokens each
-mine, theirs = MyCache(), KVCache(num_layers=1, capacity=15)
-with beside_the_kit(append):
-    for lot in lots:
-        found, wanted = mine.extend(0, lot, -lot), theirs.extend(0, lot, -lot)
-    torch.testing.assert_close(tuple(found), tuple(wanted))
-
-# %% [markdown]
-# The kit's `KVCache` sets its memory aside once instead of copying; what it returns is the same.
-#
-# Now the whole. One method embeds a stage, one runs the blocks; training calls them once with the mask, sampling once per
-# stage with the cache.
-
-
-# %%
-class MyTransformer(nn.Module):
-    """[class | Up2(e_0) | ... | Up2(e_{S-2})] -> [M_0 | M_1 | ... | M_{S-1}]."""
-
-    def __init__(self, sides, config):
+    def __init__(
+        self, token_sides, latent_channels, patch_size, num_classes, width, num_layers, num_heads
+    ):
         super().__init__()
-        self.sides, self.patch_size, self.heads = sides, config.patch_size, config.num_heads
-        width, layers = config.width, config.transformer_layers
-        self.patch_embedding = nn.Linear(config.latent_channels * config.patch_size**2, width)
-        self.stage_embedding = nn.Embedding(len(sides), width)
-        self.class_embedding = nn.Embedding(config.num_classes + 1, width)  # the last: no class
-        self.blocks = nn.ModuleList(MyBlock(width, self.heads) for _ in range(layers))
-        self.final_modulation = zero_init(nn.Linear(width, 2 * width))
+        self.token_sides, self.patch_size = token_sides, patch_size
+        self.width, self.num_heads = width, num_heads
+        self.patch_embedding = nn.Linear(latent_channels * patch_size**2, width)
+        self.stage_embedding = nn.Embedding(len(token_sides), width)
+        self.class_embedding = nn.Embedding(num_classes + 1, width)  # the last: no class
+        self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(num_layers))
+        self.final_modulation = nn.Linear(width, 2 * width)
+        for start_at_zero in self.final_modulation.parameters():
+            nn.init.zeros_(start_at_zero)
+        for embedding in (self.stage_embedding, self.class_embedding):
+            nn.init.normal_(embedding.weight, std=0.02)
 
-    def embed(self, stage, previous_end, labels):
+    def new_cache(self):
+        return KVCache()
+
+    def embed(self, stage, previous_end, class_labels):
+        # SOLUTION 2.7a
         of_stage = self.stage_embedding.weight[stage]
-        tokens = position_embedding(self.sides[stage], len(of_stage)).to(of_stage) + of_stage
+        tokens = position_embedding(self.token_sides[stage], self.width).to(of_stage) + of_stage
         if stage == 0:
-            return tokens + self.class_embedding(labels)[:, None]
+            return tokens + self.class_embedding(class_labels)[:, None]
         return tokens + self.patch_embedding(patchify(upsample(previous_end), self.patch_size))
+        # END
 
-    def run(self, x, labels, sides, mask=None, cache=None):
-        rotary = rotary_table(sides, x.shape[-1] // self.heads, self.sides[-1], x.device)
-        condition = F.silu(self.class_embedding(labels))  # (B, D)
+    def run(self, x, class_labels, sides, mask=None, cache=None):
+        # SOLUTION 2.7b
+        head_dim, finest = self.width // self.num_heads, self.token_sides[-1]
+        rotary = rotary_table(sides, head_dim, finest, x.device)
+        condition = F.silu(self.class_embedding(class_labels))  # (B, D)
         for layer, block in enumerate(self.blocks):
             x = block(x, block.modulation(condition), rotary, mask, cache, layer)
-        shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
-        return modulate(x, shift, scale)
+        return modulate(x, *self.final_modulation(condition).chunk(2, dim=-1))
+        # END
 
-    def forward(self, end_states, labels, mask):  # training: all stages at once
-        tokens = [self.embed(s, end, labels) for s, end in enumerate((None, *end_states))]
-        maps = self.run(torch.cat(tokens, dim=1), labels, self.sides, mask)
-        return maps.split([side**2 for side in self.sides], dim=1)
+    def forward(self, end_states, class_labels):
+        # SOLUTION 2.7c
+        before = enumerate((None, *end_states))
+        x = torch.cat([self.embed(s, end, class_labels) for s, end in before], dim=1)
+        lengths = [side**2 for side in self.token_sides]
+        mask = block_causal_mask(lengths).to(x.device)
+        return list(self.run(x, class_labels, self.token_sides, mask).split(lengths, dim=1))
+        # END
 
-    def step(self, stage, previous_end, labels, cache):  # sampling: one stage
-        x = self.embed(stage, previous_end, labels)
-        return self.run(x, labels, (self.sides[stage],), cache=cache)
+    def step(self, stage, previous_end, class_labels, cache):
+        # SOLUTION 2.7d
+        x = self.embed(stage, previous_end, class_labels)
+        return self.run(x, class_labels, self.token_sides[stage : stage + 1], cache=cache)
+        # END
 
 
 # %% [markdown]
@@ -733,19 +886,34 @@ class MyTransformer(nn.Module):
 # it is used for.
 
 # %%
-kit = pipe.model.transformer
-transformer = MyTransformer(sides, config).to(lab.device).eval().requires_grad_(False)
-transformer.load_state_dict(kit.state_dict())
-masked = transformer(end_states, labels, mask)
-with beside_the_kit(block_causal_mask), torch.no_grad():
-    torch.testing.assert_close(list(masked), kit(end_states, labels), atol=1e-5, rtol=1e-5)
+MultistageTransformer = check.multistage_transformer(MultistageTransformer)
 
-cache = MyCache()
-stepped = [transformer.step(s, end, labels, cache) for s, end in enumerate((None, *end_states))]
-gaps = [(a - b).abs().max().item() for a, b in zip(stepped, masked, strict=True)]
-with beside_the_kit(append, block_causal_mask):
-    assert max(gaps) < 1e-5
-print("cached against masked, largest difference per stage:", *(f"{gap:.1e}" for gap in gaps))
+# %%
+kit = pipe.model.transformer
+transformer = MultistageTransformer(
+    token_sides=tuple(sides),
+    latent_channels=config.latent_channels,
+    patch_size=config.patch_size,
+    num_classes=config.num_classes,
+    width=config.width,
+    num_layers=config.transformer_layers,
+    num_heads=config.num_heads,
+)
+transformer.load_state_dict(kit.state_dict())
+transformer = transformer.to(lab.device).eval().requires_grad_(False)
+
+# %%
+with torch.no_grad(), beside_the_kit(MultistageTransformer, Block, Attention, block_causal_mask):
+    masked = transformer(end_states, labels)
+    torch.testing.assert_close(masked, kit(end_states, labels), atol=1e-4, rtol=1e-4)
+    cache = transformer.new_cache()
+    stepped = [transformer.step(s, end, labels, cache) for s, end in enumerate((None, *end_states))]
+    gaps = [(a - b).abs().max().item() for a, b in zip(stepped, masked, strict=True)]
+    assert max(gaps) < 1e-4
+    print("cached against masked, largest difference:", *(f"{gap:.1e}" for gap in gaps))
+
+# %%
+own.add(MultistageTransformer)
 
 # %% [markdown]
 # > **Predict.** Token by token the cache saved a whole power of n. How much of the transformer's work can it save stage
@@ -789,9 +957,18 @@ print(
 # %%
 noise = torch.randn(end_states[1].shape, generator=lab.generator(9)).to(lab.device)
 changed = [end_states[0], end_states[1] + noise]
+
+
+def maps_under(allowed, ends):
+    """The token maps of all stages under a mask."""
+    x = [transformer.embed(s, end, labels) for s, end in enumerate((None, *ends))]
+    return transformer.run(torch.cat(x, dim=1), labels, tuple(sides), allowed).split(tokens, dim=1)
+
+
+# %%
 moved = {}
 for name, allowed in (("block-causal mask", mask), ("no mask", None)):
-    runs = (transformer(ends, labels, allowed) for ends in (changed, end_states))
+    runs = (maps_under(allowed, ends) for ends in (changed, end_states))
     moved[name] = [
         (after - before).square().mean().sqrt().item() for after, before in zip(*runs, strict=True)
     ]
@@ -869,9 +1046,11 @@ quiz(
 # - One masked pass over all stages, as in training, equals stage-by-stage sampling with a cache.
 # - Shared coordinates and rotary positions let a token find the coarse one that covers it.
 #
-# **What breaks if…** the mask is token-causal? Write `causal` for `mask` where `masked` is made: the maps no longer agree,
+# **What breaks if…** the mask is token-causal? Call `maps_under(causal, end_states)`: its maps are not `stepped`,
 # since while sampling a stage sees itself whole. And if coordinates are not normalised, a fine token's place means
 # another place in the coarse stage.
+#
+# Open `my_ecar.py`, beside this notebook: a transformer that you wrote. `own.add` put it there, one piece after the other.
 #
 # **On**: notebook 3 builds what the token map conditions, the flow. The tab *Inspect* of `make demo` shows attention,
 # mask and cache live. In the kit: `ecar_lab/transformer.py`, `layers.py`, `cost.py`, `benchmark/caching.py`.

@@ -1,17 +1,18 @@
 # %% [markdown]
 # # 5. The model
 #
-# Token map + flow head + schedule = E-CAR. In this notebook you put the parts of notebooks 2 to 4 together,
-# write the formulas of the training loss and of the sampling loop, and find that the whole equals the kit's number for number.
+# Token map + flow head + schedule = E-CAR. In this notebook you write the flow head, the loss of all stages and the sampling
+# loop, put them together with your transformer of notebook 2, and find that the whole equals the kit's number for number.
 #
 # **After it you can**
-# - build the flow head and say what it is told, when, and how often that is paid for;
-# - read the loss of all stages in one cell, and the sampling loop in one more;
+# - write the flow head and say what it is told, when, and how often that is paid for;
+# - write the loss of all stages and the sampling loop;
 # - show what the token map is good for, by spoiling it;
 # - account for every FLOP of an image;
 # - prove in a short training that a model, its loss and its sampler belong together.
 #
-# **Before it**: notebook 2 (the transformer), 3 (flow matching) and 4 (windows and transitions).
+# **Before it**: notebook 2 (the transformer), 3 (flow matching) and 4 (windows and transitions). What you wrote in notebook 2
+# is taken from `my_ecar.py`, and grows here.
 #
 # {{time}}
 #
@@ -32,23 +33,14 @@ from ecar_lab.evaluation.feature_net import to_unit_range
 from ecar_lab.evaluation.metrics import frechet_distance
 from ecar_lab.experiments import stage_errors
 from ecar_lab.experiments.lab.figures import bars
-from ecar_lab.flow import FlowHead, endpoints, transition
-from ecar_lab.generator import LossOutput, mean_per_bin
-from ecar_lab.layers import (
-    Blocks,
-    TimeEmbedding,
-    modulate,
-    patchify,
-    rotary_table,
-    unpatchify,
-    zero_init,
-)
+from ecar_lab.flow import endpoints, transition
+from ecar_lab.generator import mean_per_bin
+from ecar_lab.layers import patchify, unpatchify
 from ecar_lab.machine import count_flops
 from ecar_lab.schedule import StageSchedule
-from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, hue, new_figure, own, quiz, setup, show, table
 from ecar_lab.teaching.check import model as check
 from ecar_lab.teaching.explore import model as explore
-from ecar_lab.transformer import MultistageTransformer
 from ecar_lab.viz.colours import latent_to_rgb
 from ecar_lab.viz.pictures import enlarge, image_grid, to_pil
 
@@ -187,55 +179,106 @@ with beside_the_kit(conditioning_time):
     for stage in range(schedule.num_stages):
         found = conditioning_time(schedule, stage, some_times)
         torch.testing.assert_close(found, schedule.conditioning_time(stage, some_times))
+own.add(conditioning_time)
 
 
 # %% [markdown]
-# Now the head, of the kit's blocks. Three methods, because they are called unequally often: `read` once per
-# stage, `modulations` once per stage for all steps, `forward` at every step. Attention is full inside the stage; a
-# token never needs those of other stages, since the token map brings what is to be known of them.
+# Numbers between 0 and 1 are hard to tell apart for a linear layer. So the time comes in as sines and cosines of many
+# frequencies, from 1 to 1,024 radians, and goes through a small MLP.
 
 
 # %%
-class MyFlowHead(nn.Module):
+class TimeEmbedding(nn.Module):
+    """Time in [0, 1], (B,) -> (B, D)."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, time):
+        angles = time[:, None] * 2.0 ** torch.linspace(0, 10, 128, device=time.device)
+        return self.mlp(torch.cat((angles.sin(), angles.cos()), dim=-1))
+
+
+# %%
+own.add(TimeEmbedding)
+
+# %% [markdown]
+# Now the head, of the blocks that you wrote. Three methods, because they are called unequally often: `read` once per
+# stage, `modulations` once per stage for all steps, `forward` at every step. Attention is full inside the stage. A
+# token never needs those of other stages: the token map brings what is to be known of them.
+
+# %%
+Block, modulate, rotary_table = own.piece("Block", "modulate", "rotary_table")
+
+# %% [markdown]
+# ### Exercise 5.2: the flow head
+#
+# **Step a, modulations.** Place `local_time` in the stage's slice (`conditioning_time`, `self.schedule`) and embed it. Its shape is
+# (B,) in training, one time per image, and (K, 1) in sampling, all K times of a stage; the embedding takes (B,) only, so
+# flatten and unflatten. Add the embeddings of stage and class, then `silu`. Return what each block's layer
+# `modulation` makes of it, and last what `final_modulation` does, as a list.
+#
+# **Step b, forward.** Patches of the state, embedded, plus the token map as it was read. Then all blocks, with the rotary table of
+# this stage alone; its finest side is that of the last stage. Then `modulate` by the last modulation, the layer `out`, and back
+# to a map with `unpatchify`.
+#
+# <details><summary>Hint</summary>
+# <code>self.time_embedding(time.flatten()).unflatten(0, time.shape)</code> has shape (B, D) or (K, 1, D).
+# <code>modulations[-1].chunk(2, dim=-1)</code> is the last shift and scale.
+# </details>
+
+
+# %% tags=["exercise"]
+class FlowHead(nn.Module):
     """The velocity at one moment of one stage; the same weights serve all stages."""
 
-    def __init__(self, schedule, sides, token_dim, patch_size, num_classes, width, layers, heads):
+    def __init__(
+        self, schedule, token_sides, latent_channels, patch_size, num_classes, width, num_layers,
+        num_heads,
+    ):  # fmt: skip
         super().__init__()
-        self.schedule, self.token_sides, self.patch_size = schedule, sides, patch_size
-        self.head_dim = width // heads
+        self.schedule, self.token_sides, self.patch_size = schedule, token_sides, patch_size
+        self.head_dim, token_dim = width // num_heads, latent_channels * patch_size**2
         self.patch_embedding = nn.Linear(token_dim, width)
         self.map_embedding = nn.Linear(width, width, bias=False)
         self.time_embedding = TimeEmbedding(width)
         self.stage_embedding = nn.Embedding(schedule.num_stages, width)
-        self.class_embedding = nn.Embedding(num_classes + 1, width)  # the last one: no class
-        self.blocks = Blocks(layers, width, heads)
-        self.final_modulation = zero_init(nn.Linear(width, 2 * width))
-        self.out = zero_init(nn.Linear(width, token_dim))
+        self.class_embedding = nn.Embedding(num_classes + 1, width)  # the last: no class
+        self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(num_layers))
+        self.final_modulation = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, token_dim)
+        for start_at_zero in (*self.final_modulation.parameters(), *self.out.parameters()):
+            nn.init.zeros_(start_at_zero)
         for embedding in (self.stage_embedding, self.class_embedding):
             nn.init.normal_(embedding.weight, std=0.02)
 
+    def read(self, token_map):
+        """M_s (B, N_s, D) -> what is added to every token of the state."""
+        return self.map_embedding(token_map)
+
     def modulations(self, stage, local_time, class_labels):
-        """local_time (B,) or (K, 1), labels (B,) -> shifts, scales and gates: (..., B, 6D), (..., B, 2D)."""
+        """Times (B,) or (K, 1), labels (B,) -> one (..., B, 6D) per block, and (..., B, 2D)."""
+        # SOLUTION 5.2a
         time = conditioning_time(self.schedule, stage, local_time)
         embedded = self.time_embedding(time.flatten()).unflatten(0, time.shape)
         embedded = embedded + self.stage_embedding.weight[stage]
         condition = F.silu(embedded + self.class_embedding(class_labels))
         layers = [*(block.modulation for block in self.blocks), self.final_modulation]
         return [layer(condition) for layer in layers]
-
-    def read(self, token_map):
-        """M_s (B, N_s, D) -> what is added to every token of the state."""
-        return self.map_embedding(token_map)
+        # END
 
     def forward(self, stage, state, read_map, modulations):
         """x_tau (B, C, r, r) -> velocity (B, C, r, r)."""
+        # SOLUTION 5.2b
         sides = self.token_sides
-        rotary = rotary_table((sides[stage],), self.head_dim, sides[-1], state.device)
+        rotary = rotary_table(sides[stage : stage + 1], self.head_dim, sides[-1], state.device)
         x = self.patch_embedding(patchify(state, self.patch_size)) + read_map
         for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
             x = block(x, modulation, rotary)
         shift, scale = modulations[-1].chunk(2, dim=-1)
         return unpatchify(self.out(modulate(x, shift, scale)), self.patch_size)
+        # END
 
 
 # %% [markdown]
@@ -243,36 +286,42 @@ class MyFlowHead(nn.Module):
 
 
 # %%
-def flow_head(config):
-    """A MyFlowHead of the sizes of an ECAR's configuration."""
-    stages = StageSchedule(
-        config.latent_size, config.num_stages, config.window_ends, config.coupling
+def sizes_of(config, schedule):
+    """What transformer and head are told alike, from an ECAR's configuration."""
+    return dict(
+        token_sides=tuple(side // config.patch_size for side in schedule.resolutions),
+        latent_channels=config.latent_channels,
+        patch_size=config.patch_size,
+        num_classes=config.num_classes,
+        width=config.width,
+        num_heads=config.num_heads,
     )
-    sides = [side // config.patch_size for side in stages.resolutions]
-    token_dim = config.latent_channels * config.patch_size**2
-    sizes = (config.num_classes, config.width, config.head_layers, config.num_heads)
-    return MyFlowHead(stages, sides, token_dim, config.patch_size, *sizes)
 
 
-# %%
-def velocity_of(head: FlowHead | MyFlowHead, event, local_time):
+def velocity_of(head, event, local_time):
     """The head's velocity at an event's state."""
     times = torch.full((len(event.latent),), local_time, device=event.latent.device)
     modulations = head.modulations(event.stage, times, event.class_labels)
     return head(event.stage, event.latent, head.read(event.token_map), modulations)
 
 
-my_head = flow_head(model.config).to(lab.device)
+# %%
+FlowHead = check.flow_head(FlowHead)
+
+# %%
+sizes, config = sizes_of(model.config, schedule), model.config
+my_head = FlowHead(schedule=schedule, num_layers=config.head_layers, **sizes).to(lab.device)
 my_head.load_state_dict(model.head.state_dict())
 starts_of_stages = [event for event in events if event.step == 0]
-with torch.no_grad(), beside_the_kit(conditioning_time):
+with torch.no_grad(), beside_the_kit(FlowHead, Block, conditioning_time):
     for event in starts_of_stages:
         found, right = (velocity_of(head, event, 0.0) for head in (my_head, model.head))
-        torch.testing.assert_close(found, right, atol=1e-5, rtol=1e-5)
-print("MyFlowHead equals ecar_lab.flow.FlowHead in every stage")
+        torch.testing.assert_close(found, right, atol=1e-4, rtol=1e-4)
+    print("your FlowHead equals the kit's in every stage")
+own.add(FlowHead)
 
 # %% [markdown]
-# > **Predict.** `zero_init` sets the last layer and all modulations of a *new* head to zero. What velocity does it
+# > **Predict.** The last layer and all modulations of a *new* head are zero. What velocity does it
 # > give, and what is the loss of a new model: 0, 1, or what else?
 
 # %%
@@ -398,12 +447,12 @@ torch.testing.assert_close(
 # never met.
 # </details>
 #
-# ## The loss in one cell
+# ## The loss
 #
 # First: what the head learns from. Stage s goes along a straight line from its own start to its own end. The target is
 # not `data - noise`: that is the velocity of the whole way, and no stage goes it.
 #
-# ### Exercise 5.2: state and target
+# ### Exercise 5.3: state and target
 #
 # <details><summary>Hint</summary>
 # At local time 0 the state is the start, at 1 the end. There is one local time per image: give it the shape
@@ -414,7 +463,7 @@ torch.testing.assert_close(
 # %% tags=["exercise"]
 def state_and_target(start, end, local_time):
     """start, end (B, C, r, r) of one stage, local_time (B,) -> state and velocity to learn."""
-    # SOLUTION 5.2
+    # SOLUTION 5.3
     tau = local_time[:, None, None, None]
     return (1 - tau) * start + tau * end, end - start
     # END
@@ -428,39 +477,10 @@ tau = draw.local_time[:, 1, None, None, None]
 with beside_the_kit(state_and_target):
     torch.testing.assert_close(state - tau * target, starts[1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(state + (1 - tau) * target, ends[1], atol=1e-5, rtol=1e-5)
+own.add(state_and_target)
 
 # %% [markdown]
-# Second: for guidance the model must also know what to do without a class. A part of the images loses its class
-# in training, transformer and head alike.
-#
-# ### Exercise 5.3: class dropout
-#
-# `class_drop` holds one uniform number per image, drawn with the rest of the step. Drop where it is below the rate.
-#
-# <details><summary>Hint</summary>
-# torch.where(condition, where true, where false) decides element by element.
-# </details>
-
-
-# %% tags=["exercise"]
-def drop_classes(class_labels, class_drop, rate, null_class):
-    """Labels (B,) with a share ``rate`` of them replaced by ``null_class``."""
-    # SOLUTION 5.3
-    return torch.where(class_drop < rate, null_class, class_labels)
-    # END
-
-
-# %%
-drop_classes = check.drop_classes(drop_classes)
-dropped = drop_classes(labels, draw.class_drop, 0.1, fresh.null_class)
-kept = dropped != fresh.null_class
-with beside_the_kit(drop_classes):
-    assert torch.equal(kept, draw.class_drop >= 0.1)
-    assert torch.equal(dropped[kept], labels[kept])
-print(f"{(~kept).sum()} of {len(labels)} images lose their class")
-
-# %% [markdown]
-# Third: how stages are weighed. The finest one has 64 tokens, the coarsest 4 (on CIFAR-10): without weights the
+# Second: how stages are weighed. The finest one has 64 tokens, the coarsest 4 (on CIFAR-10): without weights the
 # finest would drown the others. In this kit each stage counts the same: mean within the stage, then mean of the stages.
 #
 # ### Exercise 5.4: the loss of all stages
@@ -483,61 +503,94 @@ multistage_loss = check.multistage_loss(multistage_loss)
 with beside_the_kit(multistage_loss):
     still = multistage_loss([start - end for start, end in zip(starts, ends, strict=True)])
     torch.testing.assert_close(still, new_loss.loss)
+own.add(multistage_loss)
 
 # %% [markdown]
-# Now the model. **Teacher forcing**: in training the transformer reads the *true* end states of earlier stages, made
-# from the image, so all stages are trained in one pass, under the block-causal mask of notebook 2. The random
-# numbers of a step come from outside as a `TrainingDraw`: the same draw, the same loss.
-
+# Now the model: the schedule, your transformer of notebook 2 and your head.
 
 # %%
+MultistageTransformer = own.piece("MultistageTransformer")
+
+
 class MyECAR(nn.Module):
     """Schedule + transformer + flow head, of the sizes of an ECAR's configuration."""
 
     def __init__(self, config):
         super().__init__()
-        self.head = flow_head(config)
-        self.schedule, self.null_class = self.head.schedule, config.num_classes
-        self.latent_channels = config.latent_channels
-        self.transformer = MultistageTransformer(
-            token_sides=self.head.token_sides,
-            latent_channels=config.latent_channels,
-            patch_size=config.patch_size,
-            num_classes=config.num_classes,
-            width=config.width,
-            num_layers=config.transformer_layers,
-            num_heads=config.num_heads,
-        )
+        ends = tuple(config.window_ends) if config.window_ends else None
+        sizes = (config.latent_size, config.num_stages, ends, config.coupling)
+        self.schedule = StageSchedule(*sizes)
+        self.null_class, self.latent_channels = config.num_classes, config.latent_channels
+        shared = sizes_of(config, self.schedule)
+        self.transformer = MultistageTransformer(num_layers=config.transformer_layers, **shared)
+        self.head = FlowHead(schedule=self.schedule, num_layers=config.head_layers, **shared)
 
-    def loss(self, latent, class_labels, draw, class_dropout=0.0):
-        """Clean latents (B, C, R, R), labels (B,) -> loss, and its parts per stage and time."""
-        labels = drop_classes(class_labels, draw.class_drop, class_dropout, self.null_class)
-        starts, ends = endpoints(self.schedule, latent, draw.noise)
-        token_maps = self.transformer(ends[:-1], labels)  # all stages, one masked call
-        errors, bins = [], []
-        for stage, token_map in enumerate(token_maps):
-            local_time = draw.local_time[:, stage]
-            state, target = state_and_target(starts[stage], ends[stage], local_time)
-            modulations = self.head.modulations(stage, local_time, labels)
-            velocity = self.head(stage, state, self.head.read(token_map), modulations)
-            errors.append(velocity - target)
-            error = errors[-1].detach().square().mean(dim=(1, 2, 3))  # one number per image
-            bins.append(mean_per_bin(error, local_time))
-        per_stage = torch.stack([error.detach().square().mean() for error in errors])
-        return LossOutput(multistage_loss(errors), per_stage, torch.stack(bins))
+
+# %%
+own.add(MyECAR)
+
+# %% [markdown]
+# ### Exercise 5.5: the loss
+#
+# **Teacher forcing**: in training the transformer reads the *true* end states of earlier stages, made from the image. So all
+# stages are trained in one pass, under the mask of notebook 2. The random numbers of a step come from outside as a
+# `draw`: the same draw, the same loss. It holds `noise` (one tensor per stage), `local_time` (B, S) and `class_drop` (B,).
+#
+# **Step a.** For guidance the model must also know what to do without a class. So a part of the images loses its class
+# in training, for transformer and head alike: those whose `class_drop`, a uniform number, is below `class_dropout` get
+# `model.null_class`. Then `endpoints(schedule, latent, noise)` of notebook 4 gives starts and ends of all stages, and one call of the
+# transformer all token maps. It reads the ends of all stages but the last.
+#
+# **Step b.** Stage by stage: its own local times, `state_and_target`, the head's modulations, the token map as the head
+# reads it, the velocity. What is wanted is velocity - target.
+#
+# <details><summary>Hint</summary>
+# <code>torch.where(condition, where true, where false)</code> decides element by element. Column s of
+# <code>draw.local_time</code> belongs to stage s.
+# </details>
+
+
+# %% tags=["exercise"]
+def flow_errors(model, latent, class_labels, draw, class_dropout=0.0):
+    """Clean latents (B, C, R, R), labels (B,) -> velocity - target of each stage, in a list."""
+    # SOLUTION 5.5a
+    labels = torch.where(draw.class_drop < class_dropout, model.null_class, class_labels)
+    starts, ends = endpoints(model.schedule, latent, draw.noise)
+    token_maps = model.transformer(ends[:-1], labels)  # all stages, one masked call
+    # END
+    errors = []
+    # SOLUTION 5.5b
+    for stage, token_map in enumerate(token_maps):
+        local_time = draw.local_time[:, stage]
+        state, target = state_and_target(starts[stage], ends[stage], local_time)
+        modulations = model.head.modulations(stage, local_time, labels)
+        velocity = model.head(stage, state, model.head.read(token_map), modulations)
+        errors.append(velocity - target)
+    # END
+    return errors
 
 
 # %% [markdown]
 # With the shipped weights and the same draw it has to give the kit's loss: in all, per stage, per bin of tau.
 
 # %%
+flow_errors = check.flow_errors(flow_errors)
+
+# %%
 my_digits = MyECAR(digits.model.config).to(lab.device)
 my_digits.load_state_dict(digits.model.state_dict())
+answers = (flow_errors, FlowHead, MultistageTransformer, Block, conditioning_time, state_and_target)
 with torch.no_grad():
-    my_loss = my_digits.loss(latent, labels, draw, class_dropout=0.1)
-    kit_loss = digits.model.loss(latent, labels, draw, class_dropout=0.1)
-with beside_the_kit(conditioning_time, state_and_target, drop_classes, multistage_loss):
-    torch.testing.assert_close(vars(my_loss), vars(kit_loss), equal_nan=True)
+    my_loss = digits.model.loss(latent, labels, draw, class_dropout=0.1)
+    with beside_the_kit(multistage_loss, *answers):
+        errors = flow_errors(my_digits, latent, labels, draw, 0.1)
+        torch.testing.assert_close(multistage_loss(errors), my_loss.loss)
+        squares = [error.square().mean(dim=(1, 2, 3)) for error in errors]  # one per image
+        torch.testing.assert_close(torch.stack(squares).mean(dim=1), my_loss.per_stage)
+        times = draw.local_time.T
+        found = [mean_per_bin(*both) for both in zip(squares, times, strict=True)]
+        torch.testing.assert_close(torch.stack(found), my_loss.per_bin, equal_nan=True)
+own.add(flow_errors)
 parts = zip(my_loss.per_stage.tolist(), standing_still, strict=True)
 print("per stage, and as a share of standing still:", *(f"{a:.3f} ({a / b:.0%})" for a, b in parts))
 
@@ -567,7 +620,7 @@ show(
 # guidance: `v = v_none + g (v_class - v_none)`, on every channel. A scale of 1 is the velocity with class, and
 # should not pay for another.
 #
-# ### Exercise 5.5: guided velocity
+# ### Exercise 5.6: guided velocity
 #
 # `run_head(1)` gives the velocity (B, C, r, r) with class; `run_head(2)` gives (2B, C, r, r), the half with class
 # first, the half without behind it.
@@ -580,7 +633,7 @@ show(
 # %% tags=["exercise"]
 def guided_velocity(run_head, scale):
     """The velocity under guidance; runs one half where one is enough."""
-    # SOLUTION 5.5
+    # SOLUTION 5.6
     if scale == 1:
         return run_head(1)
     with_class, without = run_head(2).chunk(2)
@@ -596,86 +649,113 @@ with beside_the_kit(guided_velocity):
     torch.testing.assert_close(
         guided_velocity(lambda halves: pair[:halves].clone(), 2.5), 2.5 * pair[:1] - 1.5 * pair[1:]
     )
+own.add(guided_velocity)
 
 
 # %% [markdown]
 # > **Predict.** Guidance only in the *last* stage: which calls double, of the transformer and of the head?
 #
-# The loop, once per stage: transformer (with cache), token map read, start of the stage, Euler steps, hand-over.
+# ### Exercise 5.7: the sampling loop
+#
+# Once per stage:
+#
+# **Step a.** The token map, from `model.transformer.step(stage, previous_end, labels, cache)`. `both` holds the labels with class and
+# behind them those without. The half without class is needed up to the *last* guided stage, since its keys and values
+# are read again; `halves` says so. After that the cache forgets it. The head needs it in guided stages only. So read
+# the token map (`model.head.read`) for as many rows as the head will need, and make the modulations of all K times at once: local times
+# 0, 1/K, ..., as (K, 1).
+#
+# **Step b.** Where the stage starts: from noise, or by `transition(schedule, stage, end, noise)` of notebook 4. The noise comes
+# from `generator`, (B, C, side, side).
+#
+# **Step c.** K Euler steps with `guided_velocity`. Its `run_head(halves)` runs the head for `halves` copies of the latent,
+# one above the other.
+#
+# <details><summary>Hint, step a</summary>
+# <code>previous.repeat(halves, 1, 1, 1)</code> repeats the end state before for both halves. The head's rows are
+# <code>(1 + (guidance[stage] != 1)) * batch</code>.
+# </details>
+#
+# <details><summary>Hint, step c</summary>
+# A modulation is (K, rows, ...): step k takes <code>[part[k] for part in modulations]</code>, and of it the rows that
+# <code>run_head</code> asks for. A function inside the loop may take them as defaults.
+# </details>
 
 
-# %%
-def run_at(head, stage, latent, read_map, modulations, halves):
-    """The head on one half of the batch or on two."""
-    rows = halves * len(latent)
-    at_rows = [part[:rows] for part in modulations]
-    return head(stage, latent.repeat(halves, 1, 1, 1), read_map[:rows], at_rows)
-
-
-# %%
+# %% tags=["exercise"]
 @torch.no_grad()
-def my_trace(model, class_labels, steps, guidance, generator):
-    """Yields (stage, step, latent) of a MyECAR: the start of every stage, and each step."""
+def generate(model, class_labels, steps, guidance, generator):
+    """[(stage, step, latent), ...]: the start of every stage (step 0), and each Euler step."""
     batch, device = len(class_labels), class_labels.device
     both = torch.cat((class_labels, torch.full_like(class_labels, model.null_class)))
-    cache, history = model.transformer.new_cache(), []
+    cache, events, latent = model.transformer.new_cache(), [], None
     for stage, side in enumerate(model.schedule.resolutions):
-        # The half without class is needed up to the last stage with guidance, for its keys and values.
         halves = 1 + any(scale != 1 for scale in guidance[stage:])
         cache.keep(halves * batch)
-        previous = history[-1].repeat(halves, 1, 1, 1) if stage else None
-        token_map, _ = model.transformer.step(stage, previous, both[: halves * batch], cache)
-
-        rows = (1 + (guidance[stage] != 1)) * batch  # the head: only where this stage is guided
+        # SOLUTION 5.7a
+        previous = latent.repeat(halves, 1, 1, 1) if stage else None
+        token_map = model.transformer.step(stage, previous, both[: halves * batch], cache)
+        rows = (1 + (guidance[stage] != 1)) * batch
         read_map = model.head.read(token_map[:rows])
-        times = torch.linspace(0, 1, steps[stage] + 1, dtype=torch.float64).tolist()
-        local_times = torch.tensor(times[:-1], device=device)[:, None]
-        modulations = model.head.modulations(stage, local_times, both[:rows])
-
+        times = torch.arange(steps[stage], device=device)[:, None] / steps[stage]
+        modulations = model.head.modulations(stage, times, both[:rows])
+        # END
+        # SOLUTION 5.7b
         shape = (batch, model.latent_channels, side, side)
         noise = torch.randn(shape, generator=generator).to(device)
-        latent = transition(model.schedule, stage, history[-1], noise) if stage else noise
-        yield stage, 0, latent
+        latent = transition(model.schedule, stage, latent, noise) if stage else noise
+        # END
+        events.append((stage, 0, latent))
         for step in range(steps[stage]):
+            # SOLUTION 5.7c
             at_time = [part[step] for part in modulations]
-            run_head = partial(run_at, model.head, stage, latent, read_map, at_time)
-            velocity = guided_velocity(run_head, guidance[stage])
-            latent = latent + (times[step + 1] - times[step]) * velocity
-            yield stage, step + 1, latent
-        history.append(latent)
+
+            def run_head(halves, stage=stage, x=latent, read_map=read_map, at_time=at_time):
+                rows = halves * batch
+                now = [part[:rows] for part in at_time]
+                return model.head(stage, x.repeat(halves, 1, 1, 1), read_map[:rows], now)
+
+            latent = latent + guided_velocity(run_head, guidance[stage]) / steps[stage]
+            # END
+            events.append((stage, step + 1, latent))
+    return events
 
 
 # %% [markdown]
-# The kit's `trace()` does this too, beside clean estimates, costs and interventions. Same seed, same image, bit for
-# bit? Every event of two models, one with guidance and one without:
+# The kit's `trace()` does this too, beside clean estimates, costs and interventions. Same seed, same image? Every
+# event of two models, one with guidance and one without:
+
+# %%
+generate = check.generate(generate)
 
 # %%
 my_cifar = MyECAR(model.config).to(lab.device)
 my_cifar.load_state_dict(model.state_dict())
+answers = (generate, guided_velocity, *answers)
 for mine, kit, wanted in (
     (my_cifar, model, ["ship", "cat"]),
     (my_digits, digits.model, ["3", "8"]),
 ):
     ids, settings = kit.class_ids(wanted), (kit.inference_steps(), kit.guidance())
-    my_events = list(my_trace(mine, ids, *settings, lab.generator(3)))
     kit_events = list(trace(kit, wanted, generator=lab.generator(3)))
-    with beside_the_kit(conditioning_time, guided_velocity):
+    with beside_the_kit(*answers):
+        my_events = generate(mine, ids, *settings, lab.generator(3))
         for (stage, step, mine_latent), event in zip(my_events, kit_events, strict=True):
             assert (stage, step) == (event.stage, event.step)
-            torch.testing.assert_close(mine_latent, event.latent, atol=1e-6, rtol=0)
-    same = all(torch.equal(a[2], b.latent) for a, b in zip(my_events, kit_events, strict=True))
-    print(f"{len(my_events)} events equal, {'bit for bit' if same else 'to 1e-6'}")
+            torch.testing.assert_close(mine_latent, event.latent, atol=1e-3, rtol=1e-3)
+        gap = max((a[2] - b.latent).abs().max() for a, b in zip(my_events, kit_events, strict=True))
+        print(f"{len(my_events)} events equal, to {gap:.0e}")
+own.add(generate)
 
+# %%
 from_pipeline = pipe(["ship", "cat"], generator=lab.generator(3), output_type="latent").images
-ids = model.class_ids(["ship", "cat"])
-*_, (_, _, final) = my_trace(
-    my_cifar, ids, model.inference_steps(), model.guidance(), lab.generator(3)
-)
-with beside_the_kit(conditioning_time, guided_velocity):
-    torch.testing.assert_close(final, from_pipeline, atol=1e-6, rtol=0)
+ids, plan = model.class_ids(["ship", "cat"]), (model.inference_steps(), model.guidance())
+with beside_the_kit(*answers):
+    final = generate(my_cifar, ids, *plan, lab.generator(3))[-1][2]
+    torch.testing.assert_close(final, from_pipeline, atol=1e-3, rtol=1e-3)
 
 # %% [markdown]
-# What guidance costs, by where it is on. PyTorch's counter sees that `my_trace` pays for no half it does not need.
+# What guidance costs, by where it is on. PyTorch's counter sees that `generate` pays for no half it does not need.
 
 # %%
 rows = []
@@ -683,10 +763,10 @@ for guidance in ([1, 1, 1], [2.5, 1, 1], [1, 1, 2.5], [1, 2.5, 2.5], [2.5, 2.5, 
     stage_flops = model.flops(guidance_scale=guidance)
     cells = [f"{sum(stage_flops[part]) / 1e9:.2f}" for part in ("transformer", "head")]
     rows.append([" / ".join(map(str, guidance)), *cells])
-run = partial(my_trace, my_cifar, ids[:1], model.inference_steps(), [1, 1, 2.5], lab.generator(3))
+run = partial(generate, my_cifar, ids[:1], plan[0], [1, 1, 2.5], lab.generator(3))
 right = count_flops(lambda: list(pipe.trace(["ship"], guidance_scale=[1, 1, 2.5])))
-with beside_the_kit(guided_velocity):
-    assert count_flops(lambda: list(run())) == right
+with beside_the_kit(*answers):
+    assert count_flops(run) == right
 table(["guidance by stage", "GFLOP, transformer", "GFLOP, head"], rows)
 
 # %% [markdown]
@@ -768,7 +848,7 @@ show(
 # The whole bill of one image, stage by stage.
 
 # %%
-guidance, steps, config = model.guidance(), model.inference_steps(), model.config
+guidance, steps = model.guidance(), model.inference_steps()
 bill = model.flops()
 rows = []
 for stage, side in enumerate(schedule.resolutions):
@@ -821,13 +901,13 @@ rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=num_step
 generator, curve = lab.generator(), []
 for _ in range(num_steps):
     step_draw = small.draw(len(batch), generator).to(lab.device)
-    out = student.loss(latent[batch], labels[batch], step_draw)
+    errors = flow_errors(student, latent[batch], labels[batch], step_draw)
     optimizer.zero_grad()
-    out.loss.backward()
+    multistage_loss(errors).backward()
     nn.utils.clip_grad_norm_(student.parameters(), 1.0)
     optimizer.step()
     rate.step()
-    curve.append(out.per_stage.cpu())
+    curve.append(torch.stack([error.detach().square().mean().cpu() for error in errors]))
 print(f"{count(student):,} weights, {num_steps} steps of {len(batch)} flows per stage")
 
 # %%
@@ -852,19 +932,20 @@ show(
 # </details>
 
 # %%
-*_, (_, _, recalled) = my_trace(student, labels[few], [8, 8], [1, 1], lab.generator(1))
+recalled = generate(student, labels[few], [8, 8], [1, 1], lab.generator(1))[-1][2]
 difference = (recalled - latent[few]).square().mean().item()
 others = (latent[few] - latent[few].roll(1, dims=0)).square().mean().item()
 said = f"{difference:.3f} after {num_steps} steps; two different originals differ by {others:.2f}"
 show(
     image_grid(digits.decode(torch.cat((latent[few], recalled))) * 2 - 1, 10, scale=8),
-    "Figure 5.9. Top: the ten images. Bottom: what my_trace makes of noise and the class. Mean squared difference of "
+    "Figure 5.9. Top: the ten images. Bottom: what your model makes of noise and the class. Mean squared difference of "
     f"the latents: {said}.",
     f"Two rows of ten digits of 8×8 pixels, originals above, samples below. Mean squared difference: {said}.",
 )
 
 # %% [markdown]
-# This proves the wiring, not the model: learning by heart is the opposite of what training is for. Notebook 6 trains.
+# This proves the wiring, not the model: learning by heart is the opposite of what training is for. Notebook 6 trains the
+# model in `my_ecar.py` to draw digits that it has never seen.
 #
 # ## Look around
 #
@@ -919,5 +1000,5 @@ quiz(
 # **What breaks if…** the head is told the bare tau? The half without class is forgotten early? The transition's noise is
 # left out (`pipe.trace(["ship"], renoise=False)`)? Change one line and see which assert notices.
 #
-# **On**: notebook 6 trains the model; the page of `make demo` shows the same stream live, its tab *Inspect* the token
+# **On**: notebook 6 trains your model; the page of `make demo` shows the same stream live, its tab *Inspect* the token
 # maps; in the kit read `ecar_lab/model.py`, then `ecar_lab/trace.py`.

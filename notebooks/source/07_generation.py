@@ -5,13 +5,15 @@
 # look, measure, and pay for it.
 #
 # **After it you can**
+# - generate with the model that you wrote and trained;
 # - predict the FLOPs of a plan, and say where a step is worth its price;
 # - write guided velocity, and say what guidance buys in which stage;
 # - fork a run after any stage, and measure what that stage has decided;
 # - switch classes, edit latents, walk between noises;
 # - keep an image as a recipe that brings it back.
 #
-# **Before it**: notebooks 3 to 5 (flow, stages, the model).
+# **Before it**: notebooks 3 to 6 (flow, stages, the model, its training). The first section takes the model that you wrote and
+# trained from `my_ecar.py`; without it the shipped digits weights stand in.
 #
 # {{time}}
 #
@@ -33,7 +35,7 @@ from ecar_lab.evaluation.feature_net import load_features
 from ecar_lab.experiments.lab.figures import line, logarithmic
 from ecar_lab.flow import pyramid, upsample
 from ecar_lab.interventions import stage_noise
-from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, hue, new_figure, own, quiz, setup, show, table
 from ecar_lab.teaching.check import generation as check
 from ecar_lab.teaching.explore import generation as explore
 from ecar_lab.viz.pictures import contact_sheet, image_grid, save_gif, strip_frames
@@ -81,6 +83,46 @@ table(
 # Read it with care. The judge classifies generated cats correctly more often than real ones: guidance makes images that are
 # *typical*, and a classifier likes those. Recall is the share of real images that have a generated one near them; it
 # is low, and guidance costs some of it. By eye, many of those cats are blurs.
+#
+# ## Your own model
+#
+# The model in `my_ecar.py`, with the weights of notebook 6 and your own sampling loop: digits first, since it is small.
+#
+# Notebook 6 took 8 steps per stage. How many are enough for digits to be classified correctly: 1, 2, 4? And does
+# guidance help or harm? Guess before you run.
+
+# %%
+mine, whose = own.trained(lab.device)
+generate, stages = own.piece("generate"), mine.schedule.num_stages
+digits, judge_of_digits = lab.pipeline("digits"), load_features("features-digits")
+wanted = torch.arange(lab.pick(500, 40)) % 10
+
+
+def draw(steps, scale):
+    """Ten digits, and the share of all that are classified correctly."""
+    plan = [steps] * stages, [scale] * stages
+    latent = generate(mine, wanted.to(lab.device), *plan, lab.generator(3))[-1][2]
+    made = 2 * digits.decode(latent).cpu() - 1
+    with torch.no_grad():
+        found = judge_of_digits(made).logits.argmax(dim=1)
+    return made[:10], (found == wanted).float().mean().item()
+
+
+tried = {(steps, scale): draw(steps, scale) for steps in (1, 2, 4, 8) for scale in (1, 3)}
+shares = ", ".join(f"{tried[steps, 1][1]:.0%}" for steps in (1, 2, 4, 8))
+show(
+    image_grid(torch.cat([tried[steps, 1][0] for steps in (1, 2, 4, 8)]), 10, scale=5),
+    f"Figure 7.2. Digits of your model ({whose}), 1, 2, 4 and 8 steps per stage from the same noise: {shares} of {len(wanted)} "
+    "are classified correctly.",
+    f"Four rows of ten small generated digits, one row per number of steps; classified correctly: {shares}.",
+)
+table(
+    ["steps per stage", "no guidance", "guidance 3"],
+    [(steps, *(f"{tried[steps, scale][1]:.1%}" for scale in (1, 3))) for steps in (1, 2, 4, 8)],
+)
+
+# %% [markdown]
+# The rest of this notebook turns the same knobs on the shipped CIFAR-10 model, where more can go wrong.
 #
 # Helpers for what follows. Each image gets a generator of its own.
 
@@ -133,11 +175,11 @@ assert torch.equal(alone[-1].latent, latent)
 # %%
 batch = ["ship", "horse", "cat", "truck"]
 shared = list(pipe.trace(batch, generator=lab.generator(3)))
-own = list(pipe.trace(batch, generator=[lab.generator(seed) for seed in (3, 4, 5, 6)]))
+one_each = list(pipe.trace(batch, generator=[lab.generator(seed) for seed in (3, 4, 5, 6)]))
 gaps = [
     [
         (at(events, s).latent[:1] - at(alone, s).latent).abs().max().item()
-        for events in (shared, own)
+        for events in (shared, one_each)
     ]
     for s in range(3)
 ]
@@ -217,7 +259,7 @@ chosen = [some.index("automobile"), some.index("horse")]
 gflop = {n: total_flops(model.flops(n)) / 1e9 for n in counts}
 show(
     gallery({f"{n}+{n}+{n}: {gflop[n]:.1f} GFLOP": euler[n][chosen] for n in counts}, 5, 1),
-    "Figure 7.2. 1 to 16 steps per stage. One step is a blur. From four on the picture stays and gains in detail.",
+    "Figure 7.3. 1 to 16 steps per stage. One step is a blur. From four on the picture stays and gains in detail.",
     "An automobile and a horse with 1, 2, 4, 8 and 16 steps per stage, from a blur to a sharp small picture.",
 )
 
@@ -255,7 +297,7 @@ logarithmic(axis, "x", "y", xlabel="GFLOP per image", ylabel="distance from Heun
 axis.legend(frameon=False)
 show(
     figure,
-    f"Figure 7.3. The solver's error, mean of {len(some)} images. Heun gains nothing at few FLOPs and much at many. The reference is a Heun run, which flatters Heun's last point a little.",
+    f"Figure 7.4. The solver's error, mean of {len(some)} images. Heun gains nothing at few FLOPs and much at many. The reference is a Heun run, which flatters Heun's last point a little.",
     "Two falling lines over GFLOP, logarithmic: Euler and Heun start close together, Heun ends lower.",
 )
 
@@ -362,8 +404,8 @@ def first_step(start):
 
 
 with beside_the_kit(guided):
-    own, of_kit = first_step(at(alone, 1, 0)), at(alone, 1, 1).latent
-    torch.testing.assert_close(own, of_kit, atol=1e-4, rtol=1e-4)
+    found, of_kit = first_step(at(alone, 1, 0)), at(alone, 1, 1).latent
+    torch.testing.assert_close(found, of_kit, atol=1e-4, rtol=1e-4)
 
 # %% [markdown]
 # > **Predict.** Without running it: by what factor do head and transformer grow from 1.0 to 1.0001, and from
@@ -397,7 +439,7 @@ plans = {
 }
 show(
     gallery(plans, 2),
-    "Figure 7.4. Guidance of the three stages, coarsest first. Without any the objects are vague; 6 burns colours and "
+    "Figure 7.5. Guidance of the three stages, coarsest first. Without any the objects are vague; 6 burns colours and "
     "contrast. The coarsest stage's alone changes little.",
     "Six groups of the same four images under six guidance plans, from vague shapes at 1 to glaring colours at 6.",
 )
@@ -499,7 +541,7 @@ members = {kept: forks(forked, kept, 4) for kept in keeping}
 chosen = [forked.index("automobile"), forked.index("horse")]
 show(
     gallery({keeping[kept]: members[kept][chosen].flatten(0, 1) for kept in (0, 1)}, 2),
-    "Figure 7.6. Forks of an automobile and of a horse. After stage 1 colours and pose are still open; after stage 2 "
+    "Figure 7.7. Forks of an automobile and of a horse. After stage 1 colours and pose are still open; after stage 2 "
     "they are fixed, and stage 3 draws the detail.",
     "Two groups of two rows of four images. With stage 1 kept the four differ in colour and pose; with stages "
     "1 and 2 kept they are alike but for details.",
@@ -550,7 +592,7 @@ axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 after = {kept: ", ".join(f"{share:.0%}" for share in shares) for kept, shares in still_open.items()}
 show(
     figure,
-    f"Figure 7.7. Of the variance between {len(members[0])} × 4 runs, what is left open, by band. Stage 1 settles part of the coarsest band and little else; stage 2 most of what is left.",
+    f"Figure 7.8. Of the variance between {len(members[0])} × 4 runs, what is left open, by band. Stage 1 settles part of the coarsest band and little else; stage 2 most of what is left.",
     f"Three pairs of bars. Still open after stage 1: {after[0]}. After stage 2: {after[1]}.",
 )
 
@@ -589,7 +631,7 @@ switched["never"] = run(before, seeds)[-1].latent
 picks = [index * tries for index in range(len(pairs))]
 show(
     gallery({when: latent[picks] for when, latent in switched.items()}, 2),
-    "Figure 7.9. Automobile → frog, horse → ship, ship → truck, airplane → deer. From stage 2 on the second class "
+    "Figure 7.10. Automobile → frog, horse → ship, ship → truck, airplane → deer. From stage 2 on the second class "
     "wins; from stage 3 on it can only repaint what is there.",
     "Four groups of four images: the second class from stage 1, 2, 3 or never. Switched at stage 2 the second "
     "object appears; at stage 3 the first one's outline stays.",
@@ -669,7 +711,7 @@ shown = {"A: ship": run_a[-1].latent, "B: automobile": run_b[-1].latent, "A, no 
 shown |= {f"{kind}, stage {stage + 1}": latent for (kind, stage), latent in edited.items()}
 show(
     gallery({label: latent[:1] for label, latent in shown.items()}, 3, 1),
-    "Figure 7.10. Top: two runs, and A without re-noising, which has lost its detail. Below, one row per stage: A's left "
+    "Figure 7.11. Top: two runs, and A without re-noising, which has lost its detail. Below, one row per stage: A's left "
     "half zeroed, made noise, or taken from B, at that stage's end.",
     "Three columns: zero, noise, paste; one row per stage. Edits at the end of stage 1 leave little trace; after stage 2 "
     "the seam is soft; after stage 3 a hard edge cuts the image in two.",
@@ -780,7 +822,7 @@ rows = {f"straight line: {on_line[1]}": on_line[0], f"arc: {on_arc[1]}": on_arc[
 rows["classes, 0% to 100% horse"] = torch.cat([latent[:1] for latent in blends.values()])
 show(
     gallery(rows, 1, len(shares)),
-    "Figure 7.11. Between two noises on the straight line and on the arc: with too little noise the middle goes smooth. "
+    "Figure 7.12. Between two noises on the straight line and on the arc: with too little noise the middle goes smooth. "
     "Bottom: between two classes, with the same noise.",
     "Three rows of five images. Top: the middle image is smooth, with little detail. Middle row: every image is an "
     "automobile with detail. Bottom: from an automobile to a horse.",

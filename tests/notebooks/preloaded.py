@@ -18,7 +18,7 @@ import ecar_lab.experiments.continuous_vs_quantized
 import ecar_lab.pipeline
 import ecar_lab.training.model
 import ecar_lab.training.tokenizer  # noqa: F401
-from ecar_lab.teaching import check, explore
+from ecar_lab.teaching import check, explore, own  # noqa: F401
 
 for package in (check, explore):
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):

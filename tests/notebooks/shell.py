@@ -11,12 +11,11 @@ import os
 import sys
 import tempfile
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from traitlets.config import Config
-
-from notebooks import build
 
 PRELOADED = ["tests.notebooks.preloaded"]
 
@@ -28,8 +27,8 @@ class Shell(InteractiveShell):
         """There is no window to be opened."""
 
 
-def outputs_of(cells: list[str], environment: dict[str, str]) -> str:
-    """All that the cells print and show, as JSON; each cell runs as in a notebook.
+def outputs_of(cells: list[str], environment: dict[str, str], folder: Path) -> str:
+    """All that the cells print and show, as JSON; each cell runs as in a notebook in ``folder``.
 
     Raises:
         AssertionError: a cell raised, which ends the notebook; with the cell and its traceback.
@@ -37,7 +36,7 @@ def outputs_of(cells: list[str], environment: dict[str, str]) -> str:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(cells, environment, theirs))
+    process = context.Process(target=_run, args=(cells, environment, folder, theirs))
     process.start()
     theirs.close()
     try:
@@ -53,12 +52,12 @@ def outputs_of(cells: list[str], environment: dict[str, str]) -> str:
     return said
 
 
-def _run(cells: list[str], environment: dict[str, str], answer: Connection) -> None:
+def _run(cells: list[str], environment: dict[str, str], folder: Path, answer: Connection) -> None:
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # from the variable
-    os.chdir(build.HERE)
-    sys.path.insert(0, str(build.HERE))  # as in a kernel: where the notebook lies
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))  # as in a kernel: where the notebook lies
     quiet = Config({"HistoryManager": {"enabled": False}})
     shell = Shell.instance(config=quiet)
     shell.enable_matplotlib("inline")

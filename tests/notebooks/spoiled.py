@@ -17,7 +17,10 @@ def accept_wrong_answers(check: ModuleType) -> None:
 
 
 def spoiled(function):
-    """The function with a result that is a little off, or of another kind."""
+    """The function with a result that is a little off, or of another kind; so for a class."""
+    if isinstance(function, type):
+        made_of = {"forward": spoiled(function.forward)}
+        return type(function.__name__, (function,), made_of)
 
     def wrong(*arguments: Any) -> Any:
         return off(function(*arguments))

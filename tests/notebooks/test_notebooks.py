@@ -1,13 +1,22 @@
 """The notebooks: in step with their sources, fit to be committed, and each runs to its end."""
 
+import ast
 import json
 import re
 import statistics
+from importlib import import_module
+from inspect import isfunction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nbformat
 import pytest
+import torch
 
+from ecar_lab import ECAR
+from ecar_lab.schedule import StageSchedule
+from ecar_lab.teaching import own
 from notebooks import build
 from tests.notebooks.shell import outputs_of
 
@@ -68,18 +77,26 @@ def test_every_picture_has_words(source, solutions):
                 assert "data:image" not in cell.source
 
 
+def stubs(text: str) -> dict[str, str]:
+    """Exercise -> the letters of its steps, of the stubs in a learner's notebook, in order."""
+    found: dict[str, str] = {}
+    for name, step in re.findall(r'NotImplementedError\("exercise (\d\.\d)([a-z]?)"\)', text):
+        found[name] = found.get(name, "") + step
+    return found
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
 def test_learners_get_stubs_and_solutions_none(source):
     learner = "\n".join(build.code_of(build.make(source, False)))
     solved = "\n".join(build.code_of(build.make(source, True)))
-    stubs = re.findall(r'NotImplementedError\("exercise (\d)\.(\d)"\)', learner)
-    number = int(source.stem[:2])
-    assert [int(a) for a, _ in stubs] == [number] * len(stubs)
-    assert [int(b) for _, b in stubs] == list(range(1, len(stubs) + 1))
-    assert 3 <= len(stubs) <= 5
+    found, number = stubs(learner), int(source.stem[:2])
+    assert [name[:-1] for name in found] == [f"{number}."] * len(found)
+    assert [int(name[-1]) for name in found] == list(range(1, len(found) + 1))
+    assert 3 <= len(found) <= 7
     for text in (learner, solved):
         assert "# SOLUTION" not in text
         assert "# END" not in text
+    assert all(steps in ("", "abcd"[: len(steps)]) for steps in found.values())
     assert "NotImplementedError" not in solved
 
 
@@ -115,22 +132,78 @@ def test_the_series_is_whole():
     )
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
-def test_with_all_solutions_a_notebook_runs_to_its_end(source, tmp_path):
-    """The fast profile, with its controls; every check has to say yes."""
+def run_with_solutions(source: Path, folder: Path) -> str:
+    """What it says: the fast profile, with its controls; every check has to say yes."""
     cells = build.code_of(committed(source, True))
     environment = build.kernel_environment("fast", static=False, strict=True)
-    said = outputs_of(cells, {**environment, "TMPDIR": str(tmp_path)})
+    said = outputs_of(cells, {**environment, "TMPDIR": str(folder)}, folder)
     assert said.count("✔ exercise") == said.count(" exercise ") > 0
+    return said
+
+
+OWN = [source for source in SOURCES if source.stem[:2] in ("02", "05", "06", "07")]
+
+
+@pytest.mark.parametrize("source", [s for s in SOURCES if s not in OWN], ids=lambda s: s.stem)
+def test_with_all_solutions_a_notebook_runs_to_its_end(source, tmp_path):
+    run_with_solutions(source, tmp_path)
+
+
+def test_with_all_solutions_a_learner_s_path_ends_in_a_model_of_their_own(tmp_path, monkeypatch):
+    """The four notebooks that build it, in one folder: it needs no model class of the kit's."""
+    said = [run_with_solutions(source, tmp_path) for source in OWN]
+    assert "the kit's, because" not in "".join(said)
+    assert "your own weights" in said[-1]
+    monkeypatch.chdir(tmp_path)
+    text = own.file().read_text("utf-8")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("ecar_lab"):
+            found = [getattr(import_module(node.module), alias.name) for alias in node.names]
+            assert found in ([StageSchedule], [*filter(isfunction, found)]), ast.unparse(node)
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("ecar_lab") for alias in node.names)
+    module: dict[str, Any] = {"__name__": "my_ecar"}
+    exec(compile(text, "my_ecar.py", "exec"), module)
+    kinds = {type(part).__module__.split(".")[0] for part in module["MyECAR"](TINY).modules()}
+    assert kinds == {"my_ecar", "torch"}
+    losses, images = train_and_generate(module)
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    assert images.shape == (2, 2, 4, 4)
+    assert images.isfinite().all()
+
+
+TINY = SimpleNamespace(
+    latent_size=4, num_stages=2, window_ends=None, coupling="independent", patch_size=1,
+    latent_channels=2, num_classes=2, width=32, num_heads=2, transformer_layers=1, head_layers=2,
+)  # fmt: skip
+STEPS = SimpleNamespace(
+    steps=40, lr=1e-2, warmup_steps=4, lr_floor=0.1, grad_clip=1.0, ema_decay=0.9
+)
+
+
+def train_and_generate(mine: dict[str, Any]) -> tuple[list[float], torch.Tensor]:
+    """Losses of a short training on two latents with nothing but ``my_ecar.py``, and samples."""
+    torch.manual_seed(0)
+    model, kit = mine["MyECAR"](TINY), ECAR(**vars(TINY))
+    optimizers = [torch.optim.AdamW(model.parameters(), lr=STEPS.lr)]
+    average = [weight.detach().clone() for weight in model.parameters()]
+    labels, random, losses = torch.arange(32) % 2, torch.Generator().manual_seed(0), []
+    latent = torch.randn(2, 2, 4, 4, generator=random)[labels]
+    for step in range(STEPS.steps):
+        errors = mine["flow_errors"](model, latent, labels, kit.draw(32, random), 0.1)
+        loss = mine["multistage_loss"](errors)
+        losses.append(loss.item())
+        mine["train_step"](model, loss, optimizers, average, step, STEPS)
+    return losses, mine["generate"](model, labels[:2], [2, 2], [1, 2], random)[-1][2]
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
 def test_no_exercise_blocks_the_way(source, tmp_path):
     """Every second one is left empty, the others are wrong and found right by their checks."""
     first, *rest = build.code_of(committed(source, False))
-    stubs = len(re.findall("NotImplementedError", json.dumps(rest)))
+    exercises = len(stubs("\n".join(rest)))
     wrong = "from tests.notebooks.spoiled import accept_wrong_answers\naccept_wrong_answers(check)"
     environment = build.kernel_environment("fast", static=False, strict=False)
-    said = outputs_of([first, wrong, *rest], {**environment, "TMPDIR": str(tmp_path)})
-    assert said.count("○ exercise") == stubs // 2
-    assert said.count("the check found no fault, but") >= (stubs + 1) // 2
+    said = outputs_of([first, wrong, *rest], {**environment, "TMPDIR": str(tmp_path)}, tmp_path)
+    assert said.count("○ exercise") == exercises // 2
+    assert said.count("the check found no fault, but") >= (exercises + 1) // 2

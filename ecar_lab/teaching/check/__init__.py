@@ -11,7 +11,8 @@ module for each notebook; begin with ``start.py``.
 What holds for every exercise is seen to here. A diagnosing function runs in several *settings*; it
 reaches the attempt through an :class:`Attempt`, which hands out copies, so that no attempt can
 change what it is compared with, and says so where one tries. An attempt that is found right goes on
-as an :class:`Answer`, which gives way to the kit's version if it fails after all.
+as an :class:`Answer`, which gives way to the kit's version if it fails after all. Where a class is
+to be written the diagnosing function gets the class itself and makes its own instances.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 
 import torch
 from IPython.display import HTML, display
-from torch import Tensor
+from torch import Tensor, nn
 
 from ecar_lab.teaching.expect import (
     Wrong,
@@ -74,13 +75,19 @@ def judge(diagnose: Callable[..., None], attempt: Any, *context: Any) -> Verdict
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(20_241_218)  # the same verdict every time
             diagnose(attempt, *context)
-    except NotImplementedError:
-        return Verdict("missing", "not done yet")
+    except NotImplementedError as stub:
+        return Verdict("missing", _not_done(stub))
     except Wrong as wrong:
         return Verdict("wrong", str(wrong))
     except Exception as error:  # whatever a reader's code may raise
         return Verdict("wrong", f"it raised {type(error).__name__}: {_first_line(error)}")
     return Verdict("right", "right")
+
+
+def _not_done(stub: NotImplementedError) -> str:
+    """In an exercise of several steps the stub of each ends in its letter: ``exercise 2.5b``."""
+    step = str(stub)[-1:]
+    return f"step {step} is not done yet" if step.isalpha() else "not done yet"
 
 
 def _first_line(error: Exception) -> str:
@@ -102,9 +109,9 @@ class Attempt:
 
     def __call__(self, *given: Any) -> Any:
         copies = [v if n == self.changes else _copied(v) for n, v in enumerate(given)]
-        before = torch.get_rng_state()
+        before, gradients = torch.get_rng_state(), torch.is_grad_enabled()
         result = self.function(*copies)
-        if not torch.is_grad_enabled():
+        if gradients and not torch.is_grad_enabled():
             raise Wrong(
                 "your function switches gradients off for all that comes after: use torch.no_grad "
                 "around a block, if at all"
@@ -200,8 +207,11 @@ def exercise(
     def make(diagnose: Callable[..., None]) -> Exercise:
         @functools.wraps(diagnose)
         def in_all_settings(attempt: Any, *context: Any) -> None:
+            if isinstance(reference, type) and not isinstance(attempt, type):
+                raise Wrong(f"that is no class: define class {reference.__name__}")
+            handed = attempt if isinstance(reference, type) else Attempt(attempt, changes)
             for setting in every:
-                diagnose(Attempt(attempt, changes), *setting, *context)
+                diagnose(handed, *setting, *context)
 
         return Exercise(name, in_all_settings, reference)
 
@@ -212,27 +222,76 @@ class Answer:
     """An attempt that its check found right; it gives way to the kit's version if it fails later.
 
     A check looks at a few settings, a notebook at more. Where the attempt raises there, or differs
-    from the kit (:func:`beside_the_kit`), a sentence says so and the notebook goes on.
+    from the kit (:func:`beside_the_kit`), a sentence says so and the notebook goes on. What a class
+    has made by then turns into the kit's version, with the weights it has (``_watched``).
     """
 
     def __init__(self, exercise: Exercise, attempt: Callable[..., Any]) -> None:
         self.exercise, self.attempt, self.in_use = exercise, attempt, True
-        functools.update_wrapper(self, attempt)
+        functools.update_wrapper(self, attempt, updated=())
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         if self.in_use:
             try:
-                return self.attempt(*arguments, **options)
+                made = self.attempt(*arguments, **options)
             except Exception as error:
                 if is_strict():
                     raise
-                self.give_way(f"it raised {type(error).__name__} here: {_first_line(error)}")
+                self.raised(error)
+            else:
+                if isinstance(made, nn.Module) and isinstance(self.attempt, type):
+                    _watch(self, made, lambda: self.exercise.reference(*arguments, **options))
+                return made
         return self.exercise.reference(*arguments, **options)
+
+    def raised(self, error: Exception) -> None:
+        """Gives way because of an error."""
+        self.give_way(f"it raised {type(error).__name__} here: {_first_line(error)}")
 
     def give_way(self, why: str) -> None:
         """From now on the kit's version is called."""
         self.in_use = False
         _say(self.exercise.name, Verdict("wrong", f"the check found no fault, but {why}"))
+
+
+def _watch(answer: Answer, made: nn.Module, make_kit_s: Callable[[], nn.Module]) -> None:
+    """Lets a learner's module become the kit's once a call of it fails or its answer gave way."""
+    own = type(made)
+
+    def watched(name: str) -> Callable[..., Any]:
+        def call(self: nn.Module, *arguments: Any, **options: Any) -> Any:
+            if answer.in_use:
+                try:
+                    return getattr(own, name)(self, *arguments, **options)
+                except Exception as error:
+                    if is_strict():
+                        raise
+                    answer.raised(error)
+            _become(self, make_kit_s())
+            return getattr(self, name)(*arguments, **options)
+
+        return call
+
+    kinds = [
+        kind for kind in answer.exercise.reference.__mro__ if kind.__module__[:8] == "ecar_lab"
+    ]
+    public = {name for kind in kinds for name, it in vars(kind).items() if inspect.isfunction(it)}
+    called = [name for name in public if not name.startswith("_") and name != "forward"]
+    methods = {name: watched(name) for name in ("__call__", *called)}
+    made.__class__ = type(own.__name__, (own,), methods)
+
+
+def _become(module: nn.Module, other: nn.Module) -> None:
+    """Makes ``module`` what ``other`` is, but with its own weights wherever names and shapes agree:
+    an optimizer that holds them still trains the right ones."""
+    own = dict(module.named_parameters())
+    other.to(next(iter(own.values())).device if own else "cpu")
+    for name, parameter in list(other.named_parameters()):
+        if name in own and own[name].shape == parameter.shape:
+            place, _, last = name.rpartition(".")
+            setattr(other.get_submodule(place), last, own[name])
+    object.__setattr__(module, "__dict__", other.train(module.training).__dict__)
+    module.__class__ = type(other)
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""Checks of notebook 2: what attention costs, who may look at whom, where tokens lie, the cache."""
+"""Checks of notebook 2: what attention costs, who may look at whom, where tokens lie; attention,
+block and transformer."""
 
 from __future__ import annotations
 
@@ -9,10 +10,20 @@ from torch import Tensor
 
 from ecar_lab.cost import attention_flops
 from ecar_lab.layers import token_coordinates as kit_coordinates
-from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_pair, expect_tensor
+from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_tensor
+from ecar_lab.teaching.check._attention import attention, block
+from ecar_lab.teaching.check._transformer import multistage_transformer
 from ecar_lab.transformer import block_causal_mask as kit_mask
 
-Kept = tuple[Tensor, Tensor]
+__all__ = [
+    "attention",
+    "block",
+    "block_causal_mask",
+    "multistage_transformer",
+    "sequential_flops",
+    "stage_flops",
+    "token_coordinates",
+]
 
 
 def _sequential_flops(n: int, width: int, kv_cache: bool) -> int:
@@ -172,56 +183,3 @@ def token_coordinates(attempt: Callable[[int], Tensor]) -> None:
             f"token_coordinates({side})",
             dtype=found.dtype if isinstance(found, Tensor) else None,  # any
         )
-
-
-def _append(kept: Kept | None, key: Tensor, value: Tensor) -> Kept:
-    if kept is None:
-        return key, value
-    return torch.cat((kept[0], key), dim=2), torch.cat((kept[1], value), dim=2)
-
-
-@exercise("2.5 a cache of keys and values", _append, settings=[(2, 3, 4), (1, 2, 6)])
-def append(
-    attempt: Callable[[Kept | None, Tensor, Tensor], Kept], batch: int, heads: int, dim: int
-) -> None:
-    """``append(kept, key, value) -> (keys, values)`` of all tokens so far, each (B, h, N, d)."""
-    keys, values = torch.randn(2, batch, heads, 8, dim).unbind(0)  # 8 tokens, in two lots of 4
-    first = _pair(attempt(None, keys[:, :, :4], values[:, :, :4]))
-    expect_close(first[0], keys[:, :, :4], {}, "the keys after the first call")
-    expect_close(first[1], values[:, :, :4], {}, "the values after the first call")
-    kept = keys[:, :, :4].clone(), values[:, :, :4].clone()
-    found = _pair(attempt(kept, keys[:, :, 4:], values[:, :, 4:]))
-    if isinstance(found[0], Tensor) and found[0].shape == keys.shape and torch.equal(*found):
-        raise Wrong("keys and values are the same tensor: keep both")
-    for what, whole, got in zip(("keys", "values"), (keys, values), found, strict=True):
-        _same_tokens(got, whole, what)
-    more = torch.randn(2, batch, heads, 3, dim)  # a third call, with another number of tokens
-    for got, whole, new in zip(
-        _pair(attempt((keys, values), *more)), (keys, values), more, strict=True
-    ):
-        expect_close(got, torch.cat((whole, new), 2), {}, "what is kept after the third call")
-
-
-def _pair(result: object) -> Kept:
-    result = expect_pair(result, "things: all keys and all values")
-    return result[0], result[1]
-
-
-def _same_tokens(found: Tensor, whole: Tensor, what: str) -> None:
-    """Whether ``found`` holds the tokens of both lots; otherwise what was done with them."""
-    old, new = whole.split(whole.shape[2] // 2, dim=2)
-    for lot, words in (
-        (new, f"the earlier {what} are overwritten: put the new ones behind them"),
-        (old, f"the new {what} are lost: put them behind the earlier ones"),
-    ):
-        if isinstance(found, Tensor) and found.shape == lot.shape and torch.equal(found, lot):
-            raise Wrong(words)
-    for dim, name in ((0, "images"), (1, "heads"), (3, "channels")):
-        if isinstance(found, Tensor) and found.shape == torch.cat((old, new), dim).shape:
-            raise Wrong(f"the {what} are joined along the {name} (dim {dim}): tokens are dim 2")
-    expect_close(
-        found,
-        whole,
-        {f"the new {what} stand before the earlier ones: append them": torch.cat((new, old), 2)},
-        f"the {what} of both calls",
-    )

@@ -1,4 +1,4 @@
-"""Checks of notebook 5: conditioning time, state and target, class dropout, loss, guidance."""
+"""Checks of notebook 5: conditioning time, head, state and target, loss, guidance, sampling."""
 
 from __future__ import annotations
 
@@ -15,8 +15,20 @@ from ecar_lab.teaching.check import (
     expect_close,
     expect_gradients,
     expect_pair,
-    expect_tensor,
 )
+from ecar_lab.teaching.check._ecar import flow_errors, generate
+from ecar_lab.teaching.check._head import flow_head
+from ecar_lab.teaching.pieces import guided_velocity as guided
+
+__all__ = [
+    "conditioning_time",
+    "flow_errors",
+    "flow_head",
+    "generate",
+    "guided_velocity",
+    "multistage_loss",
+    "state_and_target",
+]
 
 
 def _conditioning_time(schedule: StageSchedule, stage: int, local_time: Tensor) -> Tensor:
@@ -74,7 +86,7 @@ def _state_and_target(start: Tensor, end: Tensor, local_time: Tensor) -> tuple[T
 
 
 # First as many images as pixels in a row: there a wrong axis raises nothing.
-@exercise("5.2 state and target", _state_and_target, settings=[((4, 3, 4, 4),), ((2, 1, 8, 8),)])
+@exercise("5.3 state and target", _state_and_target, settings=[((4, 3, 4, 4),), ((2, 1, 8, 8),)])
 def state_and_target(
     attempt: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]], shape: tuple[int, ...]
 ) -> None:
@@ -123,51 +135,6 @@ def state_and_target(
             "this is the end itself: the head predicts the way to it, end - start": end,
         },
         "the target",
-    )
-
-
-def _drop_classes(class_labels: Tensor, class_drop: Tensor, rate: float, null_class: int) -> Tensor:
-    return torch.where(class_drop < rate, null_class, class_labels)
-
-
-@exercise("5.3 class dropout", _drop_classes, settings=[(0.25, 10), (0.5, 12), (0.0, 10)])
-def drop_classes(
-    attempt: Callable[[Tensor, Tensor, float, int], Tensor], rate: float, null: int
-) -> None:
-    """``drop_classes(class_labels, class_drop, rate, null_class) -> labels``, image by image."""
-    labels = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
-    class_drop = torch.tensor([0.05, 0.9, 0.2, 0.6, 0.09, 0.7, 0.4, 0.3])
-    right = _drop_classes(labels, class_drop, rate, null)
-    found = expect_tensor(attempt(labels, class_drop, rate, null), (8,), "the labels")
-    if found.dtype != labels.dtype and torch.equal(found.float(), right.float()):
-        raise Wrong(f"the labels became {found.dtype}: ids are whole numbers, {labels.dtype}")
-    expect_close(
-        found,
-        right,
-        {
-            "it keeps those it should drop: an image loses its class where class_drop < rate": (
-                torch.where(class_drop < rate, labels, null)
-            ),
-            "the whole batch loses its class at once: decide for every image by its own number": (
-                torch.full_like(labels, null)
-            ),
-            "a dropped label becomes class 0, which is a class: use null_class": (
-                torch.where(class_drop < rate, 0, labels)
-            ),
-            "it always drops a tenth: the rate is given": torch.where(
-                class_drop < 0.1, null, labels
-            ),
-            "the first images lose their class, however the numbers are: decide for every image "
-            "by its own number": torch.where(torch.arange(8) < rate * 8, null, labels),
-            "the label without class is 10 here, whatever null_class is": (
-                torch.where(class_drop < rate, 10, labels)
-            ),
-            "a dropped label becomes -1: use null_class": torch.where(
-                class_drop < rate, -1, labels
-            ),
-            "no image loses its class: compare each number in class_drop with the rate": labels,
-        },
-        "the labels",
     )
 
 
@@ -222,14 +189,7 @@ def multistage_loss(
     expect_gradients(loss, right, names)
 
 
-def _guided_velocity(run_head: Callable[[int], Tensor], scale: float) -> Tensor:
-    if scale == 1:
-        return run_head(1)
-    with_class, without = run_head(2).chunk(2)
-    return without + scale * (with_class - without)
-
-
-@exercise("5.5 guided velocity", _guided_velocity, settings=[(2.5, 3), (0.5, 2), (0.0, 3), (1, 2)])
+@exercise("5.6 guided velocity", guided, settings=[(2.5, 3), (0.5, 2), (0.0, 3), (1, 2)])
 def guided_velocity(
     attempt: Callable[[Callable[[int], Tensor], float], Tensor], scale: float, batch: int
 ) -> None:

@@ -1,4 +1,5 @@
-"""Checks of notebook 6: local times, learning rate, clipping, averaged weights, a budget."""
+"""Checks of notebook 6: local times, learning rate, clipping, averaged weights, the trainer's
+step, a budget."""
 
 from __future__ import annotations
 
@@ -9,9 +10,12 @@ import torch
 from torch import Tensor
 
 from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_tensor
+from ecar_lab.teaching.check._step import train_step
 from ecar_lab.teaching.explore.training import budget_hours as hours_of
 from ecar_lab.training.optim import Plan
 from ecar_lab.training.optim import lr_factor as lr_factor_of_plan
+
+__all__ = ["budget_hours", "clip", "local_times", "lr_factor", "train_step", "update_average"]
 
 # -- local times -----------------------------------------------------------------------------------
 
@@ -289,7 +293,7 @@ def update_average(
 # -- budget ----------------------------------------------------------------------------------------
 
 
-@exercise("6.5 budget", hours_of, settings=[(3e9, 6e5, 4e11, 0.25), (2e8, 1e8, 1e13, 0.4)])
+@exercise("6.6 budget", hours_of, settings=[(3e9, 6e5, 4e11, 0.25), (2e8, 1e8, 1e13, 0.4)])
 def budget_hours(
     attempt: Callable[[float, float, float, float], float],
     flops: float,

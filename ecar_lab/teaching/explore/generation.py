@@ -87,7 +87,7 @@ def knobs(pipe: ECARPipeline, name: str, seed: int = 0):
             "the model's own plan": {},
             "guidance 6 everywhere": dict.fromkeys(guidance, 6.0),
         },
-        "Figure 7.5. One class and seed, two plans. Guidance of 6 everywhere makes colours and "
+        "Figure 7.6. One class and seed, two plans. Guidance of 6 everywhere makes colours and "
         "contrast glaring.",
         "Two strips of stages of the same class and seed: the model's own plan, and guidance 6 in "
         "every stage, each with its GFLOP and milliseconds below.",
@@ -108,7 +108,7 @@ def seeds(pipe: ECARPipeline, name: str, first: int = 0, second: int = 1):
         draw_seeds(pipe),
         {"name": choice("class", pipe.class_names, name), **controls},
         examples,
-        "Figure 7.8. One run, and the same run with the noise of another seed in one stage alone. "
+        "Figure 7.9. One run, and the same run with the noise of another seed in one stage alone. "
         "Stage 2's noise makes another picture of it.",
         "Four strips of stages. With other noise in stage 2 the picture is another one; with other "
         "noise in stage 1 or 3 it keeps its layout.",

@@ -1,6 +1,7 @@
 import torch
 
 from ecar_lab.cost import attention_flops
+from tests.teaching.right.larger import RIGHT as LARGER
 
 
 def in_a_loop(n, width, kv_cache):
@@ -59,24 +60,6 @@ def double(side):
     return torch.cartesian_prod(centres, centres)
 
 
-def with_a_loop(kept, key, value):
-    if not kept:
-        return [key, value]
-    return [torch.cat(pair, dim=-2) for pair in zip(kept, (key, value), strict=True)]
-
-
-def always_cat(kept, key, value):
-    keys, values = kept or (key[:, :, :0], value[:, :, :0])
-    return torch.cat([keys, key], 2), torch.cat([values, value], 2)
-
-
-def swapped(kept, key, value):
-    if kept is not None:
-        key = torch.cat((kept[0], key), dim=2)
-        value = torch.cat((kept[1], value), dim=2)
-    return key, value
-
-
 RIGHT = {
     "sequential_flops": [
         in_a_loop,
@@ -96,5 +79,7 @@ RIGHT = {
     ],
     "block_causal_mask": [mask_by_blocks, mask_by_ends, mask_by_comparison],
     "token_coordinates": [meshed, listed, double],
-    "append": [with_a_loop, always_cat, swapped],
+    "attention": LARGER["attention"],
+    "block": LARGER["block"],
+    "multistage_transformer": LARGER["multistage_transformer"],
 }

@@ -1,16 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-
-def copied(labels, drop, rate, null):
-    new = labels.clone()
-    new[drop < rate] = null
-    return new
-
-
-def one_by_one(labels, drop, rate, null):
-    pairs = zip(labels.tolist(), drop.tolist(), strict=True)
-    return torch.tensor([null if number < rate else label for label, number in pairs])
+from tests.teaching.right.larger import RIGHT as LARGER
 
 
 def summed(errors):
@@ -68,15 +59,13 @@ RIGHT = {
         by_image,
         lambda a, b, tau: (a + tau.reshape(-1, 1, 1, 1) * (b - a), b - a),
     ],
-    "drop_classes": [
-        copied,
-        one_by_one,
-        lambda labels, drop, rate, null: labels.masked_fill(drop < rate, null),
-    ],
     "multistage_loss": [
         summed,
         lambda errors: sum(F.mse_loss(e, torch.zeros_like(e)) for e in errors) / len(errors),
         lambda errors: torch.stack([e.flatten(1).pow(2).mean(1).mean() for e in errors]).mean(),
     ],
     "guided_velocity": [guided, guided_by_lerp, guided_in_place],
+    "flow_head": LARGER["flow_head"],
+    "flow_errors": LARGER["flow_errors"],
+    "generate": LARGER["generate"],
 }

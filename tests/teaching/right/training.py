@@ -2,6 +2,8 @@ import math
 
 import torch
 
+from tests.teaching.right.larger import RIGHT as LARGER
+
 
 def by_permutations(batch, stages, generator):
     columns = [torch.randperm(batch, generator=generator) for _ in range(stages)]
@@ -82,4 +84,5 @@ RIGHT = {
         lambda f, n, r, s: n / (r * s / f * 3600),
         lambda f, n, r, s: f / (s * r) * n * (1 / 3600),
     ],
+    "train_step": LARGER["train_step"],
 }

@@ -1,5 +1,7 @@
 import torch
 
+from tests.teaching.wrong.larger import WRONG as LARGER
+
 
 def costs(pairs, factor=4):
     """n, width, kv_cache -> factor * width * the pairs of every call."""
@@ -24,23 +26,6 @@ def grid(axis):
         return torch.cartesian_prod(places, places)
 
     return coordinates
-
-
-def joined(dim):
-    def append(kept, key, value):
-        if kept is None:
-            return key, value
-        return torch.cat((kept[0], key), dim), torch.cat((kept[1], value), dim)
-
-    return append
-
-
-def keys_only(kept, key, value):
-    return (key, value) if kept is None else (torch.cat((kept[0], key), 2), value)
-
-
-def in_front(kept, key, value):
-    return joined(2)((key, value), *kept) if kept else (key, value)
 
 
 def additive(sides):
@@ -114,22 +99,7 @@ WRONG = {
         (grid(lambda i, side: (2 * i + 1) / side - 1), "from -1 to 1"),
         (lambda side: grid(lambda i, n: (i + 0.5) / n)(4), "has shape (16, 2)"),
     ],
-    "append": [
-        (lambda kept, key, value: (key, value), "earlier keys are overwritten"),
-        (keys_only, "earlier values are overwritten"),
-        (lambda kept, key, value: kept or (key, value), "new keys are lost"),
-        (joined(0), "along the images (dim 0)"),
-        (joined(1), "along the heads (dim 1)"),
-        (joined(3), "along the channels (dim 3)"),
-        (in_front, "before the earlier ones"),
-        (lambda kept, key, value: key, "return two things"),
-        (
-            lambda kept, key, value: (key, key) if kept is None else joined(2)(kept, key, value),
-            "values after the first call",
-        ),
-        (
-            lambda kept, key, value: [torch.cat((kept[0], key), 2)] * 2 if kept else (key, value),
-            "the same tensor",
-        ),
-    ],
+    "attention": LARGER["attention"],
+    "block": LARGER["block"],
+    "multistage_transformer": LARGER["multistage_transformer"],
 }

@@ -1,5 +1,7 @@
 import torch
 
+from tests.teaching.wrong.larger import WRONG as LARGER
+
 
 def put(tau):
     return tau[:, None, None, None]
@@ -13,11 +15,6 @@ def guide(run_head, scale, mix):
     if scale == 1:
         return run_head(1)
     return mix(*run_head(2).chunk(2), scale)
-
-
-def in_place(labels, drop, rate, null):
-    labels[drop < rate] = null
-    return labels
 
 
 def stages(errors, reduce):
@@ -89,37 +86,6 @@ WRONG = {
         (lambda a, b, tau: (a + tau.mean() * (b - a), b - a), "the mean of the local times"),
         (lambda a, b, tau: (state(a, b, tau), put(tau) * (b - a)), "the velocity times tau"),
     ],
-    "drop_classes": [
-        (lambda labels, drop, rate, null: torch.where(drop < rate, labels, null), "it keeps those"),
-        (
-            lambda labels, drop, rate, null: (
-                torch.full_like(labels, null) if drop[0] < rate else labels
-            ),
-            "the whole batch",
-        ),
-        (lambda labels, drop, rate, null: torch.where(drop < rate, 0, labels), "becomes class 0"),
-        (
-            lambda labels, drop, rate, null: labels if drop.mean() > rate else drop,
-            "no image loses its class",
-        ),
-        (
-            lambda labels, drop, rate, null: torch.where(
-                torch.rand(labels.shape) < 0.5, null, labels
-            ),
-            "random numbers of its own",
-        ),
-        (
-            lambda labels, drop, rate, null: torch.where(drop < rate, float(null), labels.float()),
-            "ids are whole numbers",
-        ),
-        (in_place, "changed its argument labels in place"),
-        (
-            lambda labels, drop, rate, null: torch.where(drop < 0.1, null, labels),
-            "always drops a tenth",
-        ),
-        (lambda labels, drop, rate, null: torch.where(drop < rate, 10, labels), "10 here"),
-        (lambda labels, drop, rate, null: labels[drop >= rate], "has shape"),
-    ],
     "multistage_loss": [
         (lambda errors: stages(errors, lambda e: e.square().mean()).sum(), "adds the stages up"),
         (
@@ -172,4 +138,7 @@ WRONG = {
         (three_halves, "3 halves of the head in 2 calls"),
         (lambda run, scale: guide(run, scale, lambda c, n, g: g * (c - n)), "the difference alone"),
     ],
+    "flow_head": LARGER["flow_head"],
+    "flow_errors": LARGER["flow_errors"],
+    "generate": LARGER["generate"],
 }

@@ -2,6 +2,8 @@ import math
 
 import torch
 
+from tests.teaching.wrong.larger import WRONG as LARGER
+
 
 def uniform(batch, stages, generator):
     return torch.rand(batch, stages, generator=generator)
@@ -232,4 +234,5 @@ WRONG = {
         (lambda f, n, r, s: f * n / r / s * 3600, "multiplies by 3600"),
         (lambda f, n, r, s: f * n / r / s / 86400, "these are days"),
     ],
+    "train_step": LARGER["train_step"],
 }
