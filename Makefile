@@ -67,7 +67,7 @@ site: $(STAMP) ## the docs as pages in build/site, warnings as errors
 	$(BIN)/sphinx-build -c docs -d build/doctrees -W --keep-going -q . build/site
 	@echo 'build/site/index.html'
 
-site-serve: site ## the same, shown on http://127.0.0.1:8000
+site-serve: site ## the same, shown on this machine, port 8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
 doctor: $(STAMP) ## what is here, what is wrong, and the remedy

@@ -24,11 +24,13 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "docs.mathml",
 ]
 root_doc = "docs/index"
 include_patterns = [
     "docs/**",
     "notebooks/*.ipynb",
+    "notebooks/solutions/*.ipynb",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "data/README.md",
@@ -41,8 +43,6 @@ myst_heading_anchors = 4
 # Notebooks are shown with the outputs that they are committed with; nothing runs.
 nb_execution_mode = "off"
 nb_render_markdown_format = "myst"
-# A pattern of a table of contents may wait for pages that are still to come.
-suppress_warnings = ["toc.empty_glob"]
 
 # The reference: signatures as they are written, members in the order of the code.
 autodoc_member_order = "bysource"
@@ -54,10 +54,12 @@ napoleon_use_rtype = False
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "ecar_lab"
-html_static_path = ["static"]
+html_static_path, html_favicon = ["static"], "static/icon.svg"
 html_css_files = ["site.css"]
+html_extra_path = ["extra"]  # the first page of the site, which leads to the docs
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
