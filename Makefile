@@ -65,7 +65,7 @@ showreel: $(STAMP) ## takes the moving picture of the app for the README, docs/a
 
 site: $(STAMP) ## the docs as pages in build/site, warnings as errors
 	$(BIN)/sphinx-build -c docs -d build/doctrees -W --keep-going -q . build/site
-	@echo 'build/site/index.html'
+	$(BIN)/python -m docs.check_site build/site
 
 site-serve: site ## the same, shown on this machine, port 8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000

@@ -7,6 +7,7 @@ site, on the host of the repository and on a disk. ``include_patterns`` says wha
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -48,6 +49,11 @@ nb_render_markdown_format = "myst"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
+# By their names: what a setting may be is said by `ecar_lab.schema`.
+SETTINGS = (
+    "Arguments Count Decay Decays Images NotNegative Pairs Positive Seed Share Steps Text Whole"
+)
+autodoc_type_aliases = {name: name for name in SETTINGS.split()}
 python_maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
@@ -64,3 +70,19 @@ html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+
+def setup(app: Any) -> None:
+    """Keeps napoleon from taking "Device to train on: auto, cpu" for a type and its meaning."""
+    kept: dict[str, list[str]] = {}
+
+    def keep(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+        if what in ("attribute", "data", "property"):
+            kept[name] = list(lines)
+
+    def bring_back(app: Any, what: str, name: str, obj: Any, opt: Any, lines: list[str]) -> None:
+        if name in kept:
+            lines[:] = kept.pop(name)
+
+    app.connect("autodoc-process-docstring", keep, priority=400)
+    app.connect("autodoc-process-docstring", bring_back, priority=600)

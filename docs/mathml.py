@@ -14,6 +14,8 @@ from latex2mathml.converter import convert
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
+# As a pair, bars keep close to what is between them.
+BARS = {r"\lvert": r"\left|", r"\rvert": r"\right|"}
 
 
 def mathml(tex: str, block: bool) -> str:
@@ -22,6 +24,8 @@ def mathml(tex: str, block: bool) -> str:
     Raises:
         ValueError: it cannot be read, or has a command that is not known.
     """
+    for bar, one_of_a_pair in BARS.items():
+        tex = tex.replace(bar, one_of_a_pair)
     try:
         written = convert(tex, display="block" if block else "inline")
     except Exception as error:  # its errors have no name in common
