@@ -68,7 +68,7 @@ def test_short_forms_of_a_formula_are_read_as_tex_reads_them(tex):
 
 
 def test_a_formula_that_cannot_be_read_is_refused():
-    for tex in (r"\nosuchcommand x", r"\frac{1}"):
+    for tex in (r"\nosuchcommand x", "x^"):
         with pytest.raises(ValueError, match=r"is not known|cannot be read"):
             mathml(tex, block=True)
 
