@@ -66,7 +66,7 @@ html_title = "ecar_lab"
 html_static_path, html_favicon = ["static"], "static/icon.svg"
 html_css_files = ["site.css"]
 html_extra_path = ["extra"]  # the first page of the site, which leads to the docs
-html_show_sphinx = False
+html_show_sphinx = html_copy_source = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
