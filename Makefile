@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lab test slow coverage notebooks lint format architecture showreel doctor lock clean
+.PHONY: help install demo lab lab-serve test slow coverage notebooks lint format architecture showreel site site-serve doctor lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,11 +52,13 @@ slow: $(STAMP) ## every test as on a CPU without AVX-512 and bfloat16, one core 
 coverage: $(STAMP) ## every test, and which lines and branches of the kit they reach
 	$(PYTEST) --cov --cov-report=term
 
-lint: $(STAMP) ## style, formatting, types, and which way imports run
+lint: $(STAMP) ## style, formatting, types, which way imports run, workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet .github/workflows
 
 format: $(STAMP) ## puts style and formatting right where a tool can
 	$(BIN)/ruff check --fix .
@@ -67,6 +69,13 @@ architecture: $(STAMP) ## draws docs/architecture.svg anew from the imports
 
 showreel: $(STAMP) ## takes the moving picture of the app for the README, docs/app.png
 	$(BIN)/python -m docs.draw_app
+
+site: $(STAMP) ## the docs as pages in build/site, warnings as errors
+	$(BIN)/sphinx-build -c docs -d build/doctrees -W --keep-going -q . build/site
+	$(BIN)/python -m docs.check_site build/site
+
+site-serve: site ## the same, shown on this machine, port 8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
 
 doctor: $(STAMP) ## what is here, what is wrong, and the remedy
 	$(BIN)/ecar doctor

@@ -38,9 +38,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 class Windows(NamedTuple):
     """The stages whose tokens look around in windows instead of over the whole stage.
 
-    Attributes:
-        sides: tokens per side of each such stage. In a sequence of several stages they are the
-            last ones. size: tokens per side of a window; divides every side.
+    ``sides``: tokens per side of each such stage. In a sequence of several stages they are the last
+    ones. ``size``: tokens per side of a window; divides every side.
     """
 
     sides: tuple[int, ...]

@@ -90,7 +90,7 @@ def pick_judge(name_or_path: str, dataset: str, image_size: int) -> Judge:
 
     Args:
         name_or_path: ``auto`` (Inception if it is installed and its weights are at hand, else the
-            data set's own net), ``inception``, Inception's weights file (*.pth), or a feature
+            data set's own net), ``inception``, Inception's weights file (``.pth``), or a feature
             net's name or folder.
         dataset, image_size: the shipped net for exactly this size is preferred.
 

@@ -32,7 +32,7 @@ def _checked(features: Tensor, name: str) -> Tensor:
 
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
-    """|μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½), Gaussians fitted to both sets.
+    """``|μ_a - μ_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½)``, Gaussians fitted to both sets.
 
     The square root's trace comes from the eigenvalues of Σ_a Σ_b, in float64, so that sets of
     fewer samples than features (singular Σ) are no special case. With N samples the estimate is

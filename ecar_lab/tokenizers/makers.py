@@ -65,7 +65,7 @@ class ConvTokenizer(Tokenizer):
     a block costs the same at every level. `depth` blocks of the decoder (one less in the encoder)
     work at the latent's size, one at each finer level.
 
-    Training minimises, with e = reconstruction - image and means over all elements,
+    Training minimises, with e = reconstruction - image and means over all elements::
 
         R(e) = |e| + e² + sharpness_weight * (|∂x e| + |∂y e|)
         loss = R(full size) + coarse_weight * (R(half size) + ... + R(1 / 2^scale_terms))

@@ -130,7 +130,8 @@ def nearest_pairs(rows: Tensor, book: Tensor, chunk: int = 8192) -> tuple[Tensor
 
 
 def reconstruction_terms(reconstruction: Tensor, images: Tensor) -> dict[str, Tensor]:
-    """`l1` = mean |e|, `l2` = mean e², `sharpness` = mean |∂x e| + mean |∂y e|, e in image units.
+    """``l1 = mean |e|``, ``l2 = mean e²``, ``sharpness = mean |∂x e| + mean |∂y e|``, e in image
+    units.
 
     Blur is an error that sits at edges and has a large gradient there, so the last term weighs it
     up without any pretrained network. All in float32.
