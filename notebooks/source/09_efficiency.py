@@ -513,7 +513,7 @@ table(["lever", "faster by"], [(name, f"{ratio:.2f}×") for name, ratio in lever
 
 # %% [markdown]
 # `torch.compile` helps most where element-wise work is a large share: `ecar benchmark --sections training --compile`
-# measures it for training, and the README has the numbers.
+# measures it for training, and `docs/costs.md` has the numbers.
 #
 # ## At which quality?
 #

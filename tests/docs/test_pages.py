@@ -25,7 +25,7 @@ PAGES = sorted(
 WITH_EXAMPLES = [page for page in PAGES if ">>> " in page.read_text(encoding="utf-8")]
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^()\s]+(?:\([^()\s]*\))?)\)")
-TAKEN_BY_HAND = {"docs/app.png"}  # `make showreel`
+
 BIB = (DOCS / "references.bib").read_text(encoding="utf-8")
 BIBLIOGRAPHY = (DOCS / "bibliography.md").read_text(encoding="utf-8")
 
@@ -56,8 +56,7 @@ def broken(page: Path) -> list[str]:
         path, _, heading = unquote(link).partition("#")
         target = (page.parent / path).resolve() if path else page
         if not target.is_relative_to(ROOT) or not target.exists():
-            if not target.is_relative_to(ROOT) or name(target) not in TAKEN_BY_HAND:
-                wrong.append(link)
+            wrong.append(link)
         elif heading and target.suffix == ".md" and heading not in anchors(target):
             wrong.append(link)
     return wrong
