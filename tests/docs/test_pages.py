@@ -55,9 +55,7 @@ def broken(page: Path) -> list[str]:
             continue
         path, _, heading = unquote(link).partition("#")
         target = (page.parent / path).resolve() if path else page
-        if not target.is_relative_to(ROOT) or not target.exists():
-            wrong.append(link)
-        elif heading and target.suffix == ".md" and heading not in anchors(target):
+        if not target.is_relative_to(ROOT) or not target.exists() or (heading and target.suffix == ".md" and heading not in anchors(target)):
             wrong.append(link)
     return wrong
 
