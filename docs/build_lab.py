@@ -116,7 +116,8 @@ def install() -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise EcarError("npm is missing, which fetches onnxruntime-web: install Node.js")
-    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
+    patience = ("--fetch-retries=1", "--fetch-timeout=60000")  # milliseconds
+    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", *patience]
     done = subprocess.run(command, cwd=ROOT / "site", capture_output=True, text=True)
     if done.returncode:
         said = (done.stderr.strip() or "no word").splitlines()[0]
