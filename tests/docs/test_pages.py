@@ -55,7 +55,9 @@ def broken(page: Path) -> list[str]:
             continue
         path, _, heading = unquote(link).partition("#")
         target = (page.parent / path).resolve() if path else page
-        if not target.is_relative_to(ROOT) or not target.exists() or (heading and target.suffix == ".md" and heading not in anchors(target)):
+        missing = not target.is_relative_to(ROOT) or not target.exists()
+        is_page = target.suffix == ".md"
+        if missing or (heading and is_page and heading not in anchors(target)):
             wrong.append(link)
     return wrong
 
