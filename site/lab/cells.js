@@ -82,7 +82,11 @@ export class Cells {
       this.grid.setPointerCapture(event.pointerId);
       this.paint(cellAt(event));
     });
-    this.grid.addEventListener("pointermove", (event) => this.stroke && this.paint(cellAt(event)));
+    this.grid.addEventListener("pointermove", (event) => {
+      if (!this.stroke) return;
+      for (const place of event.getCoalescedEvents?.() ?? []) this.paint(cellAt(place)); // of a fast stroke
+      this.paint(cellAt(event));
+    });
     for (const end of ["pointerup", "pointercancel"]) {
       this.grid.addEventListener(end, () => {
         this.stroke = false;

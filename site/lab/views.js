@@ -51,7 +51,8 @@ export class OneView {
     draw(this.result, now.picture, pick);
     this.result.setAttribute("aria-label", `Image of the class ${name}, seed ${seeds[pick]}`);
     const made = recorded ? "recorded when this page was built"
-      : seconds === null ? "being made here" : `made here in ${seconds.toFixed(2)} s`;
+      : seconds === null ? "being made here"
+      : `${labels.length > 1 ? `with ${labels.length - 1} others ` : ""}made here in ${seconds.toFixed(2)} s`;
     this.caption.textContent = `${name}, seed ${seeds[pick]}: ${made}`;
     this.save.disabled = !now.final;
   }

@@ -61,7 +61,8 @@ def first_picture(browser: Any, address: str) -> None:
             arrive(page)
             page.wait_for_selector(".result button:enabled")
             first.append(page.evaluate("performance.getEntriesByName('image')[0].startTime") / 1000)
-            spent.append(worker_seconds() - before)
+            after = worker_seconds()
+            spent.append(sum(after[thread] - before.get(thread, 0) for thread in after))
             for _ in range(3):
                 page.click("#go")
                 arrive(page)
@@ -71,17 +72,18 @@ def first_picture(browser: Any, address: str) -> None:
     print(f"an image: {spread(images)}")
 
 
-def worker_seconds() -> float:
-    """Processor time of all threads on which the pages' workers run, without those that compile
-    beside them; what other programs do at the time does not count."""
-    total = 0
+def worker_seconds() -> dict[str, float]:
+    """Processor time of each thread on which a page's worker runs, without those that compile
+    beside it; what other programs do at the time does not count."""
+    seconds = {}
     for process in psutil.Process().children(recursive=True):
         for thread in Path(f"/proc/{process.pid}/task").glob("*"):
             with contextlib.suppress(OSError):
                 if (thread / "comm").read_text().startswith("DedicatedWorker"):
                     fields = (thread / "stat").read_text().rsplit(")", 1)[1].split()
-                    total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
+                    ticks = int(fields[11]) + int(fields[12])
+                    seconds[str(thread)] = ticks / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def spread(seconds: list[float]) -> str:
