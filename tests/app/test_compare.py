@@ -376,7 +376,8 @@ def test_stop_ends_a_comparison_and_the_next_one_goes(page, monkeypatch):
 # Compare is pressed at the first moment that it can be, Stop some milliseconds after it can be.
 PRESSES = """async gaps => {
     const [go, stop] = ["#compare", "#compare-stop"].map(id => document.querySelector(id));
-    const lanes = document.querySelector(".lanes"), said = [];
+    const tab = go.closest("[role=tabpanel]") ?? document;
+    const lanes = tab.querySelector(".lanes:has(.status)"), said = [];
     const pause = (ms) => new Promise(done => setTimeout(done, ms));
     const free = async (button) => { while (button.disabled) await pause(1); };
     const note = () =>
