@@ -38,7 +38,7 @@ notebooks: $(STAMP) ## JupyterLab, opened at the first notebook
 
 # One thread per worker: two workers with two threads each would fight over two cores. A worker with
 # nothing left takes tests from the other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 test: lint ## lint, then every test
 	$(PYTEST)

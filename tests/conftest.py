@@ -27,14 +27,8 @@ LONGEST = (
 )
 
 
-# What is set up for these is dear: one process takes all of a folder or, of a large one, of a file.
-TOGETHER = ("onnx/", "site/", "docs/", "benchmark/", "evaluation/")
-FILES_TOGETHER = ("app/",)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Folders and files in the order of ``LONGEST``, the rest after them as it was; who shares a
-    set-up goes to one process (``--dist loadgroup``)."""
+    """Folders and files in the order of ``LONGEST``, the rest after them as it was."""
     tests = Path(__file__).parent
 
     def place(item: pytest.Item) -> int:
@@ -43,13 +37,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return starts[0] if starts else len(LONGEST)
 
     items.sort(key=place)
-    for item in items:
-        name = item.path.relative_to(tests).as_posix()
-        group = next((folder for folder in TOGETHER if name.startswith(folder)), None)
-        if name.startswith(FILES_TOGETHER):
-            group = name
-        if group:
-            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
