@@ -56,6 +56,9 @@ def test_every_tab_with_controls_follows_and_keeps_what_is_chosen_then(tab):
 
 def test_an_intervention_becomes_the_current_run_and_comes_to_generate(tab):
     open_tab(tab, "Intervene")
+    tab.wait_for_function("document.querySelector('#intervene-class input').value === 'frog'")
+    tab.locator("#intervene-seed input").fill("8")
+    tab.locator("#intervene-seed input").press("Tab")
     tab.locator("#interventions").get_by_role("tab", name="Re-noise").click()
     tab.click("#intervene-renoise-go")
     tab.wait_for_function("location.search.includes('renoise=')")
