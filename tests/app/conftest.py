@@ -28,7 +28,10 @@ def demo_address(tiny_checkpoint: Path) -> Iterator[str]:
     """The whole page, served, on the tiny checkpoint."""
     page, address = demo.launch(tiny_checkpoint, port=free_port(), dtype="float32", block=False)
     yield address
-    page.close()
+    try:
+        page.close()
+    except RuntimeError:  # Gradio sets an asyncio event from this thread while its loop waits on it
+        page.close()
 
 
 @pytest.fixture(scope="module")
