@@ -134,6 +134,10 @@ class LatentGenerator(StoredNetwork):
         # diffusers' loader looks for its ModelMixin in the module that a class lives in.
         vars(sys.modules[cls.__module__]).setdefault("ModelMixin", ModelMixin)
 
+    def casts_of_run(self) -> Casts:
+        """Where a run keeps its weights in a lower dtype."""
+        return Casts() if self.casts is None else self.casts
+
     @property
     def sides(self) -> list[int]:
         """Side of the latent that each stage works on; one stage unless told otherwise."""

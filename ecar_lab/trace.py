@@ -25,7 +25,7 @@ from ecar_lab.cost import (
     transformer_flops,
     velocity_flops,
 )
-from ecar_lab.device import Casts, casting_once, synchronize
+from ecar_lab.device import casting_once, synchronize
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.flow import (
@@ -175,7 +175,7 @@ class Sampler:
         self.guided = [guided_steps(*stage) for stage in plan]
         self.halves = guided_halves(model.config, self.guided)
         self.cache = model.transformer.new_cache()
-        self.casts = Casts() if model.casts is None else model.casts
+        self.casts = model.casts_of_run()
         self.clock = _Clock(self.device)
         self.flops = 0  # since the last event
 

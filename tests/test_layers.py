@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ecar_lab import EcarError, trace
-from ecar_lab.layers import SwiGLU, gated_width, long_skip_maps, modulate
+from ecar_lab.device import Casts
+from ecar_lab.layers import Linear, SwiGLU, gated_width, long_skip_maps, modulate
 from ecar_lab.machine import count_flops
 from ecar_lab.model import ECAR
 from tests.conftest import tiny_model
@@ -110,3 +111,23 @@ def test_every_style_is_counted_learns_and_is_saved(style, tmp_path):
 def test_an_unknown_style_is_refused(wrong, sentence):
     with pytest.raises(EcarError, match=sentence):
         tiny_model(**wrong)
+
+
+def test_weights_are_cast_once_and_the_numbers_stay(monkeypatch):
+    model = tiny_model()
+
+    def latent() -> torch.Tensor:
+        seed = torch.Generator().manual_seed(0)
+        *_, last = trace(model, class_labels=["cat"], generator=seed, dtype="bfloat16")
+        return last.latent
+
+    once = latent()
+    with monkeypatch.context() as plain:
+        plain.setattr(Linear, "forward", torch.nn.Linear.forward)
+        assert torch.equal(latent(), once)
+    model.casts = Casts()  # kept from run to run
+    assert torch.equal(latent(), once)
+    kept = dict(model.casts)
+    assert kept
+    assert torch.equal(latent(), once)
+    assert all(model.casts[layer] is cast for layer, cast in kept.items())

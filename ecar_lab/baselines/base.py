@@ -13,7 +13,7 @@ from torch import Tensor
 from ecar_lab.arguments import as_dtype, as_generators
 from ecar_lab.baselines.objective import Walked
 from ecar_lab.cost import guided_steps
-from ecar_lab.device import Casts, casting_once, synchronize
+from ecar_lab.device import casting_once, synchronize
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.generator import LatentGenerator
@@ -136,7 +136,7 @@ class Baseline(LatentGenerator):
     @torch.no_grad()
     def _events(self, run: Run) -> Stream:
         noise, steps = self.white(run), run.steps
-        casts = Casts() if self.casts is None else self.casts
+        casts = self.casts_of_run()
         flops = self.step_flops(run.guided, run.solver)
         yield one_stage_event(run, 0, steps, noise, torch.zeros_like(noise))
         walk = self.walk(run, noise)

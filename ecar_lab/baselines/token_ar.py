@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ecar_lab.baselines.base import Baseline, Run, one_stage_event, refuse_change
 from ecar_lab.baselines.token_cost import event_flops, token_ar_flops, tokens_per_event
 from ecar_lab.baselines.token_parts import FlowTokenHead, PatchEmbedding, TokenTransformer
-from ecar_lab.device import Casts, casting_once, synchronize
+from ecar_lab.device import casting_once, synchronize
 from ecar_lab.errors import EcarError
 from ecar_lab.generator import LossOutput, TrainingDraw, mean_per_bin
 from ecar_lab.interventions import Generators, Labels
@@ -297,7 +297,7 @@ class TokenAR(Baseline):
 
         yield event(0, None, None)
         setup: tuple | None = None
-        casts = Casts() if self.casts is None else self.casts
+        casts = self.casts_of_run()
         for step, count in enumerate(counts):
             chosen = order[:, made : made + count]
             started = self._now()
