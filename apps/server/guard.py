@@ -38,6 +38,7 @@ OPEN_EACH, OPEN = 240, 1200
 LARGEST_ERROR = 100_000
 LINGER = 1.0  # seconds in which the rest of a refused body is thrown away
 HEARTBEAT = re.compile("/gradio_api/heartbeat/([^/]+)")
+MESSAGES = "/gradio_api/queue/data"
 CALL = re.compile("/gradio_api/call/(?:v2/)?[^/]+/([^/]+)")
 LONGEST_QUERY = 8000  # a share link has at most 6000
 SIGN_IN = ("POST", "/login")
@@ -151,8 +152,11 @@ class Guard:
         signing_in = self.server.auth is not None and (method, path.rstrip("/")) == SIGN_IN
         if signing_in:
             self.tries.begin(network)
+        send: Send = answer
+        if named is not None and path == MESSAGES:
+            send = self.queue.endings.held(answer, named)
         with self._counted(network), self._stream(named, method, path):
-            await self.app(scope, receive, answer)
+            await self.app(scope, receive, send)
         if signing_in and answer.status == 200:
             self.tries.succeed(network)
 
@@ -196,7 +200,7 @@ class Guard:
             return nullcontext()
         if match := HEARTBEAT.fullmatch(path):
             return self.folders.page_open(match[1])
-        if path == "/gradio_api/queue/data":
+        if path == MESSAGES:
             if session is None or session not in self.queue.pending_messages_per_session:
                 raise Refusal(404, GONE)
             return self.queue.listening(session)

@@ -17,6 +17,7 @@ from gradio.server_messages import ProcessCompletedMessage
 from gradio.utils import run_coro_in_background
 
 from apps.server.answers import SENTENCES
+from apps.server.endings import Endings
 from apps.server.sessions import BAD_NAME
 from apps.server.turns import Left, Turn, Turns, claimed
 from apps.server.visitors import SESSION, Shares, Visitor, visitor_of
@@ -37,6 +38,7 @@ class FairQueue(Queue):
         super().__init__(*args, **kwargs)
         self.shares = Shares()
         self.turns = Turns(self.shares)
+        self.endings = Endings()
         # Told of every session that asks for a job.
         self.welcome: Callable[[str], None] = lambda session: None
         self.listeners: Counter[str] = Counter()
@@ -58,7 +60,11 @@ class FairQueue(Queue):
         if sentence is None:
             if session is not None:
                 self.welcome(session)
-            return await super().push(body, request, username)
+                self._jobs_of(session)
+            taken = await super().push(body, request, username)
+            if session is not None:
+                await self.endings.noted(session)
+            return taken
         # Gradio's client for programs shows nobody the sentence of a refused request.
         if session is None or "x-gradio-user" not in request.headers:
             raise HTTPException(429, sentence)
@@ -79,17 +85,21 @@ class FairQueue(Queue):
                 return f"{whose} {jobs[key]} jobs waiting, the most there may be: wait for one"
         return None
 
+    def _jobs_of(self, session: str) -> set[str]:
+        return self.pending_event_ids_session.setdefault(session, self.endings.jobs_of(session))
+
     async def _answer(self, session: str, sentence: str) -> str:
         """A job that is over at once, with a sentence."""
         event_id = f"refused-{random.getrandbits(64):x}"
         async with self.pending_message_lock:
             if session not in self.pending_messages_per_session:
                 self.pending_messages_per_session[session] = asyncio.Queue()
-            self.pending_event_ids_session.setdefault(session, set()).add(event_id)
+            self._jobs_of(session).add(event_id)
         said = {"error": sentence, "visible": True, "duration": 10, "title": "Error"}
         self.pending_messages_per_session[session].put_nowait(
             ProcessCompletedMessage(event_id=event_id, output=said, title="Error", success=False)
         )
+        await self.endings.noted(session)
         return event_id
 
     # -- the order ---------------------------------------------------------------------------------
@@ -173,7 +183,8 @@ class FairQueue(Queue):
             yield
         finally:
             self.listeners[session] -= 1
-            self._heard[session] = time.monotonic()
+            if not self.endings.ended(session):
+                self._heard[session] = time.monotonic()
 
     async def _drop_the_unheard(self) -> None:
         """Ends jobs whose sender has left, and forgets the messages of sessions without jobs."""

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from apps import demo
+from apps.server import endings
 from apps.server import queue as queues
 from apps.server import turns as turning
 from apps.server.turns import Left, Turn, Turns, breathe, in_turns, resting
@@ -70,11 +71,14 @@ def join(door: SimpleNamespace, session: str, job: dict, **headers: str) -> http
 
 
 def messages(door: SimpleNamespace, session: str) -> Iterator[dict]:
-    """What a session is told, until its last job is done."""
+    """What a session is told until its last job is done; then closes the stream, as a page does."""
     with door.client.stream("GET", f"/gradio_api/queue/data?session_hash={session}") as lines:
         for line in lines.iter_lines():
             if line.startswith("data:"):
-                yield json.loads(line[5:])
+                message = json.loads(line[5:])
+                yield message
+                if message["msg"] == "close_stream":
+                    return
 
 
 # -- jobs ------------------------------------------------------------------------------------------
@@ -141,6 +145,33 @@ def test_a_job_whose_sender_left_is_dropped_and_stopped(door, monkeypatch):
         line.sendall(f"{asked}\r\nHost: {url.netloc}\r\n\r\n".encode())
         assert b"200 OK" in line.recv(4096)
     wait_until(lambda: not door.queue.all_events())
+
+
+def test_a_job_sent_while_a_stream_ends_is_answered_when_the_page_knows_of_the_end(door):
+    """Else the page would go on listening to a stream that says nothing more."""
+    assert join(door, "hasty", SHORT).status_code == 200
+    told = messages(door, "hasty")
+    while next(told)["msg"] != "close_stream":
+        pass
+    answers: list[int] = []
+    hasty = threading.Thread(target=lambda: answers.append(join(door, "hasty", SHORT).status_code))
+    hasty.start()
+    wait_until(lambda: door.queue.pending_event_ids_session["hasty"])
+    time.sleep(0.2)
+    assert not answers
+    told.close()
+    hasty.join()
+    assert answers == [200]
+    assert [m["msg"] for m in messages(door, "hasty")][-2:] == ["process_completed", "close_stream"]
+
+
+def test_a_stream_that_nobody_closes_ends_by_itself(door, monkeypatch):
+    monkeypatch.setattr(endings, "NOTED", 0.2)
+    assert join(door, "slow", SHORT).status_code == 200
+    told = door.client.get("/gradio_api/queue/data?session_hash=slow").text
+    assert "close_stream" in told.splitlines()[-2]
+    assert join(door, "slow", SHORT).status_code == 200
+    assert "close_stream" in [m["msg"] for m in messages(door, "slow")]
 
 
 def test_a_job_that_nobody_ever_asks_about_is_dropped(door, monkeypatch):
