@@ -109,14 +109,14 @@ _CIFAR10 = Preset(
         **{"width": 256, "num_heads": 4, "transformer_layers": 2, "head_layers": 6},
         **{"latent_size": 16, "latent_channels": 4, "patch_size": 2, "num_stages": 3},
         **{"num_classes": 10, "class_names": CIFAR10_NAMES},
-        **{"window_ends": [0.4, 0.7, 1.0]},
+        **{"window_ends": [0.4, 0.7, 1.0], "local_mixing": True},
         **{"num_inference_steps": [8, 6, 6], "time_power": [1.0, 1.3, 1.3]},
-        **{"guidance_scale": [1.0, 2.5, 2.5], "guidance_interval": [None, None, [0.0, 0.3]]},
+        **{"guidance_scale": [1.0, 2.0, 2.0], "guidance_interval": [None, None, [0.0, 0.3]]},
     },
     train_tokenizer={"steps": 3000, "batch_size": 64, "sample_every": 0},
     train_model={
-        **{"steps": 5000, "batch_size": 256, "lr": 1.5e-3, "ema_decay": 0.998},
-        **{"stage_strides": [1, 1, 2], "head_draws": [2, 2, 1]},
+        **{"steps": 10_000, "batch_size": 128, "lr": 1e-3, "warmup_steps": 150},
+        **{"ema_decay": 0.998, "head_draws": [2, 2, 1]},
         **{"log_every": 50, "save_every": 250, "sample_every": 500},
     },
     train_turbo={

@@ -33,7 +33,7 @@ REMEMBERED = 10_000
 LEFT = "the session has ended: load the page again"
 OPENING_SEED = 0
 # What a page opens with, picked by eye among the seeds 0 to 79: by the checkpoint's name.
-OPENINGS = dict.fromkeys(("cifar10", "cifar10-turbo"), ("ship", 31))
+OPENINGS = {"cifar10": ("horse", 68), "cifar10-turbo": ("ship", 31)}
 
 
 @dataclass(frozen=True)

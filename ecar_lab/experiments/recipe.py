@@ -38,7 +38,7 @@ BASELINE, SCALE_TERM = "baseline", "tokenizer trained here, scale term at 1/4"
 PLAN: dict[str, Any] = {"guidance_scale": 1.0, "solver": "heun"}
 PLAN_STEPS = {"smoke": 1, "cpu": 4, "gpu": 4}
 # Without --only; one of each kind, for compiling alone takes minutes.
-SMOKE_ARMS = (BASELINE, "local mixing", "alignment", "two averages", SCALE_TERM)
+SMOKE_ARMS = (BASELINE, "local mixing", "no local mixing", "alignment", "two averages", SCALE_TERM)
 HELD_OUT_IMAGES = {"smoke": 64, "cpu": 2048, "gpu": 8192}
 TURN_STEPS = 5  # an arm's turn walks through a whole run: at 10%, 30%, 50%, 70% and 90% of it
 WARM_UP_STEPS = 2
@@ -65,10 +65,18 @@ def arms(lab: Lab) -> list[Arm]:
     longer = 1 - (1 - configuration(lab, Arm(BASELINE), 0).ema_decay) / 4
     stages = lab.shape()["num_stages"]
     once, every = [2] * (stages - 1) + [1], {"stage_strides": None}
+    seldom = {"stage_strides": [1] * (stages - 1) + [2]}
+    rare = as_preset(lab)["stage_strides"] is not None
+    mixes = lab.shape().get("local_mixing", False)
+    how_often = (
+        Arm("finest stage on every image", settings={**every, "head_draws": once})
+        if rare
+        else Arm("finest stage on every second image", settings={**seldom, "head_draws": once})
+    )
     return [
         Arm(BASELINE),
-        Arm("local mixing", {"local_mixing": True}),
-        Arm("finest stage on every image", settings={**every, "head_draws": once}),
+        Arm("no local mixing" if mixes else "local mixing", {"local_mixing": not mixes}),
+        how_often,
         Arm("finest stage twice on every image", settings={**every, "head_draws": [2] * stages}),
         Arm("swiglu", {"mlp": "swiglu"}),
         Arm("rmsnorm", {"norm": "rms"}),

@@ -19,7 +19,7 @@ def test_a_visit_to_every_tab_of_the_shipped_model(browser, tmp_path, monkeypatc
         context.set_default_timeout(PATIENCE)
         tab = context.new_page()
         open_generate(tab, address)
-        assert "ship, seed 31" in tab.inner_text("#generate-player .status")
+        assert "horse, seed 68" in tab.inner_text("#generate-player .status")
 
         controls = tab.locator("#generate-controls")
         controls.get_by_label("fast", exact=True).check()
@@ -28,7 +28,7 @@ def test_a_visit_to_every_tab_of_the_shipped_model(browser, tmp_path, monkeypatc
             "!document.querySelector('#generate-more input[type=number]')"
         )
         tab.get_by_role("button", name="Generate", exact=True).click()
-        tab.wait_for_function(DONE % "ship, seed 31")
+        tab.wait_for_function(DONE % "horse, seed 68")
         tab.get_by_label("Step of the run").focus()
         tab.keyboard.press("Home")
         assert "pure noise" in tab.inner_text("#generate-player .status")
@@ -43,12 +43,12 @@ def test_a_visit_to_every_tab_of_the_shipped_model(browser, tmp_path, monkeypatc
 
         open_tab(tab, "Inspect")
         tab.get_by_role("button", name="Inspect my latest run").click()
-        tab.wait_for_selector("text=Open: ship, seed 31")
+        tab.wait_for_selector("text=Open: horse, seed 68")
 
         open_tab(tab, "Intervene")
         tab.get_by_role("button", name="My latest run as base").click()
         said = SAYS % ".results .status"
-        tab.wait_for_function(said, arg="ship, seed 31")
+        tab.wait_for_function(said, arg="horse, seed 68")
         tab.get_by_role("button", name="Fork", exact=True).click()
         tab.wait_for_function(said, arg="forked after stage 1")
         tab.get_by_role("tab", name="Paint", exact=True).click()

@@ -23,6 +23,7 @@ from ecar_lab.experiments.stage_ablation import steps_of_equal_flops
 from ecar_lab.experiments.stage_errors import with_real_stages
 from ecar_lab.experiments.steps_and_guidance import front, mark_front
 from ecar_lab.experiments.windows_and_couplings import windows
+from ecar_lab.presets import get_preset
 from ecar_lab.training.config import ModelTrainConfig
 from tests.conftest import tiny_model
 
@@ -324,11 +325,24 @@ def test_every_recipe_gets_the_steps_that_its_time_holds(tmp_path, monkeypatch):
     for row in result["rows"]:
         assert row["steps"] == round(100 / speed[row["name"]]["seconds_per_step"])
     assert len(speed) == len(recipe.arms(lab)) > 12  # all are timed, whichever are trained
-    usual = {"head_draws": [2, 2, 1], "stage_strides": [1, 1, 2]}
+    usual = {"head_draws": [2, 2, 1], "stage_strides": None}
     assert trained[1, "{}", json.dumps(usual)] == 200
     speed.clear()
     recipe.run(lab)  # finalists get the steps of the first comparison
     assert not speed
+
+
+@pytest.mark.parametrize("preset", ["digits", "cifar10"])
+def test_every_arm_of_the_recipe_changes_what_the_preset_has(preset, tmp_path):
+    size = replace(SIZES["cpu"], preset=preset, model={})
+    arms = recipe.arms(Lab(size, tmp_path))
+    lab = Lab(size, tmp_path)
+    usual = {**recipe.as_preset(lab), **get_preset(preset).train_model}
+    for arm in arms[1:]:
+        same_model = all(lab.shape().get(name) == value for name, value in arm.model.items())
+        same = same_model and all(usual.get(name) == value for name, value in arm.settings.items())
+        assert arm.tokenizer is not None or not same, arm.name
+    assert len({arm.name for arm in arms}) == len(arms)
 
 
 def test_one_model_has_one_training_however_it_is_asked_for(tmp_path):
