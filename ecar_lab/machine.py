@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import gc
 import importlib.metadata
+import math
 import os
 import platform
 import shlex
@@ -17,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -51,13 +52,23 @@ def count_flops(call: Callable[[], object]) -> int:
     """Floating-point operations of one call: 2 per multiply-add of matrix products, convolutions.
 
     Attention is run unfused for the count: PyTorch's counter takes the CPU's fused kernel for
-    free. Norms, activations and other element-wise work are not counted, as is the custom, and
-    compiled code is invisible to it: count the eager module.
+    free. Of a depthwise convolution's backward pass it takes the weight's gradient for an
+    ungrouped one's, which is put right here. Norms, activations and other element-wise work are
+    not counted, as is the custom, and compiled code is invisible to it: count the eager module.
     """
-    counter = FlopCounterMode(display=False)
+    backward = {torch.ops.aten.convolution_backward: _convolution_backward}
+    counter = FlopCounterMode(display=False, custom_mapping=backward)
     with sdpa_kernel(SDPBackend.MATH), counter:
         call()
     return counter.get_total_flops()
+
+
+def _convolution_backward(grad_out, x, weight, *rest: Any, **_: Any) -> int:
+    """Of the shapes of aten's operator: as many as forward for each gradient that is wanted."""
+    transposed, wanted = rest[4], rest[7]
+    places = x if transposed else grad_out
+    forward = 2 * places[0] * math.prod(places[2:]) * math.prod(weight)
+    return forward * sum(map(bool, wanted[:2]))
 
 
 def matmul_rate(

@@ -94,9 +94,8 @@ class KVCache:
 def block_causal_mask(tokens_per_stage: tuple[int, ...], device: torch.device) -> Tensor:
     """(N, N) bool over the tokens of all stages: True where the query's stage >= the key's."""
     stage = torch.repeat_interleave(
-        torch.arange(len(tokens_per_stage), device=device),
-        torch.tensor(tokens_per_stage, device=device, dtype=torch.long),
-    )
+        torch.arange(len(tokens_per_stage)), torch.tensor(tokens_per_stage, dtype=torch.long)
+    ).to(device)
     return stage[:, None] >= stage[None, :]
 
 

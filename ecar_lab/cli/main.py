@@ -37,6 +37,7 @@ VERBS = {
     "train model": Verb("train the generator on the latents of a tokenizer", "train.model"),
     "train turbo": Verb("teach a few-step head with a trained generator", "train.turbo"),
     "train features": Verb("train the classifier that evaluation measures with", "train.features"),
+    "plan": Verb("hours, memory and cost of a training, before it begins", "plan.run"),
     "sample": Verb("make images with a checkpoint", "sample.run"),
     "export onnx": Verb("write a checkpoint for where there is no PyTorch", "export.onnx"),
     "evaluate": Verb("measure a checkpoint against a data set", "evaluate.run"),
