@@ -41,6 +41,7 @@ from ecar_lab.schedule import StageSchedule
 from ecar_lab.teaching import beside_the_kit, hue, new_figure, own, quiz, setup, show, table
 from ecar_lab.teaching.check import model as check
 from ecar_lab.teaching.explore import model as explore
+from ecar_lab.teaching.mixing import with_local_mixing
 from ecar_lab.viz.colours import latent_to_rgb
 from ecar_lab.viz.pictures import enlarge, image_grid, to_pil
 
@@ -282,7 +283,8 @@ class FlowHead(nn.Module):
 
 
 # %% [markdown]
-# The names of its layers are the kit's, so the shipped weights fit in. Does it give the same velocity?
+# The names of its layers are the kit's, so the shipped weights fit in, with the local mixing of notebook 2 in its blocks.
+# Does it give the same velocity?
 
 
 # %%
@@ -310,7 +312,8 @@ FlowHead = check.flow_head(FlowHead)
 
 # %%
 sizes, config = sizes_of(model.config, schedule), model.config
-my_head = FlowHead(schedule=schedule, num_layers=config.head_layers, **sizes).to(lab.device)
+my_head = with_local_mixing(FlowHead(schedule=schedule, num_layers=config.head_layers, **sizes))
+my_head = my_head.to(lab.device)
 my_head.load_state_dict(model.head.state_dict())
 starts_of_stages = [event for event in events if event.step == 0]
 with torch.no_grad(), beside_the_kit(FlowHead, Block, conditioning_time):
@@ -729,7 +732,10 @@ def generate(model, class_labels, steps, guidance, generator):
 generate = check.generate(generate)
 
 # %%
-my_cifar = MyECAR(model.config).to(lab.device)
+my_cifar = MyECAR(model.config)
+for part in (my_cifar.transformer, my_cifar.head):
+    with_local_mixing(part)
+my_cifar = my_cifar.to(lab.device)
 my_cifar.load_state_dict(model.state_dict())
 answers = (generate, guided_velocity, *answers)
 for mine, kit, wanted in (

@@ -82,7 +82,7 @@ table(
 # %% [markdown]
 # Read it with care. The judge classifies generated cats correctly more often than real ones: guidance makes images that are
 # *typical*, and a classifier likes those. Recall is the share of real images that have a generated one near them; it
-# is low, and guidance costs some of it. By eye, many of those cats are blurs.
+# is lower than that of real images, and guidance costs some of it. By eye, many of those cats are blurs.
 #
 # ## Your own model
 #
@@ -323,7 +323,8 @@ print(f"4 + 4 + 4 is {off(euler[4]):.3f} away from it")
 
 # %% [markdown]
 # That was the distance to a finely solved flow, of a few images. What counts is how good many images are:
-# `ecar experiment steps-and-guidance` measured it with 500 images per row, guidance 2.5 in every stage.
+# `ecar experiment steps-and-guidance` measured it with 500 images per row, guidance 2.5 in every stage, on the weights that
+# shipped before.
 
 # %%
 trials = lab.result("steps-and-guidance-cpu")["rows"]
@@ -445,7 +446,7 @@ show(
 )
 
 # %% [markdown]
-# > **Predict.** The shipped model has guidance 1 / 2.5 / 2.5. Does guidance in stage 1 help or harm?
+# > **Predict.** The shipped model has guidance 1 / 2 / 2. Does guidance in stage 1 help or harm?
 
 # %%
 by_guidance = [r for r in trials if r["kind"].startswith("guidance")]

@@ -561,7 +561,7 @@ table(
 # So the paper's sentence splits in two. As a *cost*, factors of that size are reached, but read them for what they are: the plan
 # of 4+3+3+2 steps is ours, the paper's is not public, and the weights are random, so nobody knows how good images with it
 # would be. The trained pair above has 7.5× fewer FLOPs at a *worse* distance (plans of it with better solvers: `docs/results.md`). "At comparable quality" is **not
-# confirmed** by these models, which saw 13 passes over CIFAR-10 on one CPU core. Nothing on this page was measured on a GPU.
+# confirmed** by these models, which saw 13 passes over CIFAR-10 on one CPU core (the E-CAR that ships now saw 33, no DiT has yet). Nothing on this page was measured on a GPU.
 
 # %%
 quiz(
