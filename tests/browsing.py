@@ -2,7 +2,7 @@
 
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,10 @@ CHROMIUM_SWITCHES = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 600_000  # milliseconds: a guard against hanging, a slow machine is no failure
+PATIENCE = 120_000  # milliseconds: a guard against hanging, far above what a slow machine takes
+GLANCE = 3_000  # milliseconds: for a look at a page that may hang
+# Of a node that is in sight; elements without a box, as the title, have only a text.
+WORDS = "node => (node.innerText || node.textContent).replace(/\\s*\\n\\s*/g, ' | ').slice(0, 3000)"
 
 
 def free_port() -> int:
@@ -37,5 +40,41 @@ def chromium() -> Iterator[Any]:
         pytest.skip("no chromium on this machine")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=CHROMIUM_SWITCHES)
+        browser.new_context = listening(browser.new_context)
+        browser.new_page = listening(browser.new_page)
         yield browser
         browser.close()
+
+
+def listening(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes contexts, or pages, that keep what their pages complain of, in ``complained``."""
+
+    def made(**options: Any) -> Any:
+        new = make(**options)
+        context = getattr(new, "context", new)
+        context.complained = []
+        context.on(
+            "console", lambda said: said.type == "error" and context.complained.append(said.text)
+        )
+        context.on("weberror", lambda error: context.complained.append(str(error.error)))
+        return new
+
+    return made
+
+
+def seen(browser: Any) -> str:
+    """What all open pages show and complain of, for whoever reads of a test that failed."""
+    from playwright.sync_api import Error
+
+    lines = []
+    for context in browser.contexts:
+        for page in context.pages:
+            lines.append(page.url)
+            for what in ("title", "body"):
+                try:
+                    text = page.locator(what).first.evaluate(WORDS, timeout=GLANCE)
+                except Error as error:
+                    text = f"({what}: {str(error).splitlines()[0]})"
+                lines.append(text)
+        lines += [f"complaint: {said}" for said in context.complained]
+    return "\n".join(lines)

@@ -1,7 +1,9 @@
 """What many tests share: an offline, single-threaded setting, the real data, a tiny model."""
 
 import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 # Before anything imports the libraries that read them.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -37,6 +39,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return starts[0] if starts else len(LONGEST)
 
     items.sort(key=place)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_rate() -> Iterator[None]:
+    """The yardstick of utilisation figures is measured on small matrices, whoever measures it."""
+    from ecar_lab.machine import matmul_rate
+    from tests.thrift import QUICK_RATE
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matmul_rate, "__defaults__", QUICK_RATE)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -102,10 +115,34 @@ def tiny_pipeline(tiny_checkpoint: Path):
     return ECARPipeline.from_pretrained(tiny_checkpoint)
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, for one module; its tests are skipped where there is none."""
-    from tests.browsing import chromium
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """Chromium, for a whole worker; tests are skipped where there is none."""
+    from tests import browsing
 
-    with chromium() as opened:
+    with browsing.chromium() as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def browser(chromium) -> Iterator[Any]:
+    """Chromium, for one module, which leaves no page behind."""
+    OPEN.append(chromium)
+    yield chromium
+    OPEN.clear()
+    for context in chromium.contexts:
+        context.close()
+
+
+OPEN: list[Any] = []  # the browser, while a module has it
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that failed says what its pages show."""
+    report = yield
+    if report.failed and OPEN:
+        from tests.browsing import seen
+
+        report.sections.append(("Pages in the browser", seen(*OPEN)))
+    return report

@@ -25,7 +25,7 @@ from ecar_lab.errors import EcarError
 from ecar_lab.files import load_metadata, load_tensors, output_file, save_tensors
 from ecar_lab.teaching import pieces
 from ecar_lab.teaching.check import Answer, Exercise, judge
-from ecar_lab.teaching.session import _pipeline, is_strict
+from ecar_lab.teaching.session import _pipeline, is_strict, profile
 from ecar_lab.teaching.source import MODULE, Pieces, Unsaved, is_import, origin, split, with_needs
 
 TOPICS = ("autoregression", "model", "training")  # whose exercises go into the file
@@ -210,7 +210,7 @@ def trained(device: torch.device) -> tuple[nn.Module, str]:
 
     Where there are none, or they do not fit, the weights of the shipped digits model stand in.
     """
-    shipped, make = _pipeline("digits", device).model, piece("MyECAR")
+    shipped, make = _pipeline("digits", device, profile()).model, piece("MyECAR")
     why = f"there is no {weights().name} here, which notebook 6 writes"
     if weights().is_file():
         try:

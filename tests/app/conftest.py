@@ -23,9 +23,9 @@ def bare_shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def demo_address(tiny_checkpoint: Path) -> Iterator[str]:
-    """The whole page, served, on the tiny checkpoint."""
+    """The whole page, served, on the tiny checkpoint, for all tests of a worker."""
     page, address = demo.launch(tiny_checkpoint, port=free_port(), dtype="float32", block=False)
     yield address
     try:

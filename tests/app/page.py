@@ -1,6 +1,8 @@
 """Pages of the app as tests open them, and what several of them do there."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,12 @@ def served(studio: Studio, kind: Any) -> Iterator[tuple[str, Any]]:
     )
     yield address, tab
     page.close()
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine returns; Playwright has a loop in this thread."""
+    with ThreadPoolExecutor(1) as elsewhere:
+        return elsewhere.submit(asyncio.run, work).result()
 
 
 def open_tab(tab, name: str) -> None:

@@ -1,17 +1,15 @@
 """A first visit: what a browser asks for and how much comes, and where a bundle is no use."""
 
-import asyncio
 import gzip
 import json
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 
 import brotli
 import pytest
 
 from apps.server.delivery import Delivery, FrontEnd
-from tests.app.page import GROWN, NO_TOUR, QUIET
+from tests.app.page import GROWN, NO_TOUR, QUIET, run
 from tests.browsing import PATIENCE
 
 pytestmark = QUIET
@@ -134,8 +132,7 @@ def test_a_stream_is_compressed_piece_by_piece():
         scope = {"type": "http", "method": "GET", "path": "/gradio_api/queue/data"}
         scope |= {"headers": [(b"accept-encoding", encoding)]}
         visit = Delivery(app)(scope, None, send)  # ty: ignore[invalid-argument-type]
-        with ThreadPoolExecutor(1) as elsewhere:  # Playwright has a loop in this thread
-            elsewhere.submit(asyncio.run, visit).result()
+        run(visit)
         return dict(sent[0]["headers"]), [message["body"] for message in sent[1:]]
 
     headers, plain = received(b"gzip")

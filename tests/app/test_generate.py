@@ -13,9 +13,9 @@ from tests.browsing import PATIENCE
 pytestmark = QUIET
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tab(browser, demo_address: str):
-    """The page with its opening image shown."""
+    """The page with its opening image shown. A test leaves a run shown that is done, whichever."""
     context = browser.new_context()
     context.set_default_timeout(PATIENCE)
     context.add_init_script(NO_TOUR)
@@ -47,6 +47,23 @@ def choose(tab, class_name: str, seed: int | str) -> None:
     tab.get_by_role("option", name=class_name, exact=True).click()
     controls.get_by_label("Seed", exact=True).fill(str(seed))
     controls.get_by_label("Seed", exact=True).press("Tab")
+
+
+def first_steps(tab):
+    """The number of steps of stage 1, once the controls that have it are open."""
+    number = tab.locator("#generate-controls").get_by_label("number input for Steps, stage 1")
+    if not number.is_visible():
+        tab.get_by_role("button", name="Steps, guidance and solver").click()
+    number.wait_for()
+    return number
+
+
+def said(tab) -> str:
+    return tab.inner_text("#generate-player .status")
+
+
+STEPS = "document.querySelector('#generate-more input[type=number]').value === '%s'"
+SAYS = "words => document.querySelector('#generate-player .status').textContent === words"
 
 
 def test_an_image_of_the_model_is_there_before_the_first_click(tab):
@@ -103,9 +120,12 @@ def test_a_seed_left_empty_is_drawn_and_shown(tab):
 
 
 def test_the_dice_change_the_seed(tab):
-    tab.get_by_role("button", name="New seed").click()
     seed = tab.locator("#generate-controls").get_by_label("Seed", exact=True)
-    tab.wait_for_function("document.querySelector('#generate-seed input').value !== '0'")
+    before = seed.input_value()
+    tab.get_by_role("button", name="New seed").click()
+    tab.wait_for_function(
+        "before => document.querySelector('#generate-seed input').value !== before", arg=before
+    )
     assert 0 <= int(seed.input_value()) < 2**31
 
 
@@ -116,23 +136,22 @@ def test_a_finished_run_is_walked_through_by_keyboard_without_the_server(tab):
     slider.focus()
     tab.on("request", lambda request: requests.append(request.url))
     tab.keyboard.press("Home")
-    said = "document.querySelector('#generate-player .status').textContent"
-    assert "Stage 1 starts from pure noise" in tab.evaluate(said)
+    assert "Stage 1 starts from pure noise" in said(tab)
     shown = tab.locator("#generate-player .tile img").count()
     assert shown  # and a stage not begun shows nothing
     wait_for_sizes(tab, "#generate-player .tile img", [4] * shown)
     assert tab.locator("#pipeline [aria-current]").inner_text().endswith("Token map 1")
     for _ in range(3):
         tab.keyboard.press("ArrowRight")
-    assert "is upsampled to 8×8" in tab.evaluate(said)
+    assert "is upsampled to 8×8" in said(tab)
     assert tab.locator("#pipeline [aria-current]").inner_text().endswith("Upsample + re-noise")
     tab.keyboard.press("ArrowRight")
-    assert "gets new noise" in tab.evaluate(said)
+    assert "gets new noise" in said(tab)
     tab.keyboard.press("ArrowLeft")
     tab.keyboard.press("ArrowLeft")
-    assert "Stage 1, flow step 2 of 2" in tab.evaluate(said)
+    assert "Stage 1, flow step 2 of 2" in said(tab)
     tab.keyboard.press(" ")
-    tab.wait_for_function(DONE % "cat")
+    tab.wait_for_function(DONE % "")
     assert [url for url in requests if "queue" in url] == []
     curves = tab.locator("#generate-player svg")
     assert curves.count() == 3
@@ -145,15 +164,14 @@ def test_presets_of_a_few_step_model_are_steps_that_it_was_trained_on():
 
 
 def test_a_preset_sets_the_steps(tab):
-    tab.get_by_role("button", name="Steps, guidance and solver").click()
-    first = tab.locator("#generate-controls").get_by_label("number input for Steps, stage 1")
-    assert first.input_value() == "2"
+    choose(tab, "cat", 0)
+    assert first_steps(tab).input_value() == "2"
     tab.get_by_label("best").click()
-    tab.wait_for_function(
-        "[...document.querySelectorAll('#generate-more input[type=number]')][0].value === '4'"
-    )
+    tab.wait_for_function(STEPS % 4)
     tab.get_by_role("button", name="Generate", exact=True).click()
     tab.wait_for_function(DONE % "cat, seed 0, steps 4 + 4")
+    tab.get_by_label("balanced").click()
+    tab.wait_for_function(STEPS % 2)
 
 
 def test_stop_ends_a_run_and_the_next_one_goes(tab, slow_trace):
@@ -189,32 +207,34 @@ def test_an_error_is_a_sentence_on_the_page(tab, monkeypatch):
     def refuse(self, *args, **kwargs):
         raise EcarError("<b>guidance</b> nan is not finite: use 1 or more")
 
+    before = said(tab)
     monkeypatch.setattr(ECARPipeline, "trace", refuse)
     tab.get_by_role("button", name="Generate", exact=True).click()
     tab.wait_for_selector("#generate-banner [role=alert]")
     assert tab.inner_text("#generate-banner") == "<b>guidance</b> nan is not finite: use 1 or more"
     tab.wait_for_selector("#generate:not([disabled])")
-    tab.wait_for_function(DONE % "cat, seed 0")  # the image before is not lost
+    tab.wait_for_function(SAYS, arg=before)  # the image before is not lost
 
 
-@pytest.mark.parametrize(
-    ("field", "typed", "words"),
-    [
+def test_a_number_that_is_none_is_our_sentence_and_no_more(tab, capfd):
+    first_steps(tab)
+    before = said(tab)
+    for field, typed, words in (
         ("Seed", "-5", "Seed -5 is out of range: use 0 to 2147483647"),
         ("Seed", "2147483648", "Seed 2147483648 is out of range: use 0 to 2147483647"),
         ("Seed", "3.7", "Seed is '3.7': give a whole number"),
         ("number input for Steps, stage 1", "2.5", "Steps of stage 1 is '2.5': give a whole numb"),
-    ],
-)
-def test_a_number_that_is_none_is_our_sentence_and_no_more(tab, capfd, field, typed, words):
-    if field != "Seed":
-        tab.get_by_role("button", name="Steps, guidance and solver").click()
-    tab.locator("#generate-controls").get_by_label(field, exact=True).fill(typed)
-    tab.get_by_role("button", name="Generate", exact=True).click()
-    tab.wait_for_selector("#generate-banner [role=alert]")
-    assert tab.inner_text("#generate-banner").startswith(words)
-    tab.wait_for_function(DONE % "cat, seed 0")
-    assert tab.locator(".toast-body").count() == 0
+    ):
+        number = tab.locator("#generate-controls").get_by_label(field, exact=True)
+        right = number.input_value()
+        number.fill(typed)
+        tab.get_by_role("button", name="Generate", exact=True).click()
+        tab.locator("#generate-banner [role=alert]", has_text=words).wait_for()
+        assert tab.inner_text("#generate-banner").startswith(words)
+        tab.wait_for_selector("#generate:not([disabled])")
+        tab.wait_for_function(SAYS, arg=before)
+        assert tab.locator(".toast-body").count() == 0
+        number.fill(right)
     assert "Traceback" not in "".join(capfd.readouterr())
 
 

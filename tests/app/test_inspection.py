@@ -219,8 +219,9 @@ def page(studio: Studio, browser) -> Iterator:
         yield address, tab, browser
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sight(page):
+    """One page for all tests, each of which takes the run that it finds."""
     address, _, browser = page
     sight = browser.new_page(viewport={"width": 1200, "height": 900})
     sight.set_default_timeout(PATIENCE)

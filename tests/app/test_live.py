@@ -1,6 +1,5 @@
 """The Live tab: a wish as settings, the newest wish first, and an image that follows a slider."""
 
-import asyncio
 import io
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from apps.shared.settings import Settings
 from ecar_lab.errors import EcarError
 from ecar_lab.viz.colours import decode
 from ecar_lab.viz.pictures import to_pil
-from tests.app.page import NO_TOUR, QUIET, open_tab
+from tests.app.page import NO_TOUR, QUIET, open_tab, run
 from tests.browsing import PATIENCE
 from tests.conftest import tiny_model
 
@@ -119,13 +118,13 @@ def test_answers_are_pictures_sentences_or_a_request_to_come_again(studio, wish,
     live = Live(studio)
 
     def ask(**asked: Any) -> dict[str, Any]:
-        return asyncio.run(live.answer({"page": "p", "number": 5, "wish": wish, **asked}, None))
+        return run(live.answer({"page": "p", "number": 5, "wish": wish, **asked}, None))
 
     assert ask()["run"]["title"] == str(studio.defaults())
     assert ask(number=4) == {"dropped": True}
     assert ask(wish={**wish, "seed": -1})["sentence"].startswith("Seed -1 is out of range")
     assert "load the page again" in ask(number="5")["sentence"]
-    assert "load the page again" in asyncio.run(live.answer([1], None))["sentence"]
+    assert "load the page again" in run(live.answer([1], None))["sentence"]
     monkeypatch.setattr(live, "_waiting", MOST_WAITING)
     assert ask(number=6) == {"busy": True}
 
@@ -136,7 +135,7 @@ def test_a_draft_takes_fewer_steps_and_says_so(studio, wish):
     assert draft.steps == (1, 1)
     assert replace(draft, steps=full.steps) == full
     asked = {"page": "p", "number": 1, "wish": wish, "draft": True}
-    answer = asyncio.run(Live(studio).answer(asked, None))
+    answer = run(Live(studio).answer(asked, None))
     assert answer["draft"]
     assert "steps 1 + 1" in answer["run"]["title"]
 
@@ -147,11 +146,11 @@ def test_a_wish_that_follows_lets_the_one_before_it_end(studio, wish):
 
     def held(request):  # while the first waits for the model, a second one comes
         second = {"page": "p", "number": 2, "wish": {}, "follows": True}
-        assert "cannot be read" in asyncio.run(live.answer(second, None))["sentence"]
+        assert "cannot be read" in run(live.answer(second, None))["sentence"]
         return turn(request)
 
     live.turn = held
-    assert "run" in asyncio.run(live.answer({"page": "p", "number": 1, "wish": wish}, None))
+    assert "run" in run(live.answer({"page": "p", "number": 1, "wish": wish}, None))
 
 
 def test_the_image_follows_a_slider_and_becomes_the_current_run(browser, demo_address):

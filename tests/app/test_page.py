@@ -62,10 +62,20 @@ def test_a_page_without_a_checkpoint_says_what_to_do(browser):
         page.close()
 
 
-def test_a_phone_needs_no_sideways_scrolling(browser, demo_address):
+@pytest.fixture(scope="module")
+def phone(browser, demo_address):
+    """The Generate tab on a phone, and the hosts that it has asked."""
     tab = browser.new_page(viewport={"width": 390, "height": 844})
     tab.set_default_timeout(PATIENCE)
+    hosts = set()
+    tab.on("request", lambda request: hosts.add(request.url.split("/")[2]))
     open_generate(tab, demo_address)
+    yield tab, hosts
+    tab.close()
+
+
+def test_a_phone_needs_no_sideways_scrolling(phone):
+    tab, _ = phone
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     beyond = (
         "[...document.querySelectorAll('%s')].filter(e => e.getBoundingClientRect().right > 390)"
@@ -76,16 +86,10 @@ def test_a_phone_needs_no_sideways_scrolling(browser, demo_address):
         )
         == 0
     )
-    tab.close()
 
 
-def test_the_page_asks_nobody_else_for_anything(browser, demo_address):
-    tab = browser.new_page()
-    tab.set_default_timeout(PATIENCE)
-    hosts = set()
-    tab.on("request", lambda request: hosts.add(request.url.split("/")[2]))
-    open_generate(tab, demo_address)
-    tab.close()
+def test_the_page_asks_nobody_else_for_anything(phone, demo_address):
+    _, hosts = phone
     assert {host for host in hosts if host} == {demo_address.split("/")[2]}
 
 

@@ -237,8 +237,9 @@ def page(studio: Studio, browser) -> Iterator:
         yield address, browser
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sight(page):
+    """One page for all tests, each of which leaves a painting that is completed at once."""
     sight = page[1].new_page(viewport={"width": 1300, "height": 900})
     sight.set_default_timeout(PATIENCE)
     sight.goto(page[0])
@@ -324,9 +325,11 @@ def test_a_picture_of_ones_own_begins_it(sight, tmp_path):
 def test_without_live_only_the_button_completes(sight):
     sight.get_by_label("Live").uncheck()
     before = drawn(sight)
+    sight.get_by_role("radio", name="green").check()
     sight.get_by_role("button", name="Fill").click()
     sight.get_by_role("button", name="Complete it").click()
     assert drawn(sight, but=before) != before
+    sight.get_by_label("Live").check()
 
 
 def test_a_phone_shows_it_without_sideways_scrolling(page):

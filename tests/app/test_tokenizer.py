@@ -229,8 +229,9 @@ def page_and_tab(studio: Studio):
         yield address, tab
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(browser, page_and_tab):
+    """One page for all tests, each of which leaves a drawn picture chosen."""
     context = browser.new_context()
     context.set_default_timeout(PATIENCE)
     page = context.new_page()

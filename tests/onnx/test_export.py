@@ -101,7 +101,7 @@ def test_an_export_may_hold_the_encoder_too(tiny, tmp_path):
     encoder = trace_graph("encoder.onnx", Encoder(tokenizer, 8))
     decoder = trace_graph("decoder.onnx", Decoder(tokenizer))
     pipe = ECARPipeline(model=tiny_model(latent_channels=4, latent_size=4), tokenizer=tokenizer)
-    checkpoint = tiny.folder("float32").parent / "checkpoint"
+    checkpoint = tiny.checkpoint
     graphs = {"encoder.onnx": encoder, "decoder.onnx": decoder}
     stages = [name for s in (0, 1) for name in (f"transformer_{s}.onnx", f"head_{s}.onnx")]
     graphs |= dict.fromkeys(stages, decoder)  # graphs that nobody runs here
@@ -158,7 +158,7 @@ def test_int8_has_a_scale_for_each_output_channel(tiny):
 
 
 def test_sample_makes_the_same_pictures_on_either_runtime(tiny, folder, tmp_path, capsys):
-    checkpoint = tiny.folder("float32").parent / "checkpoint"
+    checkpoint = tiny.checkpoint
     extra = ["--classes", "all", "--per-class", "2", "--batch-size", "4"]
     theirs, ours, strip = (tmp_path / name for name in ("torch.png", "onnx.png", "strip.png"))
     assert sample(checkpoint, theirs, "--dtype=float32", *extra) == 0
@@ -170,7 +170,7 @@ def test_sample_makes_the_same_pictures_on_either_runtime(tiny, folder, tmp_path
 
 
 def test_an_export_is_made_once_and_again_if_it_was_damaged(tiny, traced_before, tmp_path):
-    checkpoint = tiny.folder("float32").parent / "checkpoint"
+    checkpoint = tiny.checkpoint
     switches = ["--runtime=onnx", "--classes=cat"]
     for _ in range(2):
         assert sample(checkpoint, tmp_path / "grid.png", *switches) == 0
@@ -317,7 +317,7 @@ def test_an_export_knows_classes_and_defaults_without_weights(tiny):
 
 
 def test_the_benchmark_has_both_runtimes_in_one_table(tiny, traced_before, capsys):
-    checkpoint = tiny.folder("float32").parent / "checkpoint"
+    checkpoint = tiny.checkpoint
     switches = ["--sections", "onnx", "--checkpoint", str(checkpoint), "--repeats", "1"]
     assert cli.main(["benchmark", *switches]) == 0
     assert traced_before == ["float32"]

@@ -12,7 +12,7 @@ from ecar_lab.cost import guided_halves, guided_steps
 from ecar_lab.interventions import stage_end_of, stage_noise
 from ecar_lab.onnx import runtime
 from ecar_lab.schedule import time_grid
-from tests.onnx.conftest import Pair
+from tests.exports import Pair
 
 SEEDS = list(range(10))
 DISTANCE = {"float32": 1e-3, "float16": 2e-2}

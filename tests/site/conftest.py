@@ -5,54 +5,54 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 
 from docs import build_lab, serve_lab
 from ecar_lab.errors import EcarError
-from ecar_lab.onnx.export import load_ecar, write_export
-from ecar_lab.onnx.graphs import trace_graphs
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.tokenizers.makers import IdentityTokenizer
 from tests.browsing import PATIENCE
-from tests.conftest import tiny_model
+from tests.exports import few_step
+from tests.thrift import made_once
+
+WEIGHTS: tuple[Literal["float32", "float16"], ...] = ("float32", "float16")
 
 
 class Labs(NamedTuple):
-    """A few-step pipeline, and the pages built on it by the precision of their weights."""
+    """A few-step pipeline, its checkpoint, and the pages built on it by the precision of their
+    weights; only to be read."""
 
     torch: ECARPipeline
+    checkpoint: Path
     pages: dict[str, Path]
 
 
 @pytest.fixture(scope="session")
 def labs(tmp_path_factory: pytest.TempPathFactory) -> Labs:
-    """To trace the graphs takes seconds, so both pages share them."""
+    """The exports are those that the tests of the runtime have."""
     if shutil.which("node") is None:
         pytest.skip("Node, whose npm fetches onnxruntime-web, is not here")
     try:
         build_lab.runtime_files()
     except EcarError as error:
         pytest.skip(str(error))
-    place = tmp_path_factory.mktemp("lab")
-    checkpoint = place / "tiny-turbo"
-    model = tiny_model(mode="few-step", num_inference_steps=[4, 2], guidance_scale=[1.0, 2.5])
-    ECARPipeline(model=model, tokenizer=IdentityTokenizer()).save_pretrained(checkpoint)
-    pipe = load_ecar(checkpoint)
-    graphs = trace_graphs(pipe.model, pipe.tokenizer, encoder=True)
+    exports = few_step(tmp_path_factory)
 
-    def export(checkpoint: str, output: Path, weights: Any, encoder: bool) -> Path:
+    def export(checkpoint: str, output: Path, weights: str, encoder: bool) -> Path:
         assert encoder
-        return write_export(pipe, graphs, output, weights, Path(checkpoint))
+        return Path(shutil.copytree(exports.folder(weights), output))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build_lab, "export", export)
-        pages = {
-            weights: build_lab.build(str(checkpoint), place / weights, weights, packed=False)
-            for weights in ("float32", "float16")
-        }
-    return Labs(pipe, pages)
+    def make(place: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(build_lab, "export", export)
+            for weights in WEIGHTS:
+                build_lab.build(str(exports.checkpoint), place / weights, weights, packed=False)
+
+    place = made_once(tmp_path_factory, "lab", make)
+    return Labs(
+        exports.torch, exports.checkpoint, {weights: place / weights for weights in WEIGHTS}
+    )
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The built page as files, and the server that shows it."""
 
 import json
+import shutil
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -85,9 +86,9 @@ def test_the_page_lists_all_that_it_needs(labs: Labs):
     assert all(stage["transformer"] > 0 for stage in said["cost"]["stages"])
 
 
-def test_a_model_that_is_still_right_is_not_traced_again(labs: Labs, monkeypatch):
-    place = labs.pages["float16"]
-    checkpoint = str(place.parent / "tiny-turbo")
+def test_a_model_that_is_still_right_is_not_traced_again(labs: Labs, tmp_path, monkeypatch):
+    place = Path(shutil.copytree(labs.pages["float16"], tmp_path / "page"))
+    checkpoint = str(labs.checkpoint)
     monkeypatch.setattr(build_lab, "export", lambda *_, **__: pytest.fail("it was"))
     before = hash_file(place / "model" / "weights.bin")
     assert build_lab.build(checkpoint, place, packed=False) == place
