@@ -21,10 +21,6 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 UNEVEN = [0.0, 0.1, 0.32, 0.6, 1.0]  # no step is as long as the one before it, or as 1 / K
 
 
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def _bent(state: Tensor, t: float) -> Tensor:
     return torch.sin(2 * state) + 3 * t - state.flip(-1)
 

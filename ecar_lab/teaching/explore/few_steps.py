@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ecar_lab import flow
-from ecar_lab.benchmark.timing import median_seconds
+from ecar_lab.benchmark.timing import seconds_of as seconds_of_call
 from ecar_lab.cost import total_flops
 from ecar_lab.experiments.lab.figures import line, logarithmic
 from ecar_lab.flow import EVALUATIONS, SOLVERS
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.schedule import time_grid
 from ecar_lab.teaching import hue, new_figure
-from ecar_lab.teaching.explore import choice, explorer, real
+from ecar_lab.teaching.explore import choice, explorer, real, side_by_side
 from ecar_lab.teaching.explore.flow_matching import FRAME, Field, points
-from ecar_lab.viz.pictures import image_grid, to_pil
+from ecar_lab.viz.pictures import image_grid
 
 GREY, INK = "#C3C9D0", "#1B1F24"
 EVALUATED = (4, 8, 16, 32, 64, 128)  # calls of the velocity; Heun takes half as many steps
@@ -52,6 +52,11 @@ class Cloud:
         mean = (-distance.square() / (2 * variance)).softmax(-1) @ centres  # of m, given x_t
         return mean + (t * self.blur**2 - (1 - t)) / variance * (state - t * mean)
 
+    def log_density(self, points: Tensor) -> Tensor:
+        """Of the data, less a constant: (N,)."""
+        distance = torch.cdist(points, self.centres.to(points))
+        return (-distance.square() / (2 * self.blur**2)).logsumexp(1) - math.log(len(self.centres))
+
 
 @dataclass(frozen=True)
 class Fields:
@@ -79,6 +84,11 @@ class Fields:
             return without + scale * (self(state, t, True) - without)
 
         return velocity
+
+    def certainty(self, points: Tensor) -> float:
+        """Mean probability of the particles' own class, given where they ended."""
+        log = torch.stack([cloud.log_density(points) for cloud in self.each], dim=1)
+        return log.softmax(1)[torch.arange(len(points)), self.labels].mean().item()
 
 
 def moons(labels: Tensor, blur: float = 0.25, count: int = 100) -> Fields:
@@ -203,35 +213,36 @@ def grids(steps: int, powers: Sequence[float]) -> Figure:
 def rows_of_clouds(panels: Mapping[str, Tensor], behind: Tensor, columns: int) -> Figure:
     """Particles in square panels, row by row, over the grey ones of where they should be."""
     rows = math.ceil(len(panels) / columns)
-    figure, axes = new_figure(columns, rows, width=2.1, height=2.3)
+    figure, axes = new_figure(columns, rows, width=2.2, height=1.9)
     for axis, (title, dots) in zip(axes, panels.items(), strict=False):
-        axis.scatter(*behind[:1000].T, s=3, color=GREY, linewidths=0)
-        axis.scatter(*dots[:1000].T, s=3, color=hue(0), linewidths=0)
+        axis.scatter(*behind[:1000].T, s=4, color=GREY, linewidths=0)
+        axis.scatter(*dots[:1000].T, s=4, color=hue(0), linewidths=0)
         axis.set_title(title, fontsize=9)
     for axis in axes:
-        axis.set(xlim=(-FRAME, FRAME), ylim=(-FRAME, FRAME), aspect="equal", xticks=(), yticks=())
+        axis.set(xlim=(-2.5, 2.5), ylim=(-2, 2), aspect="equal")
+        axis.set_axis_off()
     return figure
 
 
 def spans(velocity: Field, start: Tensor) -> Figure:
-    """A path of the flow with the velocity at its start, and the mean velocities of two spans."""
+    """A path of the flow with the velocity at its start, and the mean velocities of its spans."""
     path = walk(velocity, start, time_grid(64))
-    turn = path.diff(dim=0).diff(dim=0).norm(dim=-1).sum(0)
-    one = path[:, int(turn.argmax())]  # the path that bends most
-    figure, (axis,) = new_figure(width=5.2, height=3.8)
+    way = path[-1] - path[0]
+    off = path - path[0]
+    aside = (off[..., 0] * way[:, 1] - off[..., 1] * way[:, 0]).abs().amax(0) / way.norm(dim=1)
+    at = int(aside.argmax())  # the path that goes furthest aside of a straight line
+    one, first = path[:, at], velocity(path[0], 0.0)[at]
+    figure, (axis,) = new_figure(width=6.4, height=3.6)
     axis.plot(*one.T, color=INK, linewidth=1.4, label="the flow")
-    reach = (one[-1] - one[0]).norm()
-    first = velocity(one[None, 0], 0.0)[0]
-    arrows = [("velocity at the start", one[0], first / first.norm() * reach / 2, hue(1), "--")]
-    for name, since, until, number in (
-        ("first half's mean velocity × ½", 0, 32, 2),
-        ("second half's × ½", 32, 64, 4),
-        ("the whole span's", 0, 64, 0),
+    for name, begin, move, colour, kind in (
+        ("½ of the velocity at the start", one[0], first / 2, hue(1), "--"),
+        ("½ of the first half's mean velocity", one[0], one[32] - one[0], hue(2), "-"),
+        ("½ of the second half's", one[32], one[64] - one[32], hue(4), "-"),
+        ("the whole span's", one[0], one[64] - one[0], hue(0), "-"),
     ):
-        arrows.append((name, one[since], one[until] - one[since], hue(number), "-"))
-    for name, begin, way, colour, kind in arrows:
-        axis.plot(*torch.stack((begin, begin + way)).T, kind, color=colour, linewidth=2, label=name)
-        axis.plot(*(begin + way), ">", color=colour, markersize=6)
+        axis.plot(*torch.stack((begin, begin + move)).T, kind, color=colour, label=name)
+        head = {"arrowstyle": "-|>", "color": colour, "mutation_scale": 16, "linestyle": "none"}
+        axis.annotate("", (begin + move).tolist(), (begin + 0.9 * move).tolist(), arrowprops=head)
     axis.plot(*one[0], "o", color=INK)
     axis.set(aspect="equal", xlabel="x₁", ylabel="x₂")
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -262,7 +273,8 @@ class Tracks:
         plane.scatter(*self.exact.T, s=4, color=GREY, linewidths=0)
         plane.plot(states[:, :TRACED, 0], states[:, :TRACED, 1], color=hue(1), linewidth=0.7)
         plane.scatter(*states[-1].T, s=4, color=hue(0), linewidths=0)
-        plane.set(xlim=(-FRAME, FRAME), ylim=(-FRAME, FRAME), aspect="equal", xticks=(), yticks=())
+        plane.set(xlim=(-FRAME, FRAME), ylim=(-FRAME, FRAME), aspect="equal")
+        plane.set_axis_off()
         here = gap(states[-1], self.exact)
         plane.set_title(f"error {here:.3f}", fontsize=10)
         counts = [2, *EVALUATED[:4]]
@@ -290,11 +302,17 @@ def solvers(velocity: Field, start: Tensor, exact: Tensor):
         {"Euler, 4 calls": {"solver": "euler"}, "Adams-Bashforth 2, 4 calls": {}},
         "Four calls of the velocity. Blue: where the particles end; orange: the way of some; grey: "
         "where they should end. The ring marks the run in the curves beside it.",
-        "Two pairs of panels. With Euler's four steps the particles fill a band between the moons, "
-        "with Adams-Bashforth's they come nearer to both moons; beside each, the errors of three "
-        "solvers fall with the number of calls.",
+        "Two pairs of panels. With Euler's four steps the particles lie closer together than where "
+        "they should end, with Adams-Bashforth's they nearly cover it; beside each, the errors of "
+        "three solvers fall with the number of calls.",
         columns=1,
     )
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks are the same, number by number."""
+    own, its = one.state_dict(), other.state_dict()
+    return own.keys() == its.keys() and all(torch.equal(own[key], its[key]) for key in own)
 
 
 def cost_of(pipe: ECARPipeline, plan: Sequence[int] | None = None, **how: Any) -> float:
@@ -302,16 +320,15 @@ def cost_of(pipe: ECARPipeline, plan: Sequence[int] | None = None, **how: Any) -
     return total_flops(pipe.model.flops(plan, **how)) / 1e9
 
 
-def seconds_of(
-    pipe: ECARPipeline, labels: Sequence[str], plan: Sequence[int] | None, repeats: int, **how: Any
-) -> float:
-    """Median seconds for one image of a batch, without the decoder."""
+def seconds_of(pipe: ECARPipeline, label: str, plan: Sequence[int] | None, repeats: int) -> float:
+    """Seconds for one image, without the decoder: the least of several runs after one that does not
+    count, since what else a machine does only ever adds to it."""
 
     def run() -> None:
-        generator = torch.Generator().manual_seed(0)
-        list(pipe.trace(labels, plan, generator=generator, **how))
+        list(pipe.trace([label], plan, generator=torch.Generator().manual_seed(0)))
 
-    return median_seconds(run, pipe.device, repeats) / len(labels)
+    run()
+    return min(seconds_of_call(run, pipe.device) for _ in range(repeats))
 
 
 def edges(images: Tensor) -> float:
@@ -321,12 +338,9 @@ def edges(images: Tensor) -> float:
 
 
 def gallery(rows: Mapping[str, Tensor], columns: int, scale: int = 3) -> Image.Image:
-    """Rows of images (B, 3, H, W) in [0, 1], one per arm, with the arm's name under its first."""
-    tiles, labels = [], []
-    for name, images in rows.items():
-        tiles += to_pil(2 * images[:columns].cpu() - 1)
-        labels += [name, *[""] * (columns - 1)]
-    return image_grid(tiles, columns, scale=scale, labels=labels)
+    """A row of images (B, 3, H, W) in [0, 1] for each arm, its name below."""
+    tiles = [image_grid(2 * images.cpu() - 1, columns, scale=scale) for images in rows.values()]
+    return side_by_side(tiles, list(rows), 1)
 
 
 def costs(rows: Sequence[tuple[str, float, float]]) -> Figure:
@@ -336,9 +350,10 @@ def costs(rows: Sequence[tuple[str, float, float]]) -> Figure:
     for index, family in enumerate(families):
         own = sorted(row[1:] for row in rows if row[0].split(",")[0] == family)
         line(axis, family, *map(list, zip(*own, strict=True)), index)
-    for name, gflop, error in rows:
+    for number, (name, gflop, error) in enumerate(rows):
         _, _, plan = name.partition(", ")
-        axis.annotate(plan, (gflop, error), (4, 5), textcoords="offset points", fontsize=8)
+        place = ((5, 6), (5, -12))[number % 2]  # neighbours differ in it
+        axis.annotate(plan, (gflop, error), place, textcoords="offset points", fontsize=8)
     axis.legend(frameon=False, fontsize=8)
     logarithmic(axis, "x", "y", xlabel="GFLOP for one image", ylabel="distance to many steps")
     return figure
