@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ecar_lab import flow
-from ecar_lab.benchmark.timing import seconds_of as seconds_of_call
 from ecar_lab.cost import total_flops
+from ecar_lab.device import synchronize
 from ecar_lab.experiments.lab.figures import line, logarithmic
 from ecar_lab.flow import EVALUATIONS, SOLVERS
 from ecar_lab.pipeline import ECARPipeline
@@ -281,9 +282,7 @@ class Tracks:
         for index, name in enumerate(SOLVERS):
             errors = [gap(self.states(name, n, power)[-1], self.exact) for n in counts]
             line(curve, name, counts, errors, index)
-        curve.plot(
-            calls, here, "o", markersize=13, markerfacecolor="none", markeredgecolor=INK
-        )  # fmt: skip
+        curve.plot(calls, here, "o", markersize=13, markerfacecolor="none", markeredgecolor=INK)
         curve.legend(frameon=False, fontsize=8)
         logarithmic(curve, "x", "y", xlabel="calls of the velocity", ylabel="error at the end")
         return figure
@@ -322,13 +321,18 @@ def cost_of(pipe: ECARPipeline, plan: Sequence[int] | None = None, **how: Any) -
 
 def seconds_of(pipe: ECARPipeline, label: str, plan: Sequence[int] | None, repeats: int) -> float:
     """Seconds for one image, without the decoder: the least of several runs after one that does not
-    count, since what else a machine does only ever adds to it."""
+    count. On a CPU the processor's time of all threads, on which other programs have no claim."""
 
-    def run() -> None:
+    def run() -> float:
+        clock = time.process_time if pipe.device.type == "cpu" else time.perf_counter
+        synchronize(pipe.device)
+        started = clock()
         list(pipe.trace([label], plan, generator=torch.Generator().manual_seed(0)))
+        synchronize(pipe.device)
+        return clock() - started
 
     run()
-    return min(seconds_of_call(run, pipe.device) for _ in range(repeats))
+    return min(run() for _ in range(repeats))
 
 
 def edges(images: Tensor) -> float:
