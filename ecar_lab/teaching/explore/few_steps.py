@@ -243,7 +243,8 @@ def spans(velocity: Field, start: Tensor) -> Figure:
     ):
         axis.plot(*torch.stack((begin, begin + move)).T, kind, color=colour, label=name)
         head = {"arrowstyle": "-|>", "color": colour, "mutation_scale": 16, "linestyle": "none"}
-        axis.annotate("", (begin + move).tolist(), (begin + 0.9 * move).tolist(), arrowprops=head)
+        (x, y), (dx, dy) = begin.tolist(), move.tolist()
+        axis.annotate("", (x + dx, y + dy), (x + 0.9 * dx, y + 0.9 * dy), arrowprops=head)
     axis.plot(*one[0], "o", color=INK)
     axis.set(aspect="equal", xlabel="x₁", ylabel="x₂")
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
