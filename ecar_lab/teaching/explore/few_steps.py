@@ -357,7 +357,7 @@ def costs(rows: Sequence[tuple[str, float, float]]) -> Figure:
         line(axis, family, *map(list, zip(*own, strict=True)), index)
     for number, (name, gflop, error) in enumerate(rows):
         _, _, plan = name.partition(", ")
-        place = ((5, 6), (5, -12))[number % 2]  # neighbours differ in it
+        place = ((5, 6), (-34, -12))[number % 2]  # neighbours differ in it
         axis.annotate(plan, (gflop, error), place, textcoords="offset points", fontsize=8)
     axis.legend(frameon=False, fontsize=8)
     logarithmic(axis, "x", "y", xlabel="GFLOP for one image", ylabel="distance to many steps")
