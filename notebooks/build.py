@@ -28,9 +28,9 @@ HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "source"
 TIMES = HERE / "times.json"
 SOLUTION = re.compile(
-    r"^(?P<indent>[ ]*)# SOLUTION (?P<number>\d\.\d[a-z]?)\n.*?^[ ]*# END\n?", re.M | re.S
+    r"^(?P<indent>[ ]*)# SOLUTION (?P<number>\d+\.\d[a-z]?)\n.*?^[ ]*# END\n?", re.M | re.S
 )
-MARKER = re.compile(r"^[ ]*# (?:SOLUTION \d\.\d[a-z]?|END)\n?", re.M)
+MARKER = re.compile(r"^[ ]*# (?:SOLUTION \d+\.\d[a-z]?|END)\n?", re.M)
 WORDS_PER_MINUTE = 180
 SECONDS_PER_CODE_LINE = 4
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -84,17 +84,18 @@ class Session:
         """A generator of random numbers, on the CPU, so that every device draws the same."""
         return torch.Generator().manual_seed(self.seed if seed is None else seed)
 
-    def pipeline(self, name: str = "cifar10") -> ECARPipeline:
+    def pipeline(self, name: str = "cifar10", *, plain: bool = True) -> ECARPipeline:
         """A checkpoint's pipeline on this device; the same one when asked for again.
 
         It samples the plain way that the notebooks build: by Euler, in even steps, guided all the
         way. What the checkpoint itself prefers is turned on by name (``solver``, ``time_power``,
-        ``guidance_interval``). The fast profile takes half of its steps.
+        ``guidance_interval``), or all of it by ``plain=False``. The fast profile takes half of
+        the plain way's steps.
 
         Raises:
             EcarError: there is no such checkpoint.
         """
-        return _pipeline(name, self.device, self.profile)
+        return _pipeline(name, self.device, plain, self.profile)
 
     def result(self, name: str) -> dict[str, Any]:
         """A committed result of ``ecar experiment`` or ``ecar benchmark``, e.g. ``quality-cpu``.
@@ -125,7 +126,7 @@ class Session:
 
 
 @functools.lru_cache(maxsize=4)
-def _pipeline(name: str, device: torch.device, profile: str) -> ECARPipeline:
+def _pipeline(name: str, device: torch.device, plain: bool, profile: str) -> ECARPipeline:
     from diffusers.utils import logging
 
     from ecar_lab.pipeline import ECARPipeline
@@ -133,11 +134,12 @@ def _pipeline(name: str, device: torch.device, profile: str) -> ECARPipeline:
     logging.disable_progress_bar()
     pipe = ECARPipeline.from_pretrained(name).to(device)
     pipe.set_progress_bar_config(disable=True)
-    pipe.model.default_solver = "euler"
-    pipe.model.register_to_config(time_power=1.0, guidance_interval=None)
-    if profile == "fast":
-        half = [(steps + 1) // 2 for steps in pipe.model.inference_steps()]
-        pipe.model.register_to_config(num_inference_steps=half)
+    if plain:
+        pipe.model.default_solver = "euler"
+        pipe.model.register_to_config(time_power=1.0, guidance_interval=None)
+        if profile == "fast":
+            half = [(steps + 1) // 2 for steps in pipe.model.inference_steps()]
+            pipe.model.register_to_config(num_inference_steps=half)
     return pipe
 
 
@@ -145,7 +147,7 @@ def setup(number: int, seed: int = 0) -> Session:
     """Opens a notebook: seeds torch, prints where it runs, shows its place in the pipeline.
 
     Args:
-        number: of the notebook, 0 to 9. seed: of everything random in it.
+        number: of the notebook, 0 to 10. seed: of everything random in it.
 
     Raises:
         EcarError: an unknown profile or notebook.

@@ -35,7 +35,9 @@ KNOWN = {
 @functools.cache
 def solution(number: str) -> str:
     """The cell of an exercise, filled in."""
-    (source,) = [path for path in build.sources() if int(path.stem[:2]) == int(number[0])]
+    (source,) = [
+        path for path in build.sources() if int(path.stem[:2]) == int(number.split(".")[0])
+    ]
     for cell in jupytext.read(source, fmt="py:percent").cells:
         if re.search(rf"# SOLUTION {re.escape(number)}[a-z]?\n", cell.source):
             return build.with_solution(cell.source)
