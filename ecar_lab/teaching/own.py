@@ -210,7 +210,7 @@ def trained(device: torch.device) -> tuple[nn.Module, str]:
 
     Where there are none, or they do not fit, the weights of the shipped digits model stand in.
     """
-    shipped, make = _pipeline("digits", device, profile()).model, piece("MyECAR")
+    shipped, make = _pipeline("digits", device, True, profile()).model, piece("MyECAR")
     why = f"there is no {weights().name} here, which notebook 6 writes"
     if weights().is_file():
         try:
