@@ -221,6 +221,7 @@ def launch(
                 mcp_server=mcp,
                 prevent_thread_lock=True,
                 share=False,
+                _frontend=False,  # or a machine whose first answer takes three seconds is given up
                 run_history=False,
                 max_file_size=LARGEST_UPLOAD,
                 footer_links=["api", "settings"],

@@ -1,5 +1,6 @@
 """What is dear and not what a test is about: made once in a test run, or measured small."""
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     it is. Nobody may change it.
     """
     base = factory.getbasetemp()
-    root = base.parent if base.name.startswith("popen-") else base  # xdist: a folder per worker
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # each has one of its own
     place = root / f"shared-{name}"
     with FileLock(f"{place}.lock"):
         if not place.exists():

@@ -46,6 +46,7 @@ def served(studio: Studio, kind: Any) -> Iterator[tuple[str, Any]]:
         prevent_thread_lock=True,
         server_port=port,
         share=False,
+        _frontend=False,  # as the app does it
         run_history=False,
         max_file_size="5mb",
         css_paths=styles(),

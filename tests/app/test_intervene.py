@@ -3,6 +3,7 @@
 import io
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -273,14 +274,27 @@ def page(studio: Studio, browser) -> Iterator:
         yield address, browser
 
 
-@pytest.fixture
-def sight(page):
-    sight = page[1].new_page(viewport={"width": 1200, "height": 900})
+@contextmanager
+def opened(page, width: int = 1200, height: int = 900) -> Iterator:
+    sight = page[1].new_page(viewport={"width": width, "height": height})
     sight.set_default_timeout(PATIENCE)
     sight.goto(page[0])
     sight.wait_for_selector(".results figure img")
     yield sight
     sight.close()
+
+
+@pytest.fixture(scope="module")
+def sight(page):
+    """One page for all tests that leave its painter alone."""
+    with opened(page) as sight:
+        yield sight
+
+
+@pytest.fixture
+def fresh(page):
+    with opened(page) as sight:
+        yield sight
 
 
 def do(sight, tab: str, button: str, words: str) -> None:
@@ -356,7 +370,8 @@ def test_class_noise_and_new_noise(sight):
     assert "Boundary score" in sight.inner_text(".results .says")
 
 
-def test_painting_by_mouse_and_by_keyboard(sight):
+def test_painting_by_mouse_and_by_keyboard(fresh):
+    sight = fresh
     do(sight, "Fork", "Base image", "cat")  # before the painter's tab was ever opened
     sight.wait_for_selector("#intervene-base:not([disabled])")
     sight.get_by_role("tab", name="Paint", exact=True).click()
@@ -402,18 +417,16 @@ def test_painting_by_mouse_and_by_keyboard(sight):
 
 
 def test_a_phone_shows_it_without_sideways_scrolling(page):
-    sight = page[1].new_page(viewport={"width": 390, "height": 844})
-    sight.set_default_timeout(PATIENCE)
-    sight.goto(page[0])
-    sight.wait_for_selector(".results figure img")
-    do(sight, "Re-noise", "Leave it out", "no new noise in stage 2")  # the last tab: all fit
-    assert sight.evaluate("document.documentElement.scrollWidth") == 390
-    every = "[...document.querySelectorAll('.results *')]"
-    assert sight.evaluate(f"Math.max(...{every}.map(e => e.getBoundingClientRect().right))") <= 390
-    sight.close()
+    with opened(page, 390, 844) as sight:
+        do(sight, "Re-noise", "Leave it out", "no new noise in stage 2")  # the last tab: all fit
+        assert sight.evaluate("document.documentElement.scrollWidth") == 390
+        every = "[...document.querySelectorAll('.results *')]"
+        right = f"Math.max(...{every}.map(e => e.getBoundingClientRect().right))"
+        assert sight.evaluate(right) <= 390
 
 
-def test_what_is_painted_or_typed_while_a_run_goes_on_stays(sight, monkeypatch):
+def test_what_is_painted_or_typed_while_a_run_goes_on_stays(fresh, monkeypatch):
+    sight = fresh
     do(sight, "Fork", "Base image", "cat")
     sight.wait_for_selector("#intervene-base:not([disabled])")
     sight.get_by_role("tab", name="Paint", exact=True).click()

@@ -129,3 +129,13 @@ def test_a_port_in_use_is_one_sentence():
         port = taken.getsockname()[1]
         with pytest.raises(EcarError, match=f"port {port} of 127.0.0.1 cannot be used"):
             demo.launch("nowhere", port=port, block=False)
+
+
+def test_a_machine_that_is_slow_to_answer_is_not_given_up(monkeypatch):
+    monkeypatch.setattr("gradio.networking.url_ok", lambda url: False)  # after three seconds
+    page, address = demo.launch("nowhere", port=free_port(), block=False)
+    try:
+        with urllib.request.urlopen(f"{address}theme.css") as answer:
+            assert answer.status == 200
+    finally:
+        page.close()

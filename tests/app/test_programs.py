@@ -35,7 +35,7 @@ def address(studio: Studio) -> Iterator[str]:
     page.queue()
     port = free_port()
     _, url, _ = page.launch(
-        server_port=port, prevent_thread_lock=True, quiet=True, run_history=False
+        server_port=port, prevent_thread_lock=True, quiet=True, run_history=False, _frontend=False
     )
     yield url
     page.close()
@@ -284,9 +284,10 @@ def test_a_server_told_to_end_while_it_works_ends_well_and_keeps_nothing(tiny_ch
     command = [sys.executable, "-m", "ecar_lab.cli", "app", "--checkpoint", str(tiny_checkpoint)]
     # A proxy is none of its business: it asks nobody but itself.
     proxies = {"HTTP_PROXY": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9"}
+    own = {"TMPDIR": tmp_path, "GRADIO_TEMP_DIR": uploads, "ECAR_CHECKPOINTS": tmp_path / "none"}
     server = subprocess.Popen(
         [*command, "--port", str(port)],
-        env={**os.environ, **proxies, "TMPDIR": str(tmp_path), "GRADIO_TEMP_DIR": str(uploads)},
+        env={**os.environ, **proxies, **{name: str(place) for name, place in own.items()}},
         cwd=Path(__file__).parents[2],
         **silent,
     )
@@ -306,11 +307,11 @@ def test_a_server_told_to_end_while_it_works_ends_well_and_keeps_nothing(tiny_ch
         while True:
             assert server.poll() is None
             try:
-                straight.open(asked, timeout=5).close()
+                straight.open(f"http://127.0.0.1:{port}/theme.css", timeout=60).close()
                 break
             except OSError:
                 time.sleep(0.2)
-        for _ in range(9):  # further ones wait
+        for _ in range(10):  # all but the first wait
             straight.open(asked, timeout=60).close()
         straight.open(picture, timeout=60).close()
         assert any(path.is_file() for path in uploads.rglob("*"))

@@ -40,6 +40,7 @@ def address(studio: Studio) -> Iterator[str]:
         server_port=port,
         prevent_thread_lock=True,
         quiet=True,
+        _frontend=False,  # as the app does it
         css_paths=styles(),
         run_history=False,
     )
