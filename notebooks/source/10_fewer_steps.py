@@ -35,7 +35,9 @@ lab = setup(10)
 # ## The result first
 #
 # Two shipped models and the same noise. `cifar10` gives velocities; `cifar10-turbo` is a copy of its teacher whose head was then
-# taught to take few steps. `plain=False` lets both sample in the way that their checkpoints prefer.
+# taught to take few steps. `plain=False` lets both sample in the way that their checkpoints prefer. If the first cell says
+# `False`, `cifar10` has been trained on since: the head's own teacher is an earlier state of it, which is why each model is
+# held against its own flow below.
 
 # %%
 teacher = lab.pipeline("cifar10", plain=False)
