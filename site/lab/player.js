@@ -5,6 +5,7 @@ import { timeGrid } from "./engine.js";
 
 const [PACE, LATE] = [90, 30]; // milliseconds a moment while a run is made, and when it is done
 const SLOW = 350; // while it is played
+const MOVES = /^(Arrow|Page|Home|End)/;
 const SVG = "http://www.w3.org/2000/svg";
 const [WIDTH, HEIGHT, TOP, BOTTOM] = [1000, 76, 10, 62];
 
@@ -18,6 +19,9 @@ export class Player {
     this.following = false;
     this.timer = null;
     this.slider.addEventListener("input", () => this.take(Number(this.slider.value)));
+    // Home at the first moment changes nothing, but a visitor who presses it wants to stay there.
+    this.slider.addEventListener("keydown", ({ key }) => MOVES.test(key) && this.stop());
+    this.slider.addEventListener("pointerdown", () => this.stop());
     byId("back").addEventListener("click", () => this.take(this.index - 1));
     byId("on").addEventListener("click", () => this.take(this.index + 1));
     byId("play").addEventListener("click", () => this.playOrPause());
