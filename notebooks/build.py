@@ -90,7 +90,8 @@ def reading_and_running(name: str, read: NotebookNode) -> str:
     minutes = words / WORDS_PER_MINUTE + lines * SECONDS_PER_CODE_LINE / 60
     times = json.loads(TIMES.read_text("utf-8"))
     seconds = times["seconds"].get(name)
-    run = "not measured" if seconds is None else f"{duration(seconds)} on {times['machine']}"
+    machine = times.get("elsewhere", {}).get(name, times["machine"])
+    run = "not measured" if seconds is None else f"{duration(seconds)} on {machine}"
     return (
         f"**Time**: about {5 * max(1, round(minutes / 5))} minutes to read (estimated from its "
         f"length), {run} to run (measured in JupyterLab). GPU: not measured."

@@ -176,13 +176,20 @@ def main() -> None:
 
 
 def record(name: str, seconds: float) -> None:
-    """Keeps a measured time; ``build.py`` writes it into the notebook's header."""
+    """Keeps a measured time; ``build.py`` writes it into the notebook's header.
+
+    ``elsewhere`` names the machine of each notebook that was not measured on the common one; once
+    all were measured on another, that is the common one.
+    """
     from ecar_lab.machine import machine
 
     times = json.loads(build.TIMES.read_text("utf-8"))
-    times["machine"] = machine()
     times["seconds"][name] = round(seconds, 1)
     times["seconds"] = dict(sorted(times["seconds"].items()))
+    elsewhere = {**times.get("elsewhere", {}), name: machine()}
+    if set(elsewhere) == set(times["seconds"]) and len(set(elsewhere.values())) == 1:
+        times["machine"] = machine()
+    times["elsewhere"] = {n: m for n, m in elsewhere.items() if m != times["machine"]}
     build.TIMES.write_text(json.dumps(times, indent=1) + os.linesep, "utf-8")
 
 
