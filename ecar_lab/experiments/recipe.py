@@ -65,18 +65,15 @@ def arms(lab: Lab) -> list[Arm]:
     longer = 1 - (1 - configuration(lab, Arm(BASELINE), 0).ema_decay) / 4
     stages = lab.shape()["num_stages"]
     once, every = [2] * (stages - 1) + [1], {"stage_strides": None}
-    seldom = {"stage_strides": [1] * (stages - 1) + [2]}
-    rare = as_preset(lab)["stage_strides"] is not None
     mixes = lab.shape().get("local_mixing", False)
-    how_often = (
-        Arm("finest stage on every image", settings={**every, "head_draws": once})
-        if rare
-        else Arm("finest stage on every second image", settings={**seldom, "head_draws": once})
-    )
+    if as_preset(lab)["stage_strides"]:
+        how_often, strides = "every image", every
+    else:
+        how_often, strides = "every second image", {"stage_strides": [1] * (stages - 1) + [2]}
     return [
         Arm(BASELINE),
         Arm("no local mixing" if mixes else "local mixing", {"local_mixing": not mixes}),
-        how_often,
+        Arm(f"finest stage on {how_often}", settings={**strides, "head_draws": once}),
         Arm("finest stage twice on every image", settings={**every, "head_draws": [2] * stages}),
         Arm("swiglu", {"mlp": "swiglu"}),
         Arm("rmsnorm", {"norm": "rms"}),

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ecar_lab import flow, schedule
-from ecar_lab.flow import Velocity
 from ecar_lab.teaching.check import Counted, Wrong, exercise, expect_close, expect_pair
+from ecar_lab.teaching.check.flow_matching import bent, velocity_at
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -21,13 +21,9 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 UNEVEN = [0.0, 0.1, 0.32, 0.6, 1.0]  # no step is as long as the one before it, or as 1 / K
 
 
-def _bent(state: Tensor, t: float) -> Tensor:
-    return torch.sin(2 * state) + 3 * t - state.flip(-1)
-
-
 # Of a velocity that is the same everywhere the step can be worked out: the start plus an integral.
 FIELDS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "a velocity that depends on place and time": _bent,
+    "a velocity that depends on place and time": bent,
     "a constant velocity": lambda state, t: torch.full_like(state, 0.7),
     "a velocity that grows evenly with time": lambda state, t: torch.full_like(state, 2 * t - 0.4),
 }
@@ -38,24 +34,13 @@ AB2_STEPS = [
 ]
 
 
-def _velocity_at(field: Callable[[Tensor, float], Tensor]) -> Velocity:
-    def velocity(state: Tensor, index: int) -> Tensor:
-        if not isinstance(index, int):
-            raise Wrong(
-                "velocity takes the number of the step, not the time: velocity(state, step)"
-            )
-        return field(state, UNEVEN[index])
-
-    return velocity
-
-
 @exercise("10.1 a step of Adams-Bashforth 2", flow.ab2_step, settings=[*AB2_STEPS, ("order", 0, 0)])
 def ab2_step(attempt: Callable[..., Any], name: str, step: int, remembers: bool) -> None:
     """``ab2_step(velocity, state, times, step, previous) -> new state, v``."""
     if name == "order":
         return _expect_order_two(attempt)
-    state, asked = draw(5, 2), Counted(_velocity_at(FIELDS[name]))
-    velocity, length = _velocity_at(FIELDS[name]), UNEVEN[step + 1] - UNEVEN[step]
+    state, asked = draw(5, 2), Counted(velocity_at(FIELDS[name], UNEVEN))
+    velocity, length = velocity_at(FIELDS[name], UNEVEN), UNEVEN[step + 1] - UNEVEN[step]
     before = UNEVEN[step] - UNEVEN[step - 1] if step else 0.0
     earlier = draw(5, 2, seed=1) if name == next(iter(FIELDS)) else state  # where it was looked up
     previous = velocity(earlier, step - 1) if remembers else None

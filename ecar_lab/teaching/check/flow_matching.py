@@ -85,27 +85,28 @@ def training_pair(attempt: Callable[[Tensor, Tensor, Any], Any], t: Any) -> None
     )
 
 
-def _field(state: Tensor, t: float) -> Tensor:
+def bent(state: Tensor, t: float) -> Tensor:
     """A velocity that depends on place and time, so that no two mistakes look alike."""
     return torch.sin(2 * state) + 3 * t - state.flip(-1)
 
 
-def _velocity_at(times: Sequence[float]) -> Velocity:
-    """``velocity(state, index)`` at ``times[index]``; it refuses a time instead of its number."""
+def velocity_at(field: Callable[[Tensor, float], Tensor], times: Sequence[float]) -> Velocity:
+    """``velocity(state, index)`` of a field at ``times[index]``; it refuses a time instead of its
+    number."""
 
     def velocity(state: Tensor, index: int) -> Tensor:
         if not isinstance(index, int):
             raise Wrong(
                 "velocity takes the number of the step, not the time: velocity(state, step)"
             )
-        return _field(state, times[index])
+        return field(state, times[index])
 
     return velocity
 
 
 def _run(attempt: Any, state: Tensor, times: Sequence[float], step: int, calls: int) -> Any:
     """What a solver's step returns, and after it the check of how often it asked the network."""
-    asked = Counted(_velocity_at(times))
+    asked = Counted(velocity_at(bent, times))
     found = expect_pair(attempt(asked, state, times, step), NEW_STATE_AND_VELOCITY)
     said = f"it asks for the velocity {len(asked.calls)} times, and each is a call of the network"
     return found, said if len(asked.calls) > calls else None
@@ -119,7 +120,7 @@ WAY = "that is the way, velocity times the length of the step: return the veloci
 @exercise("3.2 an Euler step", flow.euler_step, settings=STEPS)
 def euler_step(attempt: Step, times: Sequence[float], step: int, shape: tuple[int, ...]) -> None:
     """``euler_step(velocity, state, times, step) -> new state, velocity``."""
-    state, velocity = _draw(*shape), _velocity_at(times)
+    state, velocity = _draw(*shape), velocity_at(bent, times)
     now, then = times[step], times[step + 1]
     right, slope = flow.euler_step(velocity, state, times, step)
     (found, used), too_often = _run(attempt, state, times, step, calls=1)
@@ -166,7 +167,7 @@ def euler_step(attempt: Step, times: Sequence[float], step: int, shape: tuple[in
 @exercise("3.3 a Heun step", flow.heun_step, settings=STEPS)
 def heun_step(attempt: Step, times: Sequence[float], step: int, shape: tuple[int, ...]) -> None:
     """``heun_step(velocity, state, times, step) -> new state, mean velocity``."""
-    state, velocity = _draw(*shape, seed=2), _velocity_at(times)
+    state, velocity = _draw(*shape, seed=2), velocity_at(bent, times)
     length = times[step + 1] - times[step]
     right, slope = flow.heun_step(velocity, state, times, step)
     first = velocity(state, step)
