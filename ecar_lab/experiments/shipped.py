@@ -1,54 +1,71 @@
-"""The headline on CIFAR-10: the E-CAR and the DiT that ship, of equal size, data and images seen.
+"""The headline on CIFAR-10: the E-CAR, its few-step head and the DiT that ship, of equal size.
 
 Several guidance scales and intervals are tried with few images; at the best of them each checkpoint
-is measured with its usual steps and with fewer. DiT has every trick that E-CAR has, and stands
-there as the literature samples it, too.
+is measured with its usual steps and with fewer, on images of several seeds. DiT has every trick
+that E-CAR has, and stands there as the literature samples it, too. The time of an image is measured
+for all of them one after the other in one run, decoding included.
 """
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from ecar_lab.baselines import load_pipeline
+from ecar_lab.benchmark.timing import median_seconds, place, seeded
 from ecar_lab.cost import total_flops
 from ecar_lab.errors import EcarError
 from ecar_lab.experiments.lab import figures
 from ecar_lab.experiments.lab.lab import Lab
-from ecar_lab.experiments.lab.scores import frechet, named, named_right
+from ecar_lab.experiments.lab.scores import frechet, half_width, named, named_right
 from ecar_lab.files import checkpoints_root, data_root
 
-CHECKPOINTS = {"E-CAR": "cifar10", "DiT": "cifar10-dit"}
+CHECKPOINTS = {"E-CAR": "cifar10", "few-step E-CAR": "cifar10-turbo", "DiT": "cifar10-dit"}
 # Guidance scale and interval; E-CAR's coarsest stage has none, and its middle one all the way.
 WHOLE = [0.0, 1.0]
+
+
+def _late(scales: Sequence[float], ends: Sequence[float]) -> list[tuple[Any, Any]]:
+    return [
+        ([1.0, scale, scale], [WHOLE, WHOLE, [0.0, end]]) for scale, end in product(scales, ends)
+    ]
+
+
 GUIDANCE: dict[str, list[tuple[Any, Any]]] = {
     "E-CAR": [
-        ([1.0, scale, scale], [WHOLE, WHOLE, [0.0, end]])
-        for scale, end in product((2.0, 2.5, 3.0), (1.0, 0.3))
+        *_late((1.5, 2.0, 2.5), (1.0, 0.3)),
+        ([1.0, 2.0, 1.5], [WHOLE, WHOLE, [0.0, 0.3]]),
     ],
-    "DiT": [(scale, [0.0, end]) for scale, end in product((1.5, 2.0, 2.5), (1.0, 0.5))],
+    "few-step E-CAR": _late((1.5, 2.0, 2.5), (1.0, 0.5)),
+    "DiT": [(scale, [0.0, end]) for scale, end in product((1.25, 1.5, 2.0, 2.5), (1.0, 0.5))],
 }
-TRIAL_STEPS: dict[str, Any] = {"E-CAR": [4, 4, 4], "DiT": 7}
-# How both are sampled, and how the literature samples: with guidance all the way.
+TRIAL_STEPS: dict[str, Any] = {"E-CAR": [4, 4, 4], "few-step E-CAR": [4, 2, 2], "DiT": 7}
+# How all are sampled, and how the literature samples: with guidance all the way.
 FAST: dict[str, dict[str, Any]] = {
     "E-CAR": {"time_power": [1.0, 1.3, 1.3], "solver": "ab2"},
+    "few-step E-CAR": {"time_power": 1.0, "solver": "flow-map"},
     "DiT": {"time_power": 1.3, "solver": "ab2"},
 }
 LITERATURE: dict[str, Any] = {"time_power": 1.0, "solver": "euler"}
 # Steps, and whether as in the literature: E-CAR with its usual steps, with more, with fewer.
 FINAL: dict[str, list[tuple[Any, bool]]] = {
-    "E-CAR": [([4, 4, 4], False), ([8, 6, 6], False), ([4, 2, 2], False)],
+    "E-CAR": [([4, 4, 4], False), ([8, 6, 6], False), ([4, 3, 3], False), ([4, 2, 2], False)],
+    "few-step E-CAR": [([4, 2, 2], False), ([4, 4, 4], False), ([4, 2, 1], False)],
     "DiT": [(50, True), (12, False), (7, False), (5, False)],
 }
 TRIALS = {"smoke": 2, "cpu": None, "gpu": None}  # None: all
 TRIAL_IMAGES = {"smoke": 8, "cpu": 500, "gpu": 2000}
 FINAL_IMAGES = {"smoke": 8, "cpu": 2000, "gpu": 10_000}
+SEEDS = {"smoke": (0, 1), "cpu": (0, 1, 2), "gpu": (0, 1, 2)}
+BATCHES = {"smoke": (1,), "cpu": (1, 16), "gpu": (1, 16)}
 
 
 def run(lab: Lab) -> dict[str, Any]:
-    """Both checkpoints, each with the guidance that suits it best.
+    """All checkpoints, each with the guidance that suits it best.
 
     Raises:
         EcarError: the data set or a checkpoint is not here.
@@ -65,11 +82,17 @@ def run(lab: Lab) -> dict[str, Any]:
         name: measure(lab, name, checkpoint)
         for name, checkpoint in lab.each(CHECKPOINTS.items(), "checkpoints")
     }
+    for entry in lab.each(found.values(), "times"):
+        add_times(lab, entry)
     return {**found, "flops_ratio": dearest(found["DiT"]) / dearest(found["E-CAR"])}
 
 
 def measure(lab: Lab, name: str, checkpoint: str) -> dict[str, Any]:
-    """Trials of the guidance, then the points of one checkpoint."""
+    """Trials of the guidance, then the points of one checkpoint.
+
+    A point's metrics are means over the seeds of the samples; ``interval`` is half the width of the
+    95% confidence interval of its distance, by Student's t.
+    """
     model = load_pipeline(checkpoint).model
     trials, few = [], TRIAL_IMAGES[lab.size.name]
     for scale, interval in GUIDANCE[name][: TRIALS[lab.size.name]]:
@@ -90,15 +113,22 @@ def measure(lab: Lab, name: str, checkpoint: str) -> dict[str, Any]:
             "guidance_interval": best["guidance_interval"],
             **(LITERATURE if as_literature else FAST[name]),
         }
-        result = lab.evaluate(checkpoint, num_samples=FINAL_IMAGES[lab.size.name], **chosen)
+        results = [
+            lab.evaluate(checkpoint, num_samples=FINAL_IMAGES[lab.size.name], seed=seed, **chosen)
+            for seed in SEEDS[lab.size.name]
+        ]
+        distances = [frechet(result) for result in results]
+        shares = [named_right(result) for result in results]
         points.append(
             {
                 **chosen,
                 "gflop": total_flops(model.flops(**chosen)) / 1e9,
-                "frechet": frechet(result),
-                "precision": named(result["metrics"], ["precision"]),
-                "recall": named(result["metrics"], ["recall"]),
-                "named_right": named_right(result),
+                "frechet": statistics.fmean(distances),
+                "interval": half_width(distances),
+                "distances": distances,
+                "precision": _mean(named(r["metrics"], ["precision"]) for r in results),
+                "recall": _mean(named(r["metrics"], ["recall"]) for r in results),
+                "named_right": None if None in shares else _mean(shares),
             }
         )
     return {
@@ -106,8 +136,51 @@ def measure(lab: Lab, name: str, checkpoint: str) -> dict[str, Any]:
         "parameters": model.num_parameters(),
         "trials": trials,
         "images": FINAL_IMAGES[lab.size.name],
+        "seeds": list(SEEDS[lab.size.name]),
         "points": points,
     }
+
+
+def _mean(values: Any) -> float:
+    return statistics.fmean(values)
+
+
+def add_times(lab: Lab, entry: dict[str, Any]) -> None:
+    """Puts the seconds of an image, decoding included, into every point: the median of some runs
+    at each number of images at once. Timings are never remembered."""
+    pipe = load_pipeline(entry["checkpoint"])
+    place(pipe.model, lab.torch_device, lab.torch_dtype)
+    place(pipe.tokenizer, lab.torch_device, lab.torch_dtype)
+    for point in entry["points"]:
+        chosen = {key: point[key] for key in SETTINGS}
+
+        def images(count: int, chosen: dict[str, Any] = chosen) -> None:
+            labels = [index % pipe.model.num_classes for index in range(count)]
+            *_, last = pipe.trace(labels, generator=seeded(count), **chosen)
+            pipe.decode(last.latent)
+
+        point["seconds_per_image"] = {
+            str(count): median_seconds(
+                lambda count=count: images(count), lab.torch_device, lab.size.repeats
+            )
+            / count
+            for count in BATCHES[lab.size.name]
+        }
+
+
+SETTINGS = (
+    *("num_inference_steps", "guidance_scale", "guidance_interval", "time_power", "solver"),
+)
+
+
+def as_good(result: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
+    """For each point of DiT the cheapest point of an E-CAR whose distance is no larger: (DiT's
+    point, the E-CAR's name, its point). A point of DiT that none reaches is left out."""
+    ours = [(name, p) for name in CHECKPOINTS if name != "DiT" for p in result[name]["points"]]
+    for point in result["DiT"]["points"]:
+        reached = [(name, p) for name, p in ours if p["frechet"] <= point["frechet"]]
+        if reached:
+            yield (point, *min(reached, key=lambda one: one[1]["gflop"]))
 
 
 def best_trial(trials: list[dict[str, Any]], as_literature: bool) -> dict[str, Any]:
@@ -127,30 +200,34 @@ def dearest(entry: dict[str, Any]) -> float:
 
 
 def draw(result: dict[str, Any]) -> Figure:
-    """Distance over FLOPs of sampling."""
-    figure, (axes,) = figures.new_figure(1, width=5)
-    for name in CHECKPOINTS:
-        points = sorted(result[name]["points"], key=lambda point: point["gflop"])
-        figures.line(axes, name, [p["gflop"] for p in points], [p["frechet"] for p in points])
-        for point in points:
-            left = name == "E-CAR"
-            axes.annotate(
-                f"{name}: {point['frechet']:.2f}",
-                (point["gflop"], point["frechet"]),
-                xytext=(-7, -4) if left else (7, 2),
-                textcoords="offset points",
-                ha="right" if left else "left",
-                fontsize=9,
-            )
-    axes.set_title("shipped CIFAR-10 checkpoints", fontsize=10, loc="left")
-    axes.margins(0.35)
-    axes.set_ylim(bottom=0)
-    figures.logarithmic(axes, "x", xlabel="GFLOP per image", ylabel="Frechet distance")
+    """Distance over FLOPs of sampling, and over the time of one image where that was measured."""
+    timed = all(
+        "seconds_per_image" in p for name in _present(result) for p in result[name]["points"]
+    )
+    figure, axes = figures.new_figure(2 if timed else 1, width=4.6)
+    costs: list[tuple[Any, str]] = [(lambda point: point["gflop"], "GFLOP per image")]
+    if timed:
+        costs.append((lambda point: 1e3 * point["seconds_per_image"]["1"], "ms for one image"))
+    for axis, (cost, label) in zip(axes, costs, strict=True):
+        for name in _present(result):
+            points = sorted(result[name]["points"], key=cost)
+            spreads = [{"mean": p["frechet"], "std": p.get("interval")} for p in points]
+            figures.line(axis, name, [cost(point) for point in points], spreads)
+        axis.set_ylim(bottom=0)
+        figures.logarithmic(axis, "x", xlabel=label, ylabel="Frechet distance")
+    axes[0].set_title("shipped CIFAR-10 checkpoints", fontsize=10, loc="left")
+    axes[-1].legend(frameon=False, fontsize=9)
     return figure
 
 
+def _present(result: dict[str, Any]) -> list[str]:
+    """The checkpoints that a result has; older ones have no few-step head."""
+    return [name for name in CHECKPOINTS if name in result]
+
+
 def table(result: dict[str, Any]) -> str:
-    """Every point, the trials that decided the guidance, the ratio of FLOPs."""
+    """Every point, what is as good as DiT at which cost, the trials that decided the guidance."""
+    names = _present(result)
     rows = [
         [
             f"{name} (`{result[name]['checkpoint']}`, {result[name]['parameters'] / 1e6:.2f} M)",
@@ -159,17 +236,18 @@ def table(result: dict[str, Any]) -> str:
             figures.guidance_text(point),
             point.get("solver", "euler"),
             f"{point['gflop']:.2f}",
-            f"{point['frechet']:.2f}",
+            _times(point),
+            _distance(point),
             f"{point['precision']:.2f}",
             f"{point['recall']:.2f}",
             "-" if point["named_right"] is None else f"{point['named_right']:.1%}",
         ]
-        for name in CHECKPOINTS
+        for name in names
         for point in result[name]["points"]
     ]
     header = [
         *(f"{result['E-CAR']['images']:,} images", "steps", "power", "guidance", "solver", "GFLOP"),
-        *("Frechet distance", "precision", "recall", "classified correctly"),
+        *("ms per image", "Frechet distance", "precision", "recall", "classified correctly"),
     ]
     trials = "; ".join(
         f"{name} "
@@ -177,14 +255,63 @@ def table(result: dict[str, Any]) -> str:
             f"{figures.guidance_text(trial)}: {trial['frechet']:.2f}"
             for trial in result[name]["trials"]
         )
-        for name in CHECKPOINTS
+        for name in names
     )
+    seeds = result["E-CAR"].get("seeds", [0])
     few = result["E-CAR"]["trials"][0]["images"]
     return (
         f"{figures.markdown_table(header, rows)}\n\n"
-        f"FLOPs of sampling, first rows: {result['flops_ratio']:.1f}x fewer for E-CAR.\n\n"
+        f"{_how_measured(result, seeds)}\n\n{_verdicts(result)}\n\n"
         f"Guidance tried on {few} images each: {trials}."
     )
+
+
+def _distance(point: dict[str, Any]) -> str:
+    interval = point.get("interval")
+    return f"{point['frechet']:.2f}" + ("" if interval is None else f" ± {interval:.2f}")
+
+
+def _times(point: dict[str, Any]) -> str:
+    """Milliseconds for one image alone / in the larger batches."""
+    seconds = point.get("seconds_per_image", {})
+    return " / ".join(f"{1e3 * value:.1f}" for value in seconds.values()) or "-"
+
+
+def _how_measured(result: dict[str, Any], seeds: list[int]) -> str:
+    sentences = []
+    if len(seeds) > 1:
+        sentences.append(
+            f"Distances are means over the seeds {', '.join(map(str, seeds))} of the samples, "
+            "each with half the width of its 95% confidence interval (Student's t); one training "
+            "of each."
+        )
+    batches = list(result["E-CAR"]["points"][0].get("seconds_per_image", {}))
+    if batches:
+        sentences.append(
+            f"ms per image, decoding included, at {' and '.join(batches)} at once: medians of "
+            "one run over all rows."
+        )
+    return " ".join(sentences)
+
+
+def _verdicts(result: dict[str, Any]) -> str:
+    """What is no worse than each DiT, how much cheaper."""
+    if "few-step E-CAR" not in result:
+        return f"FLOPs of sampling, first rows: {result['flops_ratio']:.1f}x fewer for E-CAR."
+    lines = []
+    for dit, name, point in as_good(result):
+        seconds = [
+            f"{dit['seconds_per_image'][batch] / value:.1f}x less time at {batch} at once"
+            for batch, value in point["seconds_per_image"].items()
+        ]
+        steps = per_stage(point["num_inference_steps"], " + ")
+        lines.append(
+            f"- No worse than DiT at {per_stage(dit['num_inference_steps'], '')} {dit['solver']} "
+            f"steps ({dit['frechet']:.2f}): {name} at {steps} "
+            f"steps ({point['frechet']:.2f}), {dit['gflop'] / point['gflop']:.1f}x fewer FLOPs, "
+            f"{', '.join(seconds)}."
+        )
+    return "\n".join(lines) or "No E-CAR of the table is as good as any DiT of it."
 
 
 def per_stage(value: float | list[float], between: str) -> str:

@@ -17,7 +17,7 @@ from ecar_lab.cost import total_flops
 from ecar_lab.experiments import EXPERIMENTS, load_experiment, recipe, shipped, steps_and_guidance
 from ecar_lab.experiments.lab.lab import Lab
 from ecar_lab.experiments.lab.records import Trained, key_of
-from ecar_lab.experiments.lab.scores import spread
+from ecar_lab.experiments.lab.scores import half_width, spread
 from ecar_lab.experiments.lab.sizes import SIZES
 from ecar_lab.experiments.stage_ablation import steps_of_equal_flops
 from ecar_lab.experiments.stage_errors import with_real_stages
@@ -271,10 +271,42 @@ def test_the_shipped_checkpoints_are_compared_at_the_guidance_that_suits_each(
     assert sampled == [("euler", 1.0), ("ab2", 1.5)]
     assert [point["num_inference_steps"] for point in theirs["points"]] == [6, 3]
     assert theirs["points"][0]["gflop"] == pytest.approx(2 * theirs["points"][1]["gflop"])
+    assert ours["seeds"] == [0, 1]
+    for point in ours["points"]:
+        assert len(set(point["distances"])) == 2
+        assert point["frechet"] == pytest.approx(sum(point["distances"]) / 2)
+        assert point["interval"] == half_width(point["distances"])
     result = {"E-CAR": ours, "DiT": theirs, "flops_ratio": 2.0}
     assert "1: " in shipped.table(result)
     assert "1 / 2 in 0–0.5: " in shipped.table(result)
     assert shipped.draw(result).axes
+    shipped.add_times(lab, {**ours, "checkpoint": folders["E-CAR"]})
+    shipped.add_times(lab, {**theirs, "checkpoint": folders["DiT"]})
+    seconds = [point["seconds_per_image"]["1"] for point in (*ours["points"], *theirs["points"])]
+    assert all(value > 0 for value in seconds)
+
+
+def test_the_cheapest_of_those_that_are_as_good_as_dit():
+    def point(gflop, distance):
+        return {
+            **{"gflop": gflop, "frechet": distance, "num_inference_steps": 4, "solver": "ab2"},
+            "seconds_per_image": {"1": gflop / 100},
+        }
+
+    result = {
+        "E-CAR": {"points": [point(8, 0.5), point(6, 0.7)]},
+        "few-step E-CAR": {"points": [point(2, 0.9), point(1, 1.5)]},
+        "DiT": {"points": [point(80, 0.9), point(12, 0.6), point(9, 0.4)]},
+    }
+    found = [(dit["gflop"], name, p["gflop"]) for dit, name, p in shipped.as_good(result)]
+    assert found == [(80, "few-step E-CAR", 2), (12, "E-CAR", 8)]  # none reaches 0.4
+
+
+def test_the_confidence_interval_of_a_mean_is_student_s():
+    # Three values: t of two degrees of freedom at 95% is 4.3027 (any table of Student's t).
+    assert half_width([1.0, 2.0, 3.0]) == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
+    assert half_width([1.0]) is None
+    assert half_width([2.0, 2.0]) == 0.0
 
 
 def test_real_stages_take_the_place_of_the_model_s(tiny_pipeline):

@@ -15,6 +15,7 @@ from ecar_lab.viz.colours import STAGE_HUES
 # Who is who in every figure: a hue (Okabe and Ito's), a marker and a line of its own.
 STYLES: dict[str, dict[str, Any]] = {
     "E-CAR": {"color": "#0072B2", "marker": "o", "linestyle": "-"},
+    "few-step E-CAR": {"color": "#009E73", "marker": "D", "linestyle": "-."},
     "E-CAR, windows": {"color": "#0072B2", "marker": "*", "linestyle": "--"},
     "DiT": {"color": "#D55E00", "marker": "s", "linestyle": "--"},
     "full denoise per scale": {"color": "#009E73", "marker": "^", "linestyle": "-."},

@@ -30,6 +30,19 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "std": deviation, "values": values}
 
 
+def half_width(values: Sequence[float], level: float = 0.95) -> float | None:
+    """Half the width of the confidence interval of a mean: t · s / √n, n - 1 degrees of freedom.
+
+    None for one value, of which no interval is known.
+    """
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    quantile = float(t.ppf((1 + level) / 2, len(values) - 1))
+    return quantile * statistics.stdev(values) / len(values) ** 0.5
+
+
 def plus_minus(entry: dict[str, Any], digits: int = 2) -> str:
     """``mean ± std`` as a table shows it."""
     text = f"{entry['mean']:.{digits}f}"

@@ -76,7 +76,7 @@ def lines_of(result: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, An
     """Name and points of every line of a result."""
     experiment = result["experiment"]
     if experiment == "shipped":
-        for name in ("E-CAR", "DiT"):
+        for name in (n for n in ("E-CAR", "few-step E-CAR", "DiT") if n in result):
             entries = result[name]["points"]
             yield name, sorted((point(e) for e in entries), key=lambda p: p["gflop"])
     elif experiment == "steps-and-guidance":
