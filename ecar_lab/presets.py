@@ -11,6 +11,10 @@ CIFAR10_NAMES = [
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 ]
+IMAGENETTE_NAMES = [
+    *("tench", "English springer", "cassette player", "chain saw", "church"),
+    *("French horn", "garbage truck", "gas pump", "golf ball", "parachute"),
+]
 
 
 @dataclass(frozen=True)
@@ -125,11 +129,35 @@ _CIFAR10 = Preset(
     },
 )
 
+
+def _imagenette(image_size: int, factor: int, latent_channels: int) -> Preset:
+    """Imagenette at 64 or 128 px in the latents of a tokenizer of the kit's own, in the shape of
+    `cifar10`: a 16x16 latent, three stages, 64 tokens in the finest."""
+    return Preset(
+        name=f"imagenette{image_size}",
+        dataset="imagenette",
+        image_size=image_size,
+        tokenizer={
+            **{"downsample_factor": factor, "latent_channels": latent_channels},
+            **{"width": 32, "scale_terms": 2, "shortcuts": True},
+        },
+        model={
+            **_CIFAR10.model,
+            **{"latent_channels": latent_channels, "class_names": IMAGENETTE_NAMES},
+        },
+        train_tokenizer={"steps": 6000, "batch_size": 32, "sample_every": 0},
+        train_model={**_CIFAR10.train_model, "steps": 8000},
+        train_turbo={**_CIFAR10.train_turbo, "teacher": f"imagenette{image_size}"},
+    )
+
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
         _DIGITS,
         _CIFAR10,
+        _imagenette(64, 4, 8),
+        _imagenette(128, 8, 16),
         *(
             _imagenet(size, letter, shape)
             for size in (64, 128, 256)

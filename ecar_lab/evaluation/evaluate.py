@@ -31,7 +31,14 @@ from ecar_lab.evaluation.feature_net import (
     load_features,
     to_unit_range,
 )
-from ecar_lab.evaluation.judge import Judge, compare, find_own_net, fingerprint, pick_judge
+from ecar_lab.evaluation.judge import (
+    Judge,
+    compare,
+    find_own_net,
+    fingerprint,
+    pick_judge,
+    refuse_own_teacher,
+)
 from ecar_lab.evaluation.sampling import Sampling, generate, to_bytes
 from ecar_lab.generator import LatentGenerator
 from ecar_lab.machine import machine, versions
@@ -125,6 +132,7 @@ def evaluate(
     )
     data_name = dataset or trained_on(folder)
     judge = pick_judge(feature_net, data_name, pipe.image_size)
+    refuse_own_teacher(judge, pipe.tokenizer.config.get("perceptual_net"))
 
     def real(split: str, limit: int | None = None) -> ImageDataset:
         size = pipe.image_size

@@ -118,6 +118,23 @@ def pick_judge(name_or_path: str, dataset: str, image_size: int) -> Judge:
     return Judge(folder.resolve().name, fingerprint(folder), load_features(folder))
 
 
+def refuse_own_teacher(judge: Judge, teacher: str | None) -> None:
+    """Refuses a judge that a tokenizer was trained to please.
+
+    Args:
+        teacher: fingerprint of the net of the tokenizer's perceptual term, if it had one.
+
+    Raises:
+        EcarError: it is the judge.
+    """
+    if teacher and judge.fingerprint == teacher:
+        raise EcarError(
+            f"the feature net {judge.name!r} was in the loss of this tokenizer, which learned to "
+            "please it: train another with `ecar train features --seed 1 --output FOLDER` and "
+            "name it with --feature-net FOLDER"
+        )
+
+
 def find_own_net(dataset: str, image_size: int) -> Path:
     """The folder of a data set's net: the one for exactly this image size if there is one."""
     exact = f"features-{Path(dataset).stem}-{image_size}"

@@ -63,19 +63,23 @@ class ConvTokenizer(Tokenizer):
 
     `width` is the channel count at half the image size; it doubles with every further halving, so
     a block costs the same at every level. `depth` blocks of the decoder (one less in the encoder)
-    work at the latent's size, one at each finer level.
+    work at the latent's size, one at each finer level. `shortcuts` adds DC-AE's residual
+    space-to-channel shortcuts (arXiv 2410.10733) where sizes change; they have no weights.
 
     Training minimises, with e = reconstruction - image and means over all elements::
 
         R(e) = |e| + e² + sharpness_weight * (|∂x e| + |∂y e|)
         loss = R(full size) + coarse_weight * (R(half size) + ... + R(1 / 2^scale_terms))
+             + perceptual_weight * P(reconstruction, image), if a P is given
              + kl_weight * KL(q(z | image) || N(0, 1)) per latent element                     (kl)
              + codebook term + 0.25 * commitment term + 0.1 * reach term                      (vq)
 
     The half size term asks the decoder to turn the 2x2-pooled latent into the 2x2-pooled image,
     for the coarse stages of E-CAR live on pooled latents. With `scale_terms` 2 it is asked for the
-    4x4-pooled pair as well. All of this is our choice, not the paper's, which takes a tokenizer off
-    the shelf.
+    4x4-pooled pair as well. P is a distance between the features of a frozen classifier, see
+    `ecar_lab.training.perceptual`; `perceptual_net` keeps the hash of its weights, for it must not
+    judge what is made with this tokenizer. All of this is our choice, not the paper's, which takes
+    a tokenizer off the shelf.
 
     Why `kl_weight` is 3e-3: on CIFAR-10 (factor 2, 4 channels, two minutes of one core) 1e-4 gave
     38.1 dB (28 k images), 3e-3 36.7 dB (18 k images); but latents off by noise of std 0.1 / 0.2
@@ -98,6 +102,9 @@ class ConvTokenizer(Tokenizer):
         sharpness_weight: float = 0.5,
         coarse_weight: float = 0.25,
         scale_terms: int = 1,
+        shortcuts: bool = False,
+        perceptual_weight: float = 0.0,
+        perceptual_net: str = "",
     ):
         if downsample_factor not in (2, 4, 8):
             raise EcarError(f"downsample factor {downsample_factor} is unknown: use 2, 4 or 8")
@@ -112,8 +119,8 @@ class ConvTokenizer(Tokenizer):
         self.kind = kind
         channels = [width * 2**level for level in range(downsample_factor.bit_length() - 1)]
         moments = 2 * latent_channels if kind == "kl" else latent_channels
-        self.encoder = make_encoder(channels, max(1, depth - 1), moments)
-        self.decoder = make_decoder(channels, depth, latent_channels)
+        self.encoder = make_encoder(channels, max(1, depth - 1), moments, shortcuts)
+        self.decoder = make_decoder(channels, depth, latent_channels, shortcuts)
         self.quantiser = VectorQuantiser(codebook_size, latent_channels) if kind == "vq" else None
 
     def _posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,15 +147,20 @@ class ConvTokenizer(Tokenizer):
         return self.decoder(z.to(self.dtype).contiguous(memory_format=torch.channels_last))
 
     def training_loss(
-        self, images: Tensor, generator: torch.Generator | None = None, noise: Tensor | None = None
+        self,
+        images: Tensor,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """`loss` (differentiable) and its parts (detached), each a scalar float32.
 
         `images` are (B, 3, H, W) in [-1, 1], H and W divisible by f and at least 2^scale_terms f.
         The posterior is sampled with `noise`, standard normal (B, C, H/f, W/f), if given (one
-        process's share of a global draw), else with noise from `generator`. Parts: l1, l2,
-        sharpness, coarse (the half size R), coarse_4 (a quarter, if it is asked for), psnr in dB,
-        and kl and posterior_std (kl) or codebook, commitment, reach and codes_used (vq).
+        process's share of a global draw), else with noise from `generator`. `perceptual` is P.
+        Parts: l1, l2, sharpness, coarse (the half size R), coarse_4 (a quarter, if it is asked
+        for), perceptual (P, if it is given), psnr in dB, and kl and posterior_std (kl) or codebook,
+        commitment, reach and codes_used (vq).
         """
         self._check_images(images)
         halvings = range(1, self.config["scale_terms"] + 1)
@@ -170,6 +182,9 @@ class ConvTokenizer(Tokenizer):
             coarse = self._coarse_error(pooled(2**halving), images, 2**halving)
             loss = loss + self.config["coarse_weight"] * coarse
             parts["coarse" if halving == 1 else f"coarse_{2**halving}"] = coarse
+        if perceptual is not None:
+            parts["perceptual"] = perceptual(reconstruction, images)
+            loss = loss + self.config["perceptual_weight"] * parts["perceptual"]
         parts["psnr"] = psnr_per_image(reconstruction.clamp(-1, 1), images).mean()
         return {"loss": loss} | {name: part.detach() for name, part in parts.items()}
 

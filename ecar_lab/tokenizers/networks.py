@@ -43,20 +43,55 @@ def conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1)
 
 
-def make_encoder(channels: list[int], depth: int, channels_out: int) -> nn.Sequential:
+class Shrink(nn.Module):
+    """Halves the size by a convolution, beside a shortcut that needs no weights: every 2x2 square
+    is stacked into channels (PixelUnshuffle), and neighbouring channels are averaged.
+
+    The residual space-to-channel shortcut of DC-AE (arXiv 2410.10733).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__()
+        self.conv = conv3x3(channels_in, channels_out, stride=2)
+        self.channels_out = channels_out
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, i, H, W) -> (B, o, H/2, W/2)
+        stacked = F.pixel_unshuffle(x, 2).unflatten(1, (self.channels_out, -1))
+        return self.conv(x) + stacked.mean(2)
+
+
+class Grow(nn.Module):
+    """Doubles the size, the mirror of :class:`Shrink`: channels are repeated, then unstacked."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__()
+        self.conv = conv3x3(channels_in, 4 * channels_out)
+        self.repeats = 4 * channels_out // channels_in
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, i, h, w) -> (B, o, 2h, 2w)
+        return F.pixel_shuffle(self.conv(x) + x.repeat_interleave(self.repeats, dim=1), 2)
+
+
+def make_encoder(
+    channels: list[int], depth: int, channels_out: int, shortcuts: bool = False
+) -> nn.Sequential:
     """Images (B, 3, H, W) to (B, channels_out, H/f, W/f), with f = 2 ** len(channels).
 
     `channels[i]` is the width at 1 / 2^(i+1) of the image size; `depth` blocks work at the last.
+    With `shortcuts` sizes change by :class:`Shrink`.
     """
     top = channels[-1]
     layers: list[nn.Module] = [nn.PixelUnshuffle(2), conv3x3(3 * 4, channels[0])]
     for fine, coarse in pairwise(channels):
-        layers += [ResidualBlock(fine), conv3x3(fine, coarse, stride=2)]
+        halve = Shrink(fine, coarse) if shortcuts else conv3x3(fine, coarse, stride=2)
+        layers += [ResidualBlock(fine), halve]
     layers += [ResidualBlock(top) for _ in range(depth)]
     return nn.Sequential(*layers, GroupNorm(top), nn.SiLU(), conv3x3(top, channels_out))
 
 
-def make_decoder(channels: list[int], depth: int, channels_in: int) -> nn.Sequential:
+def make_decoder(
+    channels: list[int], depth: int, channels_in: int, shortcuts: bool = False
+) -> nn.Sequential:
     """Latents (B, channels_in, h, w) to images (B, 3, f*h, f*w): `make_encoder` backwards.
 
     A quarter of `channels[0]` is left at full size, where every channel costs most.
@@ -65,7 +100,10 @@ def make_decoder(channels: list[int], depth: int, channels_in: int) -> nn.Sequen
     layers: list[nn.Module] = [conv3x3(channels_in, top)]
     layers += [ResidualBlock(top) for _ in range(depth)]
     for coarse, fine in pairwise([*reversed(channels), tail]):
-        layers += [conv3x3(coarse, fine * 4), nn.PixelShuffle(2), ResidualBlock(fine)]
+        if shortcuts:
+            layers += [Grow(coarse, fine), ResidualBlock(fine)]
+        else:
+            layers += [conv3x3(coarse, fine * 4), nn.PixelShuffle(2), ResidualBlock(fine)]
     return nn.Sequential(*layers, GroupNorm(tail), nn.SiLU(), conv3x3(tail, 3))
 
 

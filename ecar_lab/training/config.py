@@ -202,6 +202,11 @@ class TokenizerTrainConfig(TrainConfig):
     """adamw suits convolutions; muon takes the weights that are true matrices."""
     test_limit: Count = 2000
     """Images of the test split on which the reconstruction is measured at the end."""
+    perceptual: Text = ""
+    """Feature net whose features reconstruction and image shall share, a name or a folder; empty
+    leaves that term out. Such a net cannot judge what is made with the tokenizer."""
+    perceptual_weight: NotNegative = 0.2
+    """Weight of that term."""
     tokenizer: Arguments = field(default_factory=dict)
     """Arguments of the tokenizer that replace the preset's (in Python and config files)."""
 

@@ -17,14 +17,17 @@ from ecar_lab.data.feeds import ImageStore, IndexedFeed, StreamFeed, generator, 
 from ecar_lab.data.identity import identity_of
 from ecar_lab.device import autocast, pick_dtype
 from ecar_lab.errors import EcarError
+from ecar_lab.evaluation.feature_net import find_features, load_features
 from ecar_lab.files import write_json
 from ecar_lab.presets import get_preset
+from ecar_lab.stored import fingerprint
 from ecar_lab.tokenizers.base import psnr
 from ecar_lab.tokenizers.makers import ConvTokenizer
 from ecar_lab.training.cards import write_card
 from ecar_lab.training.config import TokenizerTrainConfig
 from ecar_lab.training.launch import held_out_split, initial_seed, launched, training_images
 from ecar_lab.training.loop import Trainer
+from ecar_lab.training.perceptual import PerceptualLoss
 from ecar_lab.training.processes import share_of
 from ecar_lab.training.task import Task
 from ecar_lab.viz.pictures import image_grid
@@ -53,21 +56,36 @@ def train_tokenizer(cfg: TokenizerTrainConfig) -> Path:
     with launched(cfg) as launch:
         data = training_images(cfg, preset.image_size)
         check_batch(cfg.batch_size, 3 * data.info.image_size**2, launch.accelerator.device.type)
+        perceptual = find_perceptual(cfg)
+        if perceptual is not None:
+            shape |= {
+                "perceptual_weight": cfg.perceptual_weight,
+                "perceptual_net": fingerprint(find_features(cfg.perceptual)),
+            }
         initial_seed(cfg)
         model = ConvTokenizer(**shape)
-        task = TokenizerTask(cfg, model, data, launch.accelerator)
+        task = TokenizerTask(cfg, model, data, launch.accelerator, perceptual)
         return Trainer(cfg, task, launch).run()
+
+
+def find_perceptual(cfg: TokenizerTrainConfig) -> PerceptualLoss | None:
+    """The perceptual term that is asked for.
+
+    Raises:
+        EcarError: there is no such feature net.
+    """
+    return PerceptualLoss(load_features(cfg.perceptual)) if cfg.perceptual else None
 
 
 class TokenizerObjective(nn.Module):
     """The tokenizer's training loss as a module's forward, so that it can be distributed."""
 
-    def __init__(self, model: ConvTokenizer):
+    def __init__(self, model: ConvTokenizer, perceptual: PerceptualLoss | None = None):
         super().__init__()
-        self.model = model
+        self.model, self.perceptual = model, perceptual
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        parts = self.model.training_loss(images, noise=noise)
+        parts = self.model.training_loss(images, noise=noise, perceptual=self.perceptual)
         loss = parts.pop("loss")
         return loss, {f"loss_{name}": value for name, value in parts.items()}
 
@@ -81,13 +99,14 @@ class TokenizerTask(Task):
         model: ConvTokenizer,
         data: ImageDataset,
         accelerator: Accelerator,
+        perceptual: PerceptualLoss | None = None,
     ):
         self.cfg, self.data, self.accelerator = cfg, data, accelerator
         self.identity = identity_of(data)
         self.held_out = held_out_split(data)
         self.tokenizer = model.to(memory_format=torch.channels_last)  # convolutions are faster so
         self.model = self.tokenizer
-        self.objective = TokenizerObjective(self.tokenizer)
+        self.objective = TokenizerObjective(self.tokenizer, perceptual)
         self.share = share_of(cfg, accelerator)
         self.dtype = pick_dtype(accelerator.device, cfg.dtype)
         self.prefetch = cfg.streaming or accelerator.device.type != "cpu"

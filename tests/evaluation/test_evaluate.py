@@ -16,7 +16,7 @@ from ecar_lab.evaluation.feature_net import FeatureNet, extract, load_features
 from ecar_lab.evaluation.judge import INCEPTION, InceptionFeatures, Judge, fingerprint, pick_judge
 from ecar_lab.evaluation.sampling import Sampling, generate, to_bytes
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.tokenizers.makers import IdentityTokenizer
+from ecar_lab.tokenizers.makers import ConvTokenizer, IdentityTokenizer
 from ecar_lab.training.features import train_features
 from tests.conftest import tiny_model
 from tests.data.pictures import put
@@ -307,3 +307,13 @@ def test_net_of_other_classes_names_none_right():
     assert shares("frog", "cat", "dog")["real"] == 1
     assert shares("dog", "frog", "cat")["real"] == 0
     assert shares("a", "b", "c") is None
+
+
+def test_a_net_that_the_tokenizer_learned_to_please_does_not_judge(checkpoints, tmp_path):
+    tokenizer = ConvTokenizer(width=16, depth=1, perceptual_net=fingerprint(checkpoints / NET))
+    model = tiny_model(num_classes=10, latent_channels=4, latent_size=4)
+    pipe = ECARPipeline(model=model, tokenizer=tokenizer)
+    pipe.save_pretrained(tmp_path / "pleased")
+    settings = {"dataset": "digits", "num_samples": 8, "brief": True, "device": "cpu"}
+    with pytest.raises(EcarError, match=f"'{NET}' was in the loss of this tokenizer"):
+        evaluate(str(tmp_path / "pleased"), **settings)

@@ -9,7 +9,7 @@ from ecar_lab.tokenizers.base import psnr
 from ecar_lab.tokenizers.makers import (
     ConvTokenizer,
 )
-from ecar_lab.tokenizers.networks import reconstruction_terms
+from ecar_lab.tokenizers.networks import Grow, Shrink, reconstruction_terms
 from tests.tokenizers.examples import small, smooth_images
 
 
@@ -67,6 +67,43 @@ def test_loss_is_the_documented_sum():
         loss["l1"] + loss["l2"] + 0.7 * loss["sharpness"] + 0.2 * loss["coarse"] + 0.3 * loss["kl"]
     )
     torch.testing.assert_close(loss["loss"].detach(), expected)
+
+
+def test_shortcuts_carry_the_image_through_with_no_weights_of_their_own():
+    plain, short = (small(downsample_factor=8, shortcuts=on) for on in (False, True))
+    count = [sum(p.numel() for p in net.parameters()) for net in (plain, short)]
+    assert count[0] == count[1]
+    x = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(0))
+    shrink, grow = Shrink(8, 16), Grow(16, 8)
+    for layer in (shrink, grow):
+        torch.nn.init.zeros_(layer.conv.weight)
+        torch.nn.init.zeros_(layer.conv.bias)
+    # By hand: of a 2x2 square stacked into channels, 32 in all, neighbours are averaged to 16.
+    by_hand = torch.stack(
+        [x[:, c, i::2, j::2] for c in range(8) for i in (0, 1) for j in (0, 1)], dim=1
+    )
+    torch.testing.assert_close(shrink(x), by_hand.unflatten(1, (16, 2)).mean(2))
+    assert grow(shrink(x)).shape == x.shape
+    # What is the same in a square comes back unchanged.
+    flat = torch.randn(2, 8, 3, 3).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(grow(shrink(flat)), flat)
+
+
+def test_the_perceptual_term_joins_the_loss_with_its_weight():
+    tokenizer = small(perceptual_weight=0.3)
+    images, noise = smooth_images(4), torch.zeros(4, 4, 8, 8)
+    plain = tokenizer.training_loss(images, noise=noise)
+    seen = []
+
+    def far(made, real):
+        seen.append((made.requires_grad, torch.equal(real, images)))
+        return (made - real).square().mean() * 5
+
+    loss = tokenizer.training_loss(images, noise=noise, perceptual=far)
+    assert seen == [(True, True)]
+    torch.testing.assert_close(loss["loss"], plain["loss"] + 0.3 * loss["perceptual"])
+    assert not loss["perceptual"].requires_grad
+    assert "perceptual" not in plain
 
 
 @pytest.mark.parametrize("kind", ["kl", "vq"])
