@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ecar_lab.documents import CONFIGURATIONS, check_files
-from ecar_lab.download import Repository
+from ecar_lab.download import ID, Repository
 from ecar_lab.errors import EcarError
 from ecar_lab.home import checkpoint_roots, checkpoints_root, fetched_root, hub_owner, left_behind
 from ecar_lab.schema import check_path
@@ -86,9 +86,10 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
     patterns = ("[!.]*/model_index.json", "[!.]*/tokenizer/config.json")
     found = [file for pattern in patterns for file in root.glob(pattern)]
     names = sorted({file.relative_to(root).parts[0] for file in found} | left_behind().keys())
+    hint = f", or fetch it from the Hub with `ecar pull {name}`" if ID.fullmatch(name) else ""
     raise EcarError(
         f"there is no checkpoint {name!r}: give a folder or one of "
-        f"{', '.join(names) or '(none is shipped here)'}"
+        f"{', '.join(names) or '(none is shipped here)'}{hint}"
     )
 
 

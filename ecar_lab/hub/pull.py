@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from ecar_lab.stored import INDEX, StoredNetwork
 from ecar_lab.stored_pipeline import CODE, write_import
 
 KINDS = {kind.__name__: kind for kind in (ECARPipeline, BaselinePipeline)}
-LIBRARIES = ("ecar_lab", "diffusers")  # that the parts of a checkpoint may come from
+DIFFUSERS, MODULES = "diffusers", "_modules"
+LIBRARIES = ("ecar_lab", DIFFUSERS)  # that the parts of a checkpoint may come from
 
 
 @dataclass(frozen=True)
@@ -106,21 +108,25 @@ def check_index(index: dict[str, Any], name: str) -> type[ECARPipeline]:
 
 def for_the_hub(index: dict[str, Any]) -> dict[str, Any]:
     """An index whose parts are said to be diffusers' own: it fetches no pipeline that names another
-    package, and finds ours there (``StoredNetwork``)."""
-    return {
-        key: ["diffusers", entry[1]] if isinstance(entry, list) else entry
-        for key, entry in index.items()
-    }
+    package, and finds ours there (``StoredNetwork``). Where they live is kept beside."""
+    parts = {part: entry for part, entry in index.items() if isinstance(entry, list)}
+    ours = {part: entry[0] for part, entry in parts.items() if entry[0] != DIFFUSERS}
+    moved = {part: [DIFFUSERS, entry[1]] for part, entry in parts.items()}
+    return {**index, **moved, **({MODULES: ours} if ours else {})}
 
 
 def from_the_hub(index: dict[str, Any]) -> dict[str, Any]:
-    """The index as ``save_pretrained`` wrote it."""
-    return {
-        key: [getattr(diffusers, entry[1]).__module__, entry[1]]
-        if isinstance(entry, list)
-        else entry
-        for key, entry in index.items()
-    }
+    """The index as ``save_pretrained`` wrote it. Its parts are those that ``check_index`` knows."""
+    said = index.get(MODULES)
+    restored = {key: entry for key, entry in index.items() if key != MODULES}
+    for part, entry in index.items():
+        if isinstance(entry, list):
+            kind = getattr(diffusers, entry[1])
+            module = said.get(part) if isinstance(said, dict) else None
+            known = sys.modules.get(module) if isinstance(module, str) else None
+            is_there = getattr(known, entry[1], None) is kind
+            restored[part] = [module if is_there else kind.__module__, entry[1]]
+    return restored
 
 
 def check_contents(folder: Path, name: str) -> None:

@@ -198,11 +198,13 @@ def send(folder: Path, name: str, there: list[str] | None, private: bool) -> str
     operations = [CommitOperationAdd(file, str(folder / file)) for file in files]
     gone = [CommitOperationDelete(file) for file in there or () if file not in (*files, *KEPT)]
     disable_progress_bars()
+    hub, made = HfApi(), False
     try:
-        hub = HfApi()
         if there is None:
             hub.create_repo(name, private=private, exist_ok=True)
+            made = True
         hub.create_commit(name, [*operations, *gone], commit_message="A checkpoint of ecar_lab")
-        return f"{hub.endpoint}/{name}"
     except Exception as error:
-        raise unreachable(name, error) from error
+        sentence = unreachable(name, error)
+        raise EcarError(f"{sentence}; it is there, and empty" if made else str(sentence)) from error
+    return f"{hub.endpoint}/{name}"

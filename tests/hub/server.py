@@ -22,7 +22,7 @@ Files = dict[str, bytes]
 class Hub:
     """``repositories``: name -> files. ``calls``: what was asked for, in order.
 
-    ``garble``: a file that is delivered with other bytes than are listed.
+    ``garble``: a file that is delivered with other bytes than are listed; ``full``: it takes none.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Hub:
         self.private: dict[str, bool] = {}
         self.commits = 0
         self.calls: list[str] = []
-        self.garble = ""
+        self.garble, self.full = "", False
         self.address = ""
 
     @property
@@ -183,6 +183,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def take(self, name: str, body: bytes) -> None:
         """A commit: all of its lines, or none."""
+        if self.hub.full:
+            return self.answer(413, {"error": "storage limit reached"})
         files = dict(self.hub.repositories[name])
         for line in body.splitlines():
             record = json.loads(line)

@@ -147,6 +147,11 @@ def test_what_a_wheel_leaves_behind_is_fetched_once_and_compared(
         resolve_checkpoint("tinny")
 
 
+def test_a_checkpoint_that_is_named_like_one_of_the_hub_is_told_how_to_come(capsys):
+    status = cli.main(["sample", "--checkpoint", "me/tiny"])
+    assert "fetch it from the Hub with `ecar pull me/tiny`" in complaint(capsys, status)
+
+
 PROCESS = """
 import sys
 from diffusers import DiffusionPipeline

@@ -4,13 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import diffusers
 import pytest
 from huggingface_hub import ModelCard
 
 from ecar_lab.cli import main as cli
+from ecar_lab.home import checkpoints_root
 from ecar_lab.hub.card import of_table
 from ecar_lab.hub.push import PATH, last_part, without_paths
-from ecar_lab.stored import fingerprint
+from ecar_lab.stored import StoredNetwork, fingerprint
 from tests.cli.commands import complaint, files
 
 PARTS = {"model/config.json", "model/diffusion_pytorch_model.safetensors", "tokenizer/config.json"}
@@ -190,6 +192,37 @@ def test_a_wrong_token_and_no_network_are_one_sentence(hub, checkpoint, capsys, 
     assert "check the network" in complaint(capsys, push(checkpoint, "me/tiny"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in complaint(capsys, push(checkpoint, "me/tiny"))
+
+
+def test_a_hub_that_takes_nothing_leaves_what_was_there(hub, checkpoint, capsys):
+    hub.full = True
+    assert "it is there, and empty" in complaint(capsys, push(checkpoint, "me/tiny"))
+    hub.full = False
+    assert push(checkpoint, "me/tiny") == 0
+    hub.full, before = True, dict(hub.repositories["me/tiny"])
+    (checkpoint / "README.md").write_text("# Other words\n")
+    assert "is there, and empty" not in complaint(capsys, push(checkpoint, "me/tiny"))
+    assert hub.repositories["me/tiny"] == before
+
+
+def test_every_network_of_the_kit_is_found_where_the_hub_looks():
+    import ecar_lab.baselines  # noqa: F401  all that a checkpoint may hold
+
+    kinds = {kind for kind in below(StoredNetwork) if kind.__module__.startswith("ecar_lab.")}
+    assert len(kinds) > 8
+    for kind in kinds:
+        assert getattr(diffusers, kind.__name__) is kind
+
+
+def below(kind: type) -> set[type]:
+    return {kind}.union(*map(below, kind.__subclasses__())) - {StoredNetwork}
+
+
+@pytest.mark.parametrize("name", ["cifar10-dit", "digits"])
+def test_what_ships_comes_back_as_it_was(hub, name):
+    assert push(name, f"me/{name}") == 0
+    assert cli.main(["pull", f"me/{name}"]) == 0
+    assert fingerprint(Path(name)) == fingerprint(checkpoints_root() / name)
 
 
 def test_what_others_keep_there_is_not_overwritten(hub, checkpoint, capsys):
