@@ -48,7 +48,13 @@ class BuildPacked(build_py):
         super().run()
         packed = Path(self.build_lib) / PACKED
         shutil.rmtree(packed, ignore_errors=True)  # of an earlier build
-        for file, place in () if self.editable_mode else carried():
+        if self.editable_mode:
+            return
+        places = {place: file for file, place in carried()}
+        for folder, _ in CARRIED:
+            if not any(place.startswith(f"{folder}/") for place in places):
+                raise SystemExit(f"{folder} is not here, and a wheel needs it: build in a clone")
+        for place, file in places.items():
             target = packed / place
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
