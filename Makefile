@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lab lab-serve test slow coverage notebooks lint format architecture showreel site site-serve doctor lock clean
+.PHONY: help install demo lab lab-serve test slow coverage notebooks lint format architecture showreel site site-serve doctor lock hashes clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +93,17 @@ lock: ## resolves the ranges of pyproject.toml anew into requirements.lock
 	   $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable \
 	     | sed -e '/^pip==/d' -e 's/+[a-z0-9.]*$$//' | LC_ALL=C sort -f; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+	rm -rf $(VENV)-lock
+
+# 3.11.5, since some locked versions do not take the first of 3.11.
+hashes: ## writes requirements.hashes.lock, the same versions with the hash of every file, by uv
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet uv
+	@{ sed '/^[^#]/,$$d' requirements.hashes.lock; \
+	   $(VENV)-lock/bin/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes \
+	     --no-header --no-annotate --no-emit-index-url requirements.lock; } > requirements.hashes.lock.new
+	mv requirements.hashes.lock.new requirements.hashes.lock
 	rm -rf $(VENV)-lock
 
 clean: ## removes .venv and what a build leaves

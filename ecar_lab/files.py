@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -22,11 +23,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ecar_lab.documents import check_files
+from ecar_lab.documents import CONFIGURATIONS, check_files
+from ecar_lab.download import ID, Repository
 from ecar_lab.errors import EcarError
+from ecar_lab.home import checkpoint_roots, checkpoints_root, fetched_root, hub_owner, left_behind
 from ecar_lab.schema import check_path
 
-CHECKSUMS = "SHA256SUMS"
+logger = logging.getLogger(__name__)
+
+CHECKSUMS, INDEX = "SHA256SUMS", "model_index.json"
+DECIDING = (*CONFIGURATIONS, ".safetensors")  # the files of a checkpoint that its images depend on
 IMAGE_FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 Tensors = dict[str, Tensor]
 
@@ -49,12 +55,6 @@ def data_root(path: str | Path | None = None) -> Path | None:
     return root
 
 
-def checkpoints_root() -> Path:
-    """``$ECAR_CHECKPOINTS``, else ``data/checkpoints`` of this repository."""
-    named = os.environ.get("ECAR_CHECKPOINTS")
-    return Path(named) if named else Path(__file__).resolve().parents[1] / "data" / "checkpoints"
-
-
 def resolve_checkpoint(name_or_path: str | Path) -> Path:
     """A checkpoint folder, given as a path, as a training's folder or as the name of one that
     ships.
@@ -66,7 +66,7 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
         raise EcarError(f"a checkpoint {name_or_path!r}: give a folder, or the name of one")
     check_path(name_or_path)
     name = os.fspath(name_or_path)
-    for candidate in (Path(name).expanduser(), checkpoints_root() / name):
+    for candidate in (Path(name).expanduser(), *(root / name for root in checkpoint_roots())):
         if name and candidate.is_dir():
             final = candidate / "final"  # of a training, whose own config.json is no network's
             whole = (candidate / "model_index.json").is_file()
@@ -81,13 +81,45 @@ def resolve_checkpoint(name_or_path: str | Path) -> Path:
             f"there is no checkpoint {name!r}, and {str(root)!r} (from ECAR_CHECKPOINTS) is no "
             "folder: give a folder, or point the variable at the folder of the checkpoints"
         )
+    if name in left_behind():
+        return fetch_shipped(name)
     patterns = ("[!.]*/model_index.json", "[!.]*/tokenizer/config.json")
     found = [file for pattern in patterns for file in root.glob(pattern)]
-    names = sorted({file.relative_to(root).parts[0] for file in found})
+    names = sorted({file.relative_to(root).parts[0] for file in found} | left_behind().keys())
+    hint = f", or fetch it from the Hub with `ecar pull {name}`" if ID.fullmatch(name) else ""
     raise EcarError(
         f"there is no checkpoint {name!r}: give a folder or one of "
-        f"{', '.join(names) or '(none is shipped here)'}"
+        f"{', '.join(names) or '(none is shipped here)'}{hint}"
     )
+
+
+def fetch_shipped(name: str) -> Path:
+    """Fetches a checkpoint that the wheel left behind, once, and checks it against the checksums
+    that the wheel carries.
+
+    Raises:
+        EcarError: nobody keeps it on the Hub, the Hub does not give it, it is another one.
+    """
+    known = left_behind()[name]
+    repository = Repository(f"{hub_owner(name)}/{name}")
+    target = fetched_root() / name
+    logger.info("fetching %s into %s, once", repository.name, target)
+    with atomic_directory(target) as fresh:
+        repository.fetch(repository.wanted, fresh)
+        for index in known.glob(INDEX):  # as it ships; on the Hub it is written for diffusers
+            shutil.copyfile(index, fresh / INDEX)
+        # Its card and its record may have changed since; what it computes with may not.
+        sums = (known / CHECKSUMS).read_text(encoding="utf-8").splitlines(True)
+        kept = [line for line in sums if line.rstrip().endswith(DECIDING)]
+        (fresh / CHECKSUMS).write_text("".join(kept), encoding="utf-8")
+        try:
+            verify_checksums(fresh)
+        except EcarError as error:
+            raise EcarError(
+                f"{repository.name!r} is not the checkpoint {name!r} that this version of the kit "
+                "ships: take it from a clone, or name another owner in ECAR_HUB"
+            ) from error
+    return target
 
 
 def as_folder(place: Any) -> Path:

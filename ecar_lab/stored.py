@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import diffusers
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
@@ -37,6 +38,12 @@ class StoredNetwork(ModelMixin, BoundedConfig):
     always_saved: ClassVar[Sequence[str]] = ()
     # Read outside their layer's forward, where no hook can cast them.
     _skip_layerwise_casting_patterns = ("embedding", "table", "codes")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Where diffusers looks for the parts of a pipeline on the Hub: it takes no other package's.
+        if cls.__name__ not in dir(diffusers):
+            setattr(diffusers, cls.__name__, cls)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:

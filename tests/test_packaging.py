@@ -1,7 +1,10 @@
 """pyproject.toml, requirements.lock and environment.yml describe one set of packages."""
 
 import ast
+import os
 import re
+import runpy
+import subprocess
 import sys
 import tomllib
 from importlib import metadata
@@ -18,6 +21,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 # Imported only where they are found: the extras "heif", "onnx" and "fid".
 OPTIONAL = {"pillow_heif", "onnx", "onnxruntime", "torch_fidelity", "torchvision"}
+# What a wheel brings: the demo's models, and what the notebooks open (but for a DiT in number 8).
+CARRIED = ("cifar10", "cifar10-turbo", "digits", "features-cifar10", "features-digits")
 LOCK_TEXT = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
 
@@ -123,12 +128,86 @@ def test_conda_installs_the_lock_on_a_python_that_the_project_takes():
 
 
 def test_no_file_of_the_set_up_names_a_host_or_a_place_on_one_machine():
-    for name in ("requirements.lock", "environment.yml", "pyproject.toml", "Makefile", ".ci/run"):
+    for name in (
+        "requirements.lock",
+        "environment.yml",
+        "pyproject.toml",
+        "setup.py",
+        "Makefile",
+        ".ci/run",
+    ):
         text = (ROOT / name).read_text(encoding="utf-8")
         assert not re.search(r"https?://|file:|--(extra-)?index-url|--hash|--find-links", text), (
             name
         )
         assert not re.search(r"(?<![\w.])/(work|home|root|Users|opt)/", text), name
+
+
+def packed() -> dict[str, Path]:
+    """What a wheel carries beside the package: place -> file."""
+    return {place: file for file, place in runpy.run_path(str(ROOT / "setup.py"))["carried"]()}
+
+
+def test_the_wheel_carries_the_app_whole():
+    found = {file for place, file in packed().items() if place.startswith("apps/")}
+    sources = {file for file in (ROOT / "apps").rglob("*") if file.is_file()}
+    assert found == {file for file in sources if "__pycache__" not in file.parts}
+
+
+def test_the_wheel_carries_checkpoints_whole_and_knows_the_others():
+    places = packed()
+    for folder in (ROOT / "data" / "checkpoints").iterdir():
+        lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+        names = {"SHA256SUMS", *(line.partition("  ")[2] for line in lines)}
+        start = f"data/checkpoints/{folder.name}/"
+        carried = {place.removeprefix(start) for place in places if place.startswith(start)}
+        if folder.name in CARRIED:
+            assert carried == names, folder.name
+        else:
+            assert carried == set()
+            assert f"data/left_behind/{folder.name}/SHA256SUMS" in places
+            assert f"data/left_behind/{folder.name}/model_index.json" in places
+
+
+def test_the_wheel_carries_the_notebooks_and_what_they_open():
+    places = packed()
+    sources = sorted((ROOT / "notebooks" / "source").glob("[0-9]*.py"))
+    assert len(sources) == 11
+    opened = set()
+    for source in sources:
+        assert f"notebooks/{source.stem}.ipynb" in places
+        assert f"notebooks/solutions/{source.stem}.ipynb" in places
+        text = source.read_text(encoding="utf-8")
+        opened |= set(re.findall(r"lab\.pipeline\(\"([\w-]+)\"", text))
+        opened |= {f"features-{name}" for name in re.findall(r'load_features\("(\w+)"', text)}
+        for result in re.findall(r'lab\.result\("([\w-]+)"', text):
+            assert f"data/results/{result}.json" in places
+    assert {"cifar10", "digits", "cifar10-turbo"} <= opened <= set(CARRIED)
+
+
+def test_the_wheel_carries_nothing_of_anybodys_own_and_fits_on_pypi():
+    places = packed()
+    own = re.compile(r"\.ipynb_checkpoints|^notebooks/.*runs/|my_ecar")
+    assert not [place for place in places if own.search(place)]
+    assert sum(file.stat().st_size for file in places.values()) < 80e6, "PyPI takes 100 MB"
+
+
+def test_a_build_puts_them_where_the_kit_looks(tmp_path):
+    """As pip does it, but for the compression."""
+    command = ["-q", "egg_info", "--egg-base", str(tmp_path), "build_py", "--build-lib"]
+    build = [sys.executable, "setup.py", *command, str(tmp_path / "lib")]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    package = tmp_path / "lib" / "ecar_lab"
+    for place, file in packed().items():
+        assert (package / "packed" / place).stat().st_size == file.stat().st_size
+    assert (package / "cli" / "main.py").is_file()
+    assert {one.name for one in (tmp_path / "lib").iterdir()} == {"ecar_lab"}
+    said = "import ecar_lab.home as h; print(h.is_packed(), h.home(), *h.left_behind())"
+    ran = subprocess.run(
+        [sys.executable, "-c", said], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "lib")},
+    )  # fmt: skip
+    assert ran.stdout.split() == ["True", str(package / "packed"), "cifar10-dit"]
 
 
 def test_the_command_and_its_package_are_declared():

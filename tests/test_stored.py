@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import ecar_lab
 from ecar_lab import ECAR, ConvTokenizer, EcarError, ECARPipeline, IdentityTokenizer, load_tokenizer
 from ecar_lab.baselines import DiT, load_pipeline, make_pipeline
-from ecar_lab.files import checkpoints_root
+from ecar_lab.home import checkpoints_root
 from tests.conftest import tiny_model
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

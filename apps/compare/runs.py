@@ -24,6 +24,7 @@ from ecar_lab.benchmark.timing import seconds_of
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
 from ecar_lab.flow import SOLVERS
+from ecar_lab.home import checkpoint_roots
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.training.cards import images_seen
 from ecar_lab.viz.colours import STAGE_HUES, LatentColours, decode
@@ -63,7 +64,8 @@ class Rival:
         self.studio = studio
         checkpoint = studio.checkpoint.resolve()
         names = (checkpoint.name, teacher_of(checkpoint))
-        beside = (checkpoint.with_name(f"{name}-dit") for name in names if name)
+        roots = (checkpoint.parent, *checkpoint_roots()[1:])  # or fetched, beside what ships
+        beside = (root / f"{name}-dit" for name in names if name for root in roots)
         self.folder = next((one for one in beside if (one / "model_index.json").is_file()), None)
         self._lock = threading.Lock()
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.evaluate import trained_on
-from ecar_lab.files import checkpoints_root, resolve_checkpoint
+from ecar_lab.files import resolve_checkpoint
+from ecar_lab.home import checkpoint_roots, checkpoints_root
 from ecar_lab.training.cards import images_seen
 
 RUNS = Path("runs")  # where `ecar train` puts its folders
@@ -47,7 +48,8 @@ class Entry:
 def shelf(first: Path | None = None) -> list[Entry]:
     """All E-CAR models that there are: those that ship, those below ``./runs``; ``first`` at the
     beginning, wherever it lies."""
-    named = [(place.name, place) for place in folders_in(checkpoints_root())]
+    roots = [checkpoints_root(), *checkpoint_roots()[1:]]
+    named = [(place.name, place) for root in roots for place in folders_in(root)]
     named += [(f"{RUNS.name}/{place.name}", place) for place in folders_in(RUNS)]
     found: dict[Path, Entry] = {}
     if first is not None:

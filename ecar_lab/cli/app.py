@@ -8,13 +8,13 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from ecar_lab.cli.switches import parse
 from ecar_lab.errors import EcarError
+from ecar_lab.home import home
 from ecar_lab.schema import Port, Text
 
 AUTH_VARIABLE = "ECAR_APP_AUTH"
@@ -48,16 +48,36 @@ class AppSwitches:
     """Open the page in this machine's browser."""
 
 
+@dataclass
+class DemoSwitches(AppSwitches):
+    """The app on the few-step model that ships: `ecar app --checkpoint cifar10-turbo`."""
+
+    checkpoint: Text = "cifar10-turbo"
+    """A checkpoint folder, or the name of one that ships."""
+
+
+def demo(arguments: list[str]) -> None:
+    serve(parse(DemoSwitches, "demo", arguments))
+
+
 def run(arguments: list[str]) -> None:
-    switches = parse(AppSwitches, "app", arguments)
+    serve(parse(AppSwitches, "app", arguments))
+
+
+def serve(switches: AppSwitches) -> None:
+    """Serves the page until it is stopped.
+
+    Raises:
+        EcarError: a switch that cannot be, an app or a package that is not here.
+    """
     auth = read_auth(switches.auth)
     if switches.mcp and importlib.util.find_spec("mcp") is None:
         raise EcarError("--mcp needs the package mcp: pip install 'mcp>=1.21,<2'")
-    root = Path(__file__).resolve().parents[2]
+    root = home()
     if not (root / "apps" / "demo.py").is_file():
         raise EcarError(
-            f"there is no app in {str(root)!r}: it is part of the repository, "
-            "so install from a clone with `pip install -e .`"
+            f"there is no app in {str(root)!r}, so this installation is not whole: install "
+            "the package again, or from a clone with `pip install -e .`"
         )
     if auth is None and not is_local(switches.host):
         print(

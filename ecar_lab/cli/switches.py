@@ -116,6 +116,12 @@ def complaint(stop: SystemExit, said: str, command: str) -> EcarError:
                 f"{spelled(name[1])}{str(cause)[name.end(1) :]}" if name else str(cause)
             )
         cause = cause.__context__
+    if "Missing from " in said:  # then each name, and deeper what it is for
+        listed = said.partition("For full helptext")[0]
+        names = re.findall(r"^[│|] {5}(\S+)", listed, re.MULTILINE)
+        return EcarError(
+            f"{' and '.join(names)} must be given: `ecar {command} --help` lists the switches"
+        )
     lines = [line.strip().strip("│|").strip() for line in said.splitlines()[1:]]  # no title
     is_text = [bool(re.search("\\w", line)) and line[:1] not in "╭+" for line in lines]
     paragraphs = itertools.groupby(zip(is_text, lines, strict=True), key=lambda entry: entry[0])

@@ -26,7 +26,7 @@ class Finding:
     remedy: str = ""
 
 
-def report(findings: list[Finding], verdict: str = "`make demo` will run") -> str:
+def report(findings: list[Finding], verdict: str = "`ecar demo` will run") -> str:
     """The findings as text: one line each, the remedy under it, the verdict at the end.
 
     Args:

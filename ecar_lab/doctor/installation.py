@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ecar_lab.doctor.findings import Finding, Status
 from ecar_lab.errors import EcarError
+from ecar_lab.home import checkpoints_root, is_packed
 
 MIN_PYTHON = (3, 11)
 DEMO_CHECKPOINT = "cifar10"
@@ -37,11 +38,19 @@ def find_browser() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
+def in_clone(remedy: str) -> str:
+    """The remedy where the kit is a clone; from a wheel there is one for all."""
+    return "run `pip install --force-reinstall ecar-lab`" if is_packed() else remedy
+
+
 def check_python() -> Finding:
     version = f"{platform.python_version()} ({sys.executable})"
     if sys.version_info < MIN_PYTHON:
         return Finding(
-            "python", "wrong", version, "install Python 3.11 and run `make PYTHON=python3.11 demo`"
+            "python",
+            "wrong",
+            version,
+            in_clone("install Python 3.11 and run `make PYTHON=python3.11 demo`"),
         )
     return Finding("python", "ok", version)
 
@@ -57,7 +66,9 @@ def check_packages() -> Finding:
             "packages",
             "wrong",
             "ecar-lab itself is not installed here",
-            "run `make install`, or `pip install -r requirements.lock && pip install -e .`",
+            in_clone(
+                "run `make install`, or `pip install -r requirements.lock && pip install -e .`"
+            ),
         )
     missing, strangers, found = [], [], []
     for line in declared:
@@ -71,7 +82,7 @@ def check_packages() -> Finding:
             strangers.append(f"{requirement.name} {version} (wanted {requirement.specifier})")
         else:
             found.append(f"{requirement.name} {version}")
-    remedy = "run `pip install -r requirements.lock`"
+    remedy = in_clone("run `pip install -r requirements.lock`")
     if missing:
         return Finding("packages", "wrong", f"not installed: {', '.join(missing)}", remedy)
     if strangers:
@@ -84,7 +95,10 @@ def check_torch() -> Finding:
         import torch
     except Exception as error:
         return Finding(
-            "torch", "wrong", f"does not import: {first_line(error)}", "run `make install` again"
+            "torch",
+            "wrong",
+            f"does not import: {first_line(error)}",
+            in_clone("run `make install` again"),
         )
     kind = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
     return Finding("torch", "ok", f"{torch.__version__} (built with {kind})")
@@ -222,8 +236,6 @@ def check_data(data: str | None = None) -> Finding:
 
 def check_checkpoints() -> list[Finding]:
     """One finding per shipped checkpoint, and one more if the demo's own is missing."""
-    from ecar_lab.files import checkpoints_root
-
     root = checkpoints_root()
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
     findings = [check_checkpoint(folder) for folder in folders if not folder.name.startswith(".")]
@@ -233,7 +245,9 @@ def check_checkpoints() -> list[Finding]:
                 f"checkpoint {DEMO_CHECKPOINT}",
                 "wrong",
                 f"not in {root}",
-                "run `git checkout -- data/checkpoints`, or train it: `ecar train --help`",
+                in_clone(
+                    "run `git checkout -- data/checkpoints`, or train it: `ecar train --help`"
+                ),
             )
         )
     return findings
@@ -244,6 +258,7 @@ def check_checkpoint(folder: Path) -> Finding:
     name, files = f"checkpoint {folder.name}", sorted(folder.rglob("*.safetensors"))
     status: Status = "wrong" if folder.name == DEMO_CHECKPOINT else "note"
     remedy = f"run `git checkout -- data/checkpoints/{folder.name}`, or copy it here again"
+    remedy = in_clone(remedy)
     if not files:
         return Finding(name, status, "holds no weights", remedy)
     for file in files:
@@ -281,7 +296,7 @@ def safetensors_fault(file: Path) -> str:
 def check_port() -> Finding:
     """Whether the demo can open its port."""
     named = os.environ.get("GRADIO_SERVER_PORT", str(DEMO_PORT))
-    other = f"choose another: `GRADIO_SERVER_PORT={DEMO_PORT + 1} make demo`"
+    other = f"choose another: `GRADIO_SERVER_PORT={DEMO_PORT + 1} ecar demo`"
     if not (named.isascii() and named.isdigit()) or not 0 < int(named) < 65536:
         return Finding("port", "wrong", f"GRADIO_SERVER_PORT={named} is no port number", other)
     with socket.socket() as probe:
@@ -317,7 +332,7 @@ def examine(data: str | None = None) -> list[Finding]:
             found = check()
         except Exception as error:
             # What the demo cannot do without has a check of its own that says so.
-            remedy = "see what is marked wrong, or run `make install` again"
+            remedy = "see what is marked wrong; else " + in_clone("run `make install` again")
             found = Finding(name, "note", f"cannot be checked: {first_line(error)}", remedy)
         findings.extend([found] if isinstance(found, Finding) else found)
     return findings

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ecar_lab.documents import read_json
 from ecar_lab.errors import EcarError
-from ecar_lab.files import checkpoints_root
+from ecar_lab.home import checkpoint_roots
 from ecar_lab.stored import StoredNetwork
 
 
@@ -124,10 +124,10 @@ def find_features(name_or_path: str | Path) -> Path:
     Raises:
         EcarError: there is none; the sentence says how to train it.
     """
+    names = (str(name_or_path), f"features-{Path(name_or_path).stem}")
     candidates = (
         Path(name_or_path).expanduser(),
-        checkpoints_root() / str(name_or_path),
-        checkpoints_root() / f"features-{Path(name_or_path).stem}",
+        *(root / name for name in names for root in checkpoint_roots()),
     )
     for folder in candidates:
         if (folder / FeatureNet.config_name).is_file():

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.feature_net import FeatureNet, FeatureOutput, find_features, load_features
 from ecar_lab.evaluation.metrics import frechet_distance, kernel_distance, precision_recall
-from ecar_lab.files import checkpoints_root
+from ecar_lab.home import checkpoint_roots
 from ecar_lab.stored import fingerprint
 
 INCEPTION = "inception"
@@ -138,7 +138,7 @@ def refuse_own_teacher(judge: Judge, teacher: str | None) -> None:
 def find_own_net(dataset: str, image_size: int) -> Path:
     """The folder of a data set's net: the one for exactly this image size if there is one."""
     exact = f"features-{Path(dataset).stem}-{image_size}"
-    if (checkpoints_root() / exact / FeatureNet.config_name).is_file():
+    if any((root / exact / FeatureNet.config_name).is_file() for root in checkpoint_roots()):
         return find_features(exact)
     return find_features(dataset)
 

@@ -22,7 +22,7 @@ from ecar_lab.errors import EcarError
 from ecar_lab.experiments.lab import figures
 from ecar_lab.experiments.lab.lab import Lab
 from ecar_lab.experiments.lab.scores import frechet, half_width, named, named_right
-from ecar_lab.files import checkpoints_root, data_root
+from ecar_lab.files import data_root, resolve_checkpoint
 
 CHECKPOINTS = {"E-CAR": "cifar10", "few-step E-CAR": "cifar10-turbo", "DiT": "cifar10-dit"}
 # Guidance scale and interval; E-CAR's coarsest stage has none, and its middle one all the way.
@@ -70,12 +70,8 @@ def run(lab: Lab) -> dict[str, Any]:
     Raises:
         EcarError: the data set or a checkpoint is not here.
     """
-    root = checkpoints_root()
     for checkpoint in CHECKPOINTS.values():
-        if not (root / checkpoint / "model_index.json").is_file():
-            raise EcarError(
-                f"the checkpoint {checkpoint!r} is not in {root.name!r}: fetch it again"
-            )
+        resolve_checkpoint(checkpoint)
     if data_root(lab.data_root) is None:
         raise EcarError("the CIFAR-10 test images are not here: name their folder with --data")
     found = {

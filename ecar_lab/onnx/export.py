@@ -7,7 +7,6 @@ whoever has the folder needs no code of this kit.
 from __future__ import annotations
 
 import copy
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from ecar_lab.files import (
     resolve_checkpoint,
     write_json,
 )
+from ecar_lab.home import cache_root
 from ecar_lab.machine import versions
 from ecar_lab.model import ECAR
 from ecar_lab.onnx.exported import FORMAT, MANIFEST, WEIGHTS, Exported, Manifest
@@ -162,14 +162,6 @@ def numbers(model: ECAR, downsample_factor: int) -> dict[str, Any]:
         "stages": stages,
         "config": config,
     }
-
-
-def cache_root() -> Path:
-    """``$ECAR_CACHE``, else the kit's folder among the user's caches."""
-    if named := os.environ.get("ECAR_CACHE"):
-        return Path(named).expanduser()
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches) / "ecar_lab"
 
 
 def exported(

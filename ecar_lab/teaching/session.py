@@ -27,7 +27,8 @@ import ecar_lab
 from ecar_lab.data import find_datasets
 from ecar_lab.device import pick_device, pick_dtype
 from ecar_lab.errors import EcarError
-from ecar_lab.files import checkpoints_root, data_root
+from ecar_lab.files import data_root
+from ecar_lab.home import checkpoint_roots, home
 from ecar_lab.teaching.figures import show
 from ecar_lab.teaching.place import describe, place
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 PROFILES = ("full", "fast")
-RESULTS = Path(__file__).resolve().parents[2] / "data" / "results"
+RESULTS = home() / "data" / "results"
 
 
 def profile() -> str:
@@ -161,7 +162,8 @@ def setup(number: int, seed: int = 0) -> Session:
     chips = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} cores"
     )
-    models = sorted(path.parent.name for path in checkpoints_root().glob("*/model_index.json"))
+    indices = [file for root in checkpoint_roots() for file in root.glob("*/model_index.json")]
+    models = sorted({file.parent.name for file in indices})
     print(
         f"ecar_lab {ecar_lab.__version__}, torch {torch.__version__}, "
         f"Python {platform.python_version()}\n"

@@ -21,7 +21,8 @@ from ecar_lab.evaluation.feature_net import (
     extract,
     to_unit_range,
 )
-from ecar_lab.files import atomic_directory, checkpoints_root, write_json
+from ecar_lab.files import atomic_directory, write_json
+from ecar_lab.home import checkpoint_roots
 from ecar_lab.machine import machine
 from ecar_lab.schema import Count, Positive, Seed, checked
 
@@ -111,7 +112,7 @@ def train_features(
     run_device = pick_device(device)
     run_dtype = pick_dtype(run_device, dtype)
     name = f"features-{Path(dataset).stem}" + (f"-{size}" if image_size else "")
-    folder = Path(output) if output else checkpoints_root() / name
+    folder = Path(output) if output else checkpoint_roots()[-1] / name
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = FeatureNet(

@@ -25,8 +25,9 @@ from ecar_lab.data.identity import identity_of
 from ecar_lab.device import autocast, pick_dtype
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.evaluate import held_out_loss
-from ecar_lab.files import checkpoints_root, write_json
+from ecar_lab.files import write_json
 from ecar_lab.generator import LatentGenerator, TrainingDraw
+from ecar_lab.home import checkpoints_root
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ImageOutput
 from ecar_lab.presets import get_preset

@@ -17,8 +17,8 @@ from apps.tokenizer.views import BITS, Views, decibels, trained_result
 from ecar_lab.data.shapes import PICTURES
 from ecar_lab.data.sources import picture_of
 from ecar_lab.errors import EcarError
-from ecar_lab.files import checkpoints_root
 from ecar_lab.flow import block_mean
+from ecar_lab.home import checkpoints_root
 from ecar_lab.tokenizers.base import psnr
 from ecar_lab.tokenizers.study import error_map, without_channel
 from ecar_lab.viz.colours import decode

@@ -15,13 +15,14 @@ def test_the_app_is_served_with_the_switches_given(monkeypatch):
     assert served["checkpoint"] == "tiny"
     assert served["port"] == 7999
     assert served["host"] == "127.0.0.1"
+    assert cli.main(["demo", "--browser"]) == 0
+    assert (served["checkpoint"], served["browser"]) == ("cifar10-turbo", True)
 
 
-def test_an_app_without_its_repository_is_explained(monkeypatch, tmp_path, capsys):
-    from ecar_lab.cli import app
-
-    monkeypatch.setattr(app, "__file__", str(tmp_path / "ecar_lab" / "cli" / "app.py"))
-    assert "install from a clone" in complaint(capsys, cli.main(["app"]))
+def test_an_app_that_is_not_there_is_explained(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("ecar_lab.cli.app.home", lambda: tmp_path)
+    for command in ("app", "demo"):
+        assert "is not whole: install the package" in complaint(capsys, cli.main([command]))
 
 
 @pytest.mark.parametrize("port", ["many", "99999"])

@@ -16,10 +16,12 @@ import pytest
 
 from ecar_lab.benchmark.costs import run_benchmark
 from ecar_lab.cli import main as cli
-from ecar_lab.cli.app import AppSwitches
+from ecar_lab.cli.app import AppSwitches, DemoSwitches
 from ecar_lab.cli.data import DataSwitches
 from ecar_lab.cli.doctor import DoctorSwitches
 from ecar_lab.cli.experiment import ExperimentSwitches, ReportSwitches
+from ecar_lab.cli.hub import PullSwitches, PushSwitches, SpaceSwitches
+from ecar_lab.cli.notebooks import NotebooksSwitches
 from ecar_lab.cli.sample import SampleSwitches
 from ecar_lab.cli.switches import spelled
 from ecar_lab.errors import EcarError
@@ -46,6 +48,20 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
     "data": (DataSwitches, ["digits"]),
     "doctor": (DoctorSwitches, []),
     "app": (AppSwitches, []),
+    "demo": (DemoSwitches, []),
+    "notebooks": (NotebooksSwitches, ["course"]),
+    "push": (PushSwitches, ["digits", "me/digits"]),
+    "pull": (PullSwitches, ["me/digits"]),
+    "space": (SpaceSwitches, ["space"]),
+}
+POSITIONAL: dict[Any, tuple[str, ...]] = {
+    DataSwitches: ("name",),
+    DoctorSwitches: ("run",),
+    run_benchmark: ("report",),
+    NotebooksSwitches: ("folder",),
+    PushSwitches: ("checkpoint", "repository"),
+    PullSwitches: ("repository", "folder"),
+    SpaceSwitches: ("folder",),
 }
 # For a number none of these can be right; for text only the last two are wrong everywhere.
 NO_NUMBERS = ("nan", "inf", "9" * 400, "1e999", "", "²", "٣", "x" * 300, "--5")
@@ -76,9 +92,9 @@ def switches_of(source: Any) -> list[tuple[str, str]]:
         if isclass(source)
         else signature(source).parameters
     )
-    positional = {DataSwitches: "name", DoctorSwitches: "run", run_benchmark: "report"}.get(source)
+    positional = POSITIONAL.get(source, ())
     hints = hints_of(source)
-    return [(spelled(name), sort_of(hints[name])) for name in names if name != positional]
+    return [(spelled(name), sort_of(hints[name])) for name in names if name not in positional]
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +113,11 @@ def no_work(monkeypatch) -> None:
         "ecar_lab.cli.data.open_dataset",
         "ecar_lab.cli.doctor.examine",
         "apps.demo.launch",
+        "ecar_lab.cli.notebooks.output_file",
+        "ecar_lab.hub.push.token_needed",
+        "ecar_lab.hub.push.stage",
+        "ecar_lab.hub.pull.Repository",
+        "ecar_lab.hub.space.atomic_directory",
     ):
         monkeypatch.setattr(place, reached)
     for place, function in (
@@ -192,6 +213,8 @@ def test_a_variable_of_the_shell_that_is_not_set_is_no_value(no_work, arguments,
         ("experiment report --document /dev/zero", "no regular file"),
         ("train model --config /dev/zero", "no regular file"),
         ("doctor --images 0", "--images is 0: use 1 or more"),
+        ("train features", "--dataset must be given"),
+        ("push", "CHECKPOINT and OWNER/NAME must be given"),
     ],
 )
 def test_a_wrong_switch_is_named_with_what_is_right(arguments, words):
