@@ -46,6 +46,7 @@ VERBS = {
     "data": Verb("list the data sets that are here, look into one", "data.run"),
     "doctor": Verb("what is here, what is wrong, and the remedy", "doctor.run"),
     "app": Verb("serve the demo in the browser", "app.run"),
+    "serve": Verb("serve images to programs, over HTTP", "serve.run"),
 }
 
 
