@@ -111,7 +111,12 @@ class Batches:
                     self._computing = []
 
     def _take(self) -> list[Job] | None:
-        """The next batch, once it is full or has waited long enough; None at the end."""
+        """The next batch, once it is full or has waited long enough; None at the end.
+
+        Those who were just given an image often ask for the next one, so the wait begins anew with
+        the end of a batch.
+        """
+        free = time.monotonic()
         with self._changed:
             while not self._ended:
                 if not self._waiting:
@@ -119,7 +124,7 @@ class Batches:
                     continue
                 first = self._waiting[0]
                 jobs = [job for job in self._waiting if job.asked.way == first.asked.way]
-                left = first.since + self.limits.wait - time.monotonic()
+                left = max(first.since, free) + self.limits.wait - time.monotonic()
                 if len(jobs) < self.limits.batch and left > 0:
                     self._changed.wait(left)
                     continue

@@ -22,6 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[2]
 STARTING = 300.0  # seconds that a server may take until it answers
 OPEN = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
@@ -47,7 +49,7 @@ def served(checkpoint: str, *switches: str):
                 if process.poll() is not None or time.monotonic() > end:
                     raise SystemExit("the server did not start") from None
                 time.sleep(0.2)
-        yield address
+        yield address, psutil.Process(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         if process.wait(60):
@@ -65,23 +67,28 @@ def ask(address: str, number: int) -> float:
     return time.monotonic() - started
 
 
-def measure(address: str, clients: int, images: int) -> tuple[float, list[float]]:
-    """Images per second, and what each took, asked by so many clients of so many images each."""
+def measure(
+    server: tuple[str, psutil.Process], clients: int, images: int
+) -> tuple[float, float, list[float]]:
+    """Images per second, processor seconds of each, and what each took, asked by so many clients of
+    so many images each."""
+    address, process = server
 
     def client(number: int) -> list[float]:
         return [ask(address, number * images + n) for n in range(images)]
 
-    started = time.monotonic()
+    started, used = time.monotonic(), sum(process.cpu_times()[:2])
     with ThreadPoolExecutor(clients) as pool:
         taken = [one for all_of in pool.map(client, range(clients)) for one in all_of]
-    return clients * images / (time.monotonic() - started), taken
+    seconds, used = time.monotonic() - started, sum(process.cpu_times()[:2]) - used
+    return len(taken) / seconds, used / len(taken), taken
 
 
-def described(name: str, rate: float, taken: list[float]) -> str:
+def described(name: str, rate: float, used: float, taken: list[float]) -> str:
     half, most = statistics.median(taken), sorted(taken)[int(0.95 * (len(taken) - 1))]
     return (
         f"{name}: {rate:.2f} images/s, an image after {half:.2f} s (median), {most:.2f} s (95%), "
-        f"{max(taken):.2f} s (longest)"
+        f"{max(taken):.2f} s (longest); {used:.3f} processor seconds an image"
     )
 
 
@@ -93,15 +100,18 @@ def main() -> None:
     parser.add_argument("--alone", type=int, default=20, help="images made one after the other")
     parser.add_argument("--need", type=float, default=2.5, help="the least ratio")
     options, further = parser.parse_known_args()
-    with served(options.checkpoint, *further, "--batch", "1", "--wait", "0") as address:
-        measure(address, 1, 3)  # not counted
-        alone, taken = measure(address, 1, options.alone)
-    print(described("one by one", alone, taken), flush=True)
-    with served(options.checkpoint, *further) as address:
-        measure(address, options.clients, 1)  # not counted
-        many, taken = measure(address, options.clients, options.images)
-    print(described(f"{options.clients} clients", many, taken))
-    print(f"ratio {many / alone:.2f}, {options.need:g} are needed")
+    with served(options.checkpoint, *further, "--batch", "1", "--wait", "0") as server:
+        measure(server, 1, 3)  # not counted
+        alone, used_alone, taken = measure(server, 1, options.alone)
+    print(described("one by one", alone, used_alone, taken), flush=True)
+    with served(options.checkpoint, *further) as server:
+        measure(server, options.clients, 1)  # not counted
+        many, used, taken = measure(server, options.clients, options.images)
+    print(described(f"{options.clients} clients", many, used, taken))
+    print(
+        f"ratio {many / alone:.2f}, {options.need:g} are needed; of processor seconds an image "
+        f"{used_alone / used:.2f}, whatever else the machine does"
+    )
     if many / alone < options.need:
         raise SystemExit(1)
 
