@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -78,3 +79,11 @@ def seen(browser: Any) -> str:
                 lines.append(text)
         lines += [f"complaint: {said}" for said in context.complained]
     return "\n".join(lines)
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 60) -> None:
+    """Waits for a condition, however slow the machine is."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "this never came about"
+        time.sleep(0.01)

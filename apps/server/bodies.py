@@ -76,9 +76,11 @@ def check_files(headers: Mapping[str, str], body: bytes) -> None:
 
 
 class Bodies:
-    """Reads bodies, so many at a time; the one that has been read longest makes room."""
+    """Reads bodies, so many at a time, of one network and of all; the one that has been read
+    longest makes room."""
 
-    def __init__(self) -> None:
+    def __init__(self, each: int = READING_EACH, most: int = READING) -> None:
+        self.each, self.most = each, most
         self._reading: OrderedDict[asyncio.Task, str] = OrderedDict()
 
     async def read(self, receive: Callable[[], Any], path: str, network: str) -> bytes:
@@ -106,9 +108,9 @@ class Bodies:
 
     def _make_room(self, network: str) -> None:
         own = [task for task, other in self._reading.items() if other == network]
-        if len(own) >= READING_EACH:
+        if len(own) >= self.each:
             own[0].cancel()
-        elif len(self._reading) >= READING:
+        elif len(self._reading) >= self.most:
             next(iter(self._reading)).cancel()
 
     @staticmethod

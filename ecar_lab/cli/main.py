@@ -51,6 +51,7 @@ VERBS = {
     "push": Verb("send a checkpoint to the Hub, with its card", "hub.push"),
     "pull": Verb("fetch a checkpoint from the Hub, weights only", "hub.pull"),
     "space": Verb("write a Gradio Space that serves the app", "hub.space"),
+    "serve": Verb("serve images to programs, over HTTP", "serve.run"),
 }
 
 

@@ -81,8 +81,8 @@ def open_dataset(
 
     Args:
         name: ``digits``, ``shapes``, ``cifar10``, ``imagenette``, a folder of the data root,
-            ``hub:OWNER/NAME`` or ``hub:OWNER/NAME:CONFIG``, a parquet file, or a folder of parquet
-            files or of class folders.
+            ``hub:OWNER/NAME`` or ``hub:OWNER/NAME:CONFIG``, a parquet or tar file, or a folder of
+            parquet files, of tar files of samples (WebDataset), or of class folders.
         split: ``test`` and ``validation`` stand for each other where a set has only one of them;
             ``training``, ``val``, ``eval`` and the like mean what they mean to `datasets`.
         image_size: pixels; images are scaled by the shorter side and cropped at the centre.

@@ -11,9 +11,10 @@ import numpy as np
 from ecar_lab.data import columns, labels, shards
 from ecar_lab.data.columns import NO_LABELS
 from ecar_lab.data.layout import Layout, Skipped
-from ecar_lab.data.places import METADATA, TABLES, Found, recognise
+from ecar_lab.data.places import METADATA, TABLES, TARS, Found, recognise
 from ecar_lab.data.splits import pick_split
 from ecar_lab.data.tables import Table, require_memory
+from ecar_lab.data.tars import tar_shard
 from ecar_lab.errors import EcarError, reason
 
 BUILT_IN = ("digits", "shapes")
@@ -41,7 +42,7 @@ def load_table(
     else:
         found = recognise(place)
         split = pick_split(name, split, found.files)
-        if found.kind in (METADATA, TABLES):
+        if found.kind in (METADATA, TABLES, TARS):
             table = _load_shards(name, split, found, streaming, image_column, label_column)
         else:
             table = _load_pictures(name, split, found, image_column, label_column)
@@ -91,6 +92,11 @@ def find_datasets(root: str | Path) -> dict[str, dict[str, int]]:
 def _counts(found: Found) -> dict[str, int]:
     if found.kind == METADATA:
         return {split: len(pictures) for split, pictures in found.pictures.items()}
+    if found.kind == TARS:
+        return {
+            split: sum(tar_shard(found.base / file, split, file).rows for file in files)
+            for split, files in found.files.items()
+        }
     if found.kind != TABLES:
         return {split: len(files) for split, files in found.files.items()}
     counts = {}
@@ -123,7 +129,7 @@ def locate(name: str, root: Path | None) -> Path | str:
     raise EcarError(
         f"there is no data set {name!r}"
         + (f" in {str(root)!r} (which holds {here})" if root else "")
-        + f": use digits, shapes, {', '.join(HUB_IDS)}, a folder, a .parquet file or "
+        + f": use digits, shapes, {', '.join(HUB_IDS)}, a folder, a .parquet or .tar file, or "
         "hub:OWNER/NAME, or name another data root with --data or the variable ECAR_DATA"
     )
 
@@ -175,7 +181,7 @@ def _load_pictures(
 def _load_shards(
     name: str, split: str, found: Found, streaming: bool, image: str | None, label: str | None
 ) -> Table:
-    """Parquet files, or pictures with metadata files."""
+    """Parquet or tar files, or pictures with metadata files."""
     import datasets
 
     parts = _open_shards(found)
@@ -213,10 +219,11 @@ def _load_shards(
     if label != NO_LABELS:
         table.codes = {code: code for code in range(len(classes.names))}
     features = _row_features(mine[0], image, label)
-    if streaming and found.kind == TABLES:
-        table.rows = shards.stream(mine, converts, wanted, features) if total else []
+    if streaming and found.kind != METADATA:
+        table.pieces = shards.Pieces(mine, converts, wanted, features) if total else None
+        table.rows = table.pieces.rows(table.pieces.all()) if table.pieces else []
         return table
-    if found.kind == TABLES:
+    if found.kind != METADATA:
         require_memory(name, sum(shard.path.stat().st_size for shard in mine))
     tables = [shards.read_all(s, c, wanted) for s, c in zip(mine, converts, strict=True)]
     table.rows = shards.in_memory(tables, datasets.Features(features))
@@ -238,12 +245,17 @@ def _row_features(shard: shards.Shard, image: str, label: str) -> Any:
 
 def _open_shards(found: Found) -> list[shards.Shard]:
     """Every file of every split, train first; of metadata files the pictures they name."""
-    if found.kind == TABLES:
-        return [
-            shards.parquet_shard(found.base / file, split, file)
+    if found.kind != METADATA:
+        open_shard = tar_shard if found.kind == TARS else shards.parquet_shard
+        parts = [
+            open_shard(found.base / file, split, file)
             for split, files in found.files.items()
             for file in files
         ]
+        without = [name for part in parts for name in getattr(part, "without", ())]
+        if without:
+            found.skipped.add("without an image", *without)
+        return parts
     parts = []
     for split, files in found.files.items():
         named: set[str] = set()

@@ -18,11 +18,12 @@ from ecar_lab.data.layout import Skipped
 from ecar_lab.data.splits import keyword_of, splits_named, table_splits
 from ecar_lab.errors import EcarError
 
-CLASS_FOLDERS, PICTURES, METADATA, TABLES = (
+CLASS_FOLDERS, PICTURES, METADATA, TABLES, TARS = (
     "class folders",
     "pictures of one class",
     "pictures and a metadata file",
     "parquet files",
+    "tar files of samples",
 )
 METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as `datasets` has them
 MOST_OTHER_FILES = 100_000  # files that are no images: more, and this is no data set
@@ -86,15 +87,18 @@ def picture_endings() -> frozenset[str]:
 
 
 def recognise(place: Path) -> Found:
-    """The set that a folder, or one parquet file, makes up.
+    """The set that a folder, or one parquet or tar file, makes up.
 
     Raises:
         EcarError: it holds no images, or what it holds can be read in two ways.
     """
     if not place.is_dir():
-        if not is_regular(place) or place.suffix.lower() != ".parquet":
-            raise EcarError(f"{str(place)!r} is no data set: give a folder or a .parquet file")
-        return Found(TABLES, place.parent, table_splits(place, [place.name]))
+        kind = {".parquet": TABLES, ".tar": TARS}.get(place.suffix.lower())
+        if kind is None or not is_regular(place):
+            raise EcarError(
+                f"{str(place)!r} is no data set: give a folder, a .parquet or a .tar file"
+            )
+        return Found(kind, place.parent, table_splits(place, [place.name]))
     tree = scan(place)
     pictures, tables, metadata = [], [], []
     endings = picture_endings()
@@ -116,13 +120,21 @@ def recognise(place: Path) -> Found:
             tree, "beside .parquet files", [(file,) for file in metadata if file not in tables]
         )
         return _tables(tree, sorted(tables), pictures)
+    if not pictures and (tars := [file for file in tree.files if is_tar(file)]):
+        tree.skipped.reasons.pop(_why_no_picture(".tar"), None)
+        return Found(TARS, tree.base, table_splits(tree.base, tars), skipped=tree.skipped)
     if not pictures:
         left = f"; skipped: {tree.skipped}" if tree.skipped.reasons else ""
         raise EcarError(
             f"{str(place)!r} holds no images: give a folder with one folder of images "
-            f"({SOME}) per class, or of .parquet files{left}"
+            f"({SOME}) per class, of .parquet files or of .tar files of samples{left}"
         )
     return _pictures(tree, pictures, metadata)
+
+
+def is_tar(file: str) -> bool:
+    """Whether a file's name says so."""
+    return file.lower().endswith(".tar")
 
 
 def is_regular(path: Path) -> bool:

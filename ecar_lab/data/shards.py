@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow
@@ -39,19 +39,32 @@ class Shard:
     features: dict[str, Any]
     table: pyarrow.Table | None = None
 
-    def column(self, name: str) -> pyarrow.ChunkedArray:
-        """One column.
+    @property
+    def groups(self) -> list[int]:
+        """How many rows the parts have that can be read by themselves, of a parquet file."""
+        file = reading(self.path, lambda: open_parquet(self.path))
+        return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+
+    def read(self, columns: list[str], group: int | None = None) -> pyarrow.Table:
+        """Some columns, of all rows or of one part.
 
         Raises:
             EcarError: the file is damaged.
         """
         if self.table is not None:
-            return self.table[name]
-        return reading(self.path, lambda: open_parquet(self.path).read(columns=[name])[name])
+            return self.table.select(columns)
+
+        def read() -> pyarrow.Table:
+            file = open_parquet(self.path)
+            if group is None:
+                return file.read(columns=columns)
+            return file.read_row_group(group, columns=columns)
+
+        return reading(self.path, read)
 
     def distinct(self, name: str) -> list[Any]:
         """The values of a column, each once."""
-        return self.column(name).unique().to_pylist()
+        return self.read([name])[name].unique().to_pylist()
 
 
 def reading(path: Path, read: Callable[[], Any], remedy: str = "fetch it again") -> Any:
@@ -224,32 +237,67 @@ def columns_of(
 
 def read_all(shard: Shard, convert: Callable, wanted: list[str]) -> pyarrow.Table:
     """All rows of a shard, converted."""
-    if shard.table is not None:
-        return reading(shard.path, lambda: convert(shard.table))
-    return reading(shard.path, lambda: convert(open_parquet(shard.path).read(columns=wanted)))
+    return reading(shard.path, lambda: convert(shard.read(wanted)))
 
 
-def stream(shards: list[Shard], converts: list[Callable], wanted: list[str], features: Any) -> Any:
-    """The rows of parquet files as a `datasets.IterableDataset`, one shard to a row group."""
-    import datasets
-    from datasets.iterable_dataset import ArrowExamplesIterable
+class Piece(NamedTuple):
+    """Rows ``start`` to ``stop`` of part ``group`` of a shard."""
 
-    pieces = [
-        (number, group)
-        for number, shard in enumerate(shards)
-        for group in range(reading(shard.path, lambda s=shard: open_parquet(s.path)).num_row_groups)
-    ]
+    shard: int
+    group: int
+    start: int
+    stop: int
 
-    def generate(pieces: list[tuple[int, int]]) -> Iterator[tuple[str, pyarrow.Table]]:
-        for number, group in pieces:
-            path = shards[number].path
-            rows = reading(
-                path, lambda p=path, g=group: open_parquet(p).read_row_group(g, columns=wanted)
-            )
-            yield f"{number}/{group}", converts[number](rows)
 
-    info = datasets.DatasetInfo(features=features)
-    return datasets.IterableDataset(ArrowExamplesIterable(generate, {"pieces": pieces}), info=info)
+@dataclass
+class Pieces:
+    """A stream in pieces, of which every reader may be given its own."""
+
+    shards: list[Shard]
+    converts: list[Callable]
+    wanted: list[str]
+    features: Any
+
+    def all(self) -> list[Piece]:
+        """Every part of every shard as one piece."""
+        return [
+            Piece(number, group, 0, rows)
+            for number, shard in enumerate(self.shards)
+            for group, rows in enumerate(shard.groups)
+            if rows
+        ]
+
+    def rows(self, pieces: list[Piece]) -> Any:
+        """The rows of some pieces as a `datasets.IterableDataset`, one of its shards to a piece."""
+        import datasets
+        from datasets.iterable_dataset import ArrowExamplesIterable
+
+        def generate(pieces: list[Piece]) -> Iterator[tuple[str, pyarrow.Table]]:
+            for number, group, start, stop in pieces:
+                rows = self.shards[number].read(self.wanted, group).slice(start, stop - start)
+                yield f"{number}/{group}/{start}", self.converts[number](rows)
+
+        info = datasets.DatasetInfo(features=self.features)
+        return datasets.IterableDataset(
+            ArrowExamplesIterable(generate, {"pieces": pieces}), info=info
+        )
+
+
+def cut(pieces: list[Piece], count: int) -> list[list[Piece]]:
+    """The rows of all pieces in ``count`` stretches of equal length, up to one row."""
+    total = sum(piece.stop - piece.start for piece in pieces)
+    stretches: list[list[Piece]] = []
+    for index in range(count):
+        first, last = index * total // count, (index + 1) * total // count
+        inside, begin = [], 0
+        for piece in pieces:
+            length = piece.stop - piece.start
+            start, stop = max(first - begin, 0), min(last - begin, length)
+            if start < stop:
+                inside.append(piece._replace(start=piece.start + start, stop=piece.start + stop))
+            begin += length
+        stretches.append(inside)
+    return stretches
 
 
 def in_memory(tables: list[pyarrow.Table], features: Any) -> Any:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ecar_lab.data.pixels import Unreadable, Unscaled, open_image, shorten, square_pixels
 from ecar_lab.data.shapes import SHAPES, draw_shapes
+from ecar_lab.data.shards import cut
 from ecar_lab.data.tables import Content, Pair, Table, require_memory
 from ecar_lab.errors import EcarError
 
@@ -145,10 +146,11 @@ class RowSource(IndexedSource):
 class StreamSource:
     """A table that can only be read from its beginning, shuffled in a buffer.
 
-    Several readers share the shards of the stream, and every batch takes the same number of rows
-    from each. So the order (of a given batch size) does not depend on the number of processes, and
-    yet a process reads its own shards only. Where that cannot be (one shard, unknown length, or
-    all of the last batch wanted), every process reads all rows and decodes its share.
+    Several readers share the rows of the stream, each a stretch of its own of equal length, and
+    every batch takes the same number of rows from each. So no row is read twice in an epoch, the
+    order (of a given batch size) does not depend on the number of processes, and yet a process
+    reads its own stretches only. Where that cannot be (rows that nobody has counted, such as the
+    Hub's, or all of the last batch wanted), every process reads all rows and decodes its share.
     """
 
     def __init__(self, table: Table, decoder: Decoder) -> None:
@@ -158,26 +160,19 @@ class StreamSource:
         return self.table.content()
 
     def batches(self, order: Order) -> Iterator[Batch]:
-        """One epoch. An endless reader begins again at its end: readers differ in length, and the
-        processes must not differ in their number of batches."""
-        from datasets.distributed import split_dataset_by_node
-
-        size, total, rows = order.batch_size, self.table.total, self.table.rows
+        """One epoch; of the rows, less than a batch may be left over in their number, which are
+        other ones in every epoch."""
+        size, total = order.batch_size, self.table.total
         if total is not None and total < size and order.drop_last:
             raise too_small(self.table.name, self.table.split, size)
-        parallel = total is not None and order.drop_last
-        count = math.gcd(rows.num_shards, size, STREAM_READERS) if parallel else 1
+        parts = self._parts(order)
+        count = len(parts)
         apart = count % order.num_processes == 0
         own = range(count)
         if apart:
             per_process = count // order.num_processes
             own = own[order.process_index * per_process :][:per_process]
-        # One input shard at a time: interleaving them inside `shuffle` costs a pause of 20 seconds
-        # at every end, and hides the shards from `split_dataset_by_node`.
-        rows = rows.shuffle(
-            seed=order.seed, buffer_size=SHUFFLE_BUFFER // count, max_buffer_input_shards=1
-        )
-        readers = [self._read(split_dataset_by_node(rows, i, count), count > 1) for i in own]
+        readers = [self._read(parts[index], order.seed, count) for index in own]
         self.corrupt.clear()  # a row of a stream has no number by which to know it again
         for step in range(total // size if total and count > 1 else sys.maxsize):
             pairs = [pair for reader in readers for pair in itertools.islice(reader, size // count)]
@@ -190,13 +185,23 @@ class StreamSource:
                 keys = [(step, slot) for slot in range(len(pairs))]
                 yield self.decoder.fill(self.decoder(pairs, keys))
 
-    def _read(self, rows: IterableDataset, endless: bool) -> Iterator[Pair]:
-        found = True
-        while found:
-            found = False
-            for pair in self.table.pairs(rows):
-                found = endless
-                yield pair
+    def _parts(self, order: Order) -> list[IterableDataset]:
+        """The rows of an epoch, in as many parts as are read side by side."""
+        pieces = self.table.pieces
+        if pieces is None or not order.drop_last:
+            return [self.table.rows]
+        everything = pieces.all()
+        generator = torch.Generator().manual_seed(order.seed)
+        mixed = [everything[i] for i in torch.randperm(len(everything), generator=generator)]
+        count = math.gcd(order.batch_size, STREAM_READERS)
+        return [pieces.rows(part) for part in cut(mixed, count)]
+
+    def _read(self, rows: IterableDataset, seed: int, count: int) -> Iterator[Pair]:
+        # One input shard at a time: interleaving them inside `shuffle` costs a pause of 20 seconds
+        # at every end.
+        size = SHUFFLE_BUFFER // count
+        mixed = rows.shuffle(seed=seed, buffer_size=size, max_buffer_input_shards=1)
+        return self.table.pairs(mixed)
 
 
 class Decoder:

@@ -19,6 +19,7 @@ from ecar_lab.data.columns import NO_LABELS
 from ecar_lab.data.fingerprint import of_pictures, of_rows, of_table, revision_of
 from ecar_lab.data.labels import code_of
 from ecar_lab.data.layout import Layout
+from ecar_lab.data.shards import Pieces
 from ecar_lab.errors import EcarError, reason
 
 Pair = tuple[Any, int]  # encoded image as `datasets` holds it, or its pixels; class
@@ -34,6 +35,7 @@ class Table:
         pixel_type: numpy's name of what nested lists of pixels hold, "" where images are encoded.
         files: parquet files that the rows are in, or pictures, in the order of the rows.
         base: of a folder of pictures. hub_id: of a set of the Hub. taken: the limit.
+        pieces: of a stream whose rows are counted piece by piece.
     """
 
     layout: Layout
@@ -48,6 +50,7 @@ class Table:
     base: Path | None = None
     hub_id: str = ""
     taken: int | None = None
+    pieces: Pieces | None = None
 
     @property
     def name(self) -> str:
@@ -70,7 +73,7 @@ class Table:
             return
         self.taken = count
         if self.is_stream:
-            self.rows, self.total = self.rows.take(count), None
+            self.rows, self.total, self.pieces = self.rows.take(count), None, None
         elif count < len(self.rows):
             chosen = np.random.RandomState(0).permutation(len(self.rows))[:count]
             self.rows, self.total = self.rows.select(np.sort(chosen)), count

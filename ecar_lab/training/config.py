@@ -44,7 +44,7 @@ FREE_ON_RESUME = {
     ),
     *("sample_every", "sample_steps", "sample_guidance", "test_limit", "cache_latents"),
     "latents",
-    *("device", "compile", "divergence_factor", "init_from"),
+    *("device", "compile", "fsdp", "divergence_factor", "init_from"),
     *("batch_size", "grad_accum"),  # their product with the processes has to stay
 }
 
@@ -278,6 +278,9 @@ class ModelTrainConfig(LatentTrainConfig):
     """Weight of the distance between tokens in the middle of the flow head and the features that
     the tokenizer's encoder has of the clean image; it ends after 60% of the run. Only E-CAR takes
     notice of it."""
+    fsdp: bool = False
+    """Spread weights, averages and optimizer state over the processes (FSDP2) instead of giving
+    each of them all; for a model too large for one GPU."""
     shape: Arguments = field(default_factory=dict)
     """Arguments of the E-CAR that fixes the size, in place of the preset's; a baseline is made as
     large as that (in Python and config files)."""
@@ -297,6 +300,11 @@ class ModelTrainConfig(LatentTrainConfig):
             raise EcarError(
                 f"batch_size {self.batch_size} is not divisible by the stage stride "
                 f"{coarsest_share}: use {-(-self.batch_size // coarsest_share) * coarsest_share}"
+            )
+        if self.fsdp and self.align:
+            raise EcarError(
+                f"fsdp spreads the model alone, and align {self.align:g} trains more than that: "
+                "leave one of them out"
             )
 
 

@@ -20,6 +20,7 @@ from ecar_lab.data.splits import pick_split
 from ecar_lab.device import told_when_memory_is_full
 from ecar_lab.errors import EcarError
 from ecar_lab.layers import Block
+from ecar_lab.training.agreement import agree_on_settings, together
 from ecar_lab.training.config import TrainConfig
 from ecar_lab.training.processes import make_accelerator, told_when_a_process_is_lost
 from ecar_lab.training.run_folder import RunFolder
@@ -66,7 +67,8 @@ def launched(cfg: TrainConfig) -> Generator[Launch]:
 
     Raises:
         EcarError: another process trains in the folder, it cannot be written, the surroundings ask
-            for something else than the configuration, memory ran out, a process is lost.
+            for something else than the configuration, memory ran out, a process is lost, or was
+            given other settings than the first.
         KeyboardInterrupt: SIGINT ended it. SystemExit: SIGTERM or SIGHUP did; 143 or 129.
     """
     cfg.check()
@@ -79,26 +81,30 @@ def launched(cfg: TrainConfig) -> Generator[Launch]:
         RunFolder(cfg.run_folder) as folder,
     ):
         accelerator = make_accelerator(cfg)
-        if accelerator.is_main_process:
-            folder.open(anew=cfg.resume == "none")
-        accelerator.wait_for_everyone()
+        agree_on_settings(accelerator, cfg)
+        main = accelerator.is_main_process
+        together(accelerator, lambda: folder.open(cfg.resume == "none") if main else None)
         yield Launch(accelerator, folder, stop, started, clock)
 
 
-def training_images(cfg: TrainConfig, image_size: int) -> ImageDataset:
-    """The training split that a run asks for.
+def training_images(cfg: TrainConfig, image_size: int, accelerator: Accelerator) -> ImageDataset:
+    """The training split that a run asks for, once all processes have it.
 
     Raises:
         EcarError: no such data set, or images that cannot be read.
     """
-    return open_dataset(
-        cfg.dataset_name,
-        split="train",
-        image_size=image_size,
-        data_root=cfg.data,
-        streaming=cfg.streaming,
-        limit=cfg.limit,
-    )
+
+    def opened() -> ImageDataset:
+        return open_dataset(
+            cfg.dataset_name,
+            split="train",
+            image_size=image_size,
+            data_root=cfg.data,
+            streaming=cfg.streaming,
+            limit=cfg.limit,
+        )
+
+    return together(accelerator, opened)
 
 
 def held_out_split(data: ImageDataset) -> str:

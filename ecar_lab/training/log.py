@@ -42,19 +42,21 @@ class Meter:
         self.count: dict[str, Tensor] = {}
         self.first_bad = torch.tensor(math.inf, dtype=self.dtype, device=self.device)
 
-    def add(self, step: int, values: dict[str, Tensor]) -> None:
-        """Adds one step's (or micro-batch's) values."""
+    def add(self, step: int, values: dict[str, Tensor], share: float = 1.0) -> None:
+        """Adds values of a step, or of the micro-batch of a process, which is a share of it: so a
+        mean is the same however many parts a step has, and may go on with another number."""
         for name, value in values.items():
             value = value.detach().to(self.dtype)
-            there = ~value.isnan()
-            value = torch.where(there, value, 0.0)
+            there = share * (~value.isnan()).to(self.dtype)
+            value = share * value.nan_to_num(0.0, math.inf, -math.inf)
             if name in self.total:
                 self.total[name] += value
                 self.count[name] += there
             else:
-                self.total[name], self.count[name] = value.clone(), there.to(self.dtype)
-        bad = torch.where(values["loss"].detach().isfinite(), math.inf, float(step))
-        self.first_bad = torch.minimum(self.first_bad, bad.to(self.dtype))
+                self.total[name], self.count[name] = value, there
+        if "loss" in values:
+            bad = torch.where(values["loss"].detach().isfinite(), math.inf, float(step))
+            self.first_bad = torch.minimum(self.first_bad, bad.to(self.dtype))
 
     def share(self, accelerator: Accelerator) -> None:
         """Replaces the sums of this process by the sums over all processes."""

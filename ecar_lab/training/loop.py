@@ -25,13 +25,16 @@ from ecar_lab.data.progress import Bar
 from ecar_lab.device import autocast, pick_dtype
 from ecar_lab.errors import EcarError
 from ecar_lab.files import atomic_directory, output_file, write_json
+from ecar_lab.generator import LatentGenerator
 from ecar_lab.machine import count_flops, matmul_rate
 from ecar_lab.training import state
+from ecar_lab.training.agreement import of_the_first
 from ecar_lab.training.config import TrainConfig
 from ecar_lab.training.launch import Launch, Window, compile_objective, without_compiling
 from ecar_lab.training.log import DivergenceGuard, Meter, RunLog
 from ecar_lab.training.optim import Plan, build_optimizers, lr_factor
 from ecar_lab.training.processes import share_of
+from ecar_lab.training.sharding import collected, spread, whole
 from ecar_lab.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -59,13 +62,22 @@ class Trainer:
         if cfg.compile:
             compile_objective(task.objective, self.device)
         self.all_weights_used = not unused
+        self.spread = task.fsdp and accelerator.num_processes > 1
+        if self.spread:
+            plain = cast(LatentGenerator, copy.deepcopy(task.model))
+            task.generator = plain.to("cpu" if self.main else "meta")
+            spread(task.objective, self.device)
+        elif task.fsdp:
+            logger.warning("fsdp spreads weights over processes, and there is one: start several")
         accelerator.ddp_handler = DistributedDataParallelKwargs(
             gradient_as_bucket_view=True, find_unused_parameters=unused
         )
         trained = {name: p for name, p in task.trained.named_parameters() if p.requires_grad}
         self.parameter_names, self.parameters = list(trained), list(trained.values())
         self.optimizers = build_optimizers(task.trained, cfg)
-        self.objective = accelerator.prepare_model(task.objective)
+        self.objective = (
+            task.objective if self.spread else accelerator.prepare_model(task.objective)
+        )
         self.stepped = [accelerator.prepare_optimizer(o) for o in self.optimizers]
         self.averages = {"ema": EMAModel(self.parameters, decay=cfg.ema_decay, foreach=True)}
         if task.second_ema_decay is not None:
@@ -188,20 +200,19 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
+        share = 1 / self.accelerator.num_processes
         for batch in batches:
             with self.accelerator.accumulate(self.objective):
                 with autocast(self.device, self.dtype):
                     loss, parts = self.objective(*batch)
                 self.accelerator.backward(loss)
-                values = {"loss": loss, **parts}
+                self.meter.add(self.step, {"loss": loss, **parts}, share / len(batches))
                 if self.accelerator.sync_gradients:
-                    values["gradient_norm"] = self.accelerator.clip_grad_norm_(
-                        self.parameters, self.cfg.grad_clip
-                    )
+                    norm = self.accelerator.clip_grad_norm_(self.parameters, self.cfg.grad_clip)
+                    self.meter.add(self.step, {"gradient_norm": whole(cast(Tensor, norm))}, share)
                 for optimizer in self.stepped:
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
-            self.meter.add(self.step, values)
         for average in self.averages.values():
             average.step(self.parameters)
 
@@ -304,11 +315,9 @@ class Trainer:
         return box if by_steps is None else min(box, by_steps)
 
     def _sample(self, log: RunLog | None) -> None:
-        if log is None:
-            return
         with self.averaged():
-            picture = self.task.sample(self.step)
-        if picture is None:
+            picture = None if log is None else self.task.sample(self.step)
+        if log is None or picture is None:
             return
         file = self.run_folder / "samples" / f"step-{self.step:08d}.png"
         self.folder.check()
@@ -321,8 +330,16 @@ class Trainer:
 
     @contextlib.contextmanager
     def averaged(self, name: str = "ema") -> Generator[None]:
-        """Within the block the model holds the averaged weights and is in evaluation mode."""
+        """Within the block the model of the main process holds the averaged weights and is in
+        evaluation mode: where weights are spread, a whole copy of it."""
         average = self.averages[name]
+        if self.spread:
+            with self._gathered(average), without_compiling():
+                yield
+            return
+        if not self.main:
+            yield
+            return
         average.store(self.parameters)
         average.copy_to(self.parameters)
         self.task.model.eval()
@@ -333,36 +350,57 @@ class Trainer:
             average.restore(self.parameters)
             self.task.model.train()
 
+    @contextlib.contextmanager
+    def _gathered(self, average: EMAModel) -> Generator[None]:
+        """Within the block the main process's copy of the model holds these weights, whole."""
+        named = dict(zip(self.parameter_names, average.shadow_params, strict=True))
+        generator = self.task.generator
+        weights = collected(named, self.main)
+        if not self.main:
+            yield
+            return
+        generator.load_state_dict(weights, strict=False)  # the buffers stay as they are
+        generator.to(self.device).eval()
+        try:
+            yield
+        finally:
+            generator.to("cpu")
+
     def _export(self, log: RunLog | None) -> None:
-        if self.main:
-            errors = self._held_out_errors()
-            best = min(errors, key=errors.__getitem__, default="ema")
-            if errors and log is not None:
-                named = {f"held_out_error_{name}": error for name, error in errors.items()}
-                log.write({"step": self.step, **named})
-            report = {
-                "steps": self.step,
-                "planned_steps": self.plan.total,
-                "images": self.step * self.global_batch,
-                "minutes": self.seconds / 60.0,
-                "flops_per_image": self.flops_per_image,
-                "last": self.last_row,
-                "ema_decay": self.averages[best].decay,
-            }
-            self.folder.check()
-            with self.averaged(best), atomic_directory(self.run_folder / "final") as folder:
-                results = self.task.export(folder, report)
-            if results and log is not None:
-                log.write({"step": self.step, **results})
-            logger.info("the result is in %s", self.run_folder / "final")
+        errors = self._held_out_errors()
+        best = of_the_first(self.accelerator, min(errors, key=errors.__getitem__, default="ema"))
+        with self.averaged(best):
+            if self.main:
+                self._write_result(log, best, errors)
         self.accelerator.wait_for_everyone()
+
+    def _write_result(self, log: RunLog | None, best: str, errors: dict[str, float]) -> None:
+        if errors and log is not None:
+            named = {f"held_out_error_{name}": error for name, error in errors.items()}
+            log.write({"step": self.step, **named})
+        report = {
+            "steps": self.step,
+            "planned_steps": self.plan.total,
+            "images": self.step * self.global_batch,
+            "minutes": self.seconds / 60.0,
+            "flops_per_image": self.flops_per_image,
+            "last": self.last_row,
+            "ema_decay": self.averages[best].decay,
+        }
+        self.folder.check()
+        with atomic_directory(self.run_folder / "final") as folder:
+            results = self.task.export(folder, report)
+        if results and log is not None:
+            log.write({"step": self.step, **results})
+        logger.info("the result is in %s", self.run_folder / "final")
 
     def _held_out_errors(self) -> dict[str, float]:
         """The error of each set of averaged weights; empty where there is nothing to choose."""
         errors = {}
         for name in self.averages if len(self.averages) > 1 else ():
             with self.averaged(name):
-                errors[name] = self.task.held_out_error()
+                if self.main:
+                    errors[name] = self.task.held_out_error()
         return errors
 
     # -- what is measured and written once ---------------------------------------------------------

@@ -33,6 +33,7 @@ from ecar_lab.pipeline import ImageOutput
 from ecar_lab.presets import get_preset
 from ecar_lab.tokenizers.base import Tokenizer
 from ecar_lab.tokenizers.makers import load_tokenizer
+from ecar_lab.training.agreement import agree_on_data
 from ecar_lab.training.cards import write_card
 from ecar_lab.training.config import (
     LatentTrainConfig,
@@ -78,7 +79,7 @@ def model_trainer(cfg: ModelTrainConfig, launch: Launch) -> Trainer:
     preset, accelerator = get_preset(cfg.preset), launch.accelerator
     source = find_tokenizer(cfg)
     tokenizer = load_tokenizer(source).to(accelerator.device).requires_grad_(False)
-    data = training_images(cfg, preset.image_size)
+    data = training_images(cfg, preset.image_size, accelerator)
     initial_seed(cfg)
     model = new_model(cfg, tokenizer, data.info)
     check_batch(cfg.batch_size, least_activations(model.config), accelerator.device.type)
@@ -197,7 +198,9 @@ class LatentTask(Task, Generic[Config]):
         self.cfg, self.generator, self.tokenizer, self.data = cfg, model, tokenizer, data
         self.accelerator = accelerator
         self.device = accelerator.device
-        self.identity = identity_of(data, tokenizer=tokenizer_hash(tokenizer))
+        self.identity = agree_on_data(
+            accelerator, identity_of(data, tokenizer=tokenizer_hash(tokenizer))
+        )
         self.model = model
         self.second_ema_decay = cfg.second_ema_decay
         self.held_out = held_out_split(data) if cfg.second_ema_decay else "test"
@@ -307,6 +310,7 @@ class ModelTask(LatentTask[ModelTrainConfig]):
         self.terms = terms_for(cfg, model, others[0])
         self.wants_images = self.terms is not None and self.terms.alignment is not None
         self.objective = ModelObjective(model, cfg.class_dropout, cfg.stage_strides, self.terms)
+        self.fsdp = cfg.fsdp
         super().__init__(cfg, model, *others)
 
     @property

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ecar_lab.files import Tensors
 from ecar_lab.training.config import TrainConfig
+from ecar_lab.training.sharding import WholeMuon, is_spread, like
 
 # A weight whose smaller side is below this touches pixels or latents rather than hidden features
 # (patch embedding, output projection): there an orthogonal update makes no sense.
@@ -49,8 +50,9 @@ def build_optimizers(model: nn.Module, cfg: TrainConfig) -> list[torch.optim.Opt
     ]
     optimizers: list[torch.optim.Optimizer] = []
     if hidden:
+        kind = WholeMuon if is_spread(hidden[0]) else torch.optim.Muon
         optimizers.append(
-            torch.optim.Muon(
+            kind(
                 hidden,
                 lr=cfg.lr,
                 weight_decay=cfg.weight_decay,
@@ -104,7 +106,7 @@ def load_optimizer_tensors(
         for index, entries in state.items():
             for key, tensor in entries.items():
                 if tensor.ndim:  # fused optimizers walk weights and state in the same memory order
-                    entries[key] = torch.empty_like(parameters[index]).copy_(tensor)
+                    entries[key] = like(tensor, parameters[index])
         optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

@@ -44,9 +44,10 @@ def make_accelerator(cfg: TrainConfig) -> Accelerator:
     for name in FOREIGN:
         variable = f"ACCELERATE_USE_{name}"
         if os.environ.get(variable, "").lower() in ("1", "true", "yes", "on", "y", "t"):
+            instead = "spread the weights with --fsdp (ecar train model)" if name == "FSDP" else ""
             raise EcarError(
                 f"{variable} is set, and this trainer does not work that way: unset it, or choose "
-                "no or multi-GPU in `accelerate config`"
+                "no or multi-GPU in `accelerate config`" + (f", and {instead}" if instead else "")
             )
     start_missing_processes()
     try:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ecar_lab.data.identity import difference
 from ecar_lab.errors import EcarError
+from ecar_lab.training.agreement import everyone, of_the_first, together
 from ecar_lab.training.checkpoints import (
     UnsoundCheckpoint,
     list_checkpoints,
@@ -27,6 +28,7 @@ from ecar_lab.training.config import FREE_ON_RESUME, TrainConfig
 from ecar_lab.training.log import DivergenceGuard, Meter
 from ecar_lab.training.optim import Plan, load_optimizer_tensors, optimizer_tensors
 from ecar_lab.training.run_folder import RunFolder
+from ecar_lab.training.sharding import collected, like, whole
 from ecar_lab.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,11 @@ class Training(Protocol):
         """Time spent so far, all parts of the run together."""
         ...
 
+    @property
+    def spread(self) -> bool:
+        """Whether every process has only its part of the weights."""
+        ...
+
 
 def save(trainer: Training) -> None:
     """Writes the checkpoint of the step that the trainer has reached, if the run is in order.
@@ -72,22 +79,25 @@ def save(trainer: Training) -> None:
             more.
     """
     trainer.meter.share(trainer.accelerator)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    finite = True
+    if trainer.main or trainer.spread:
+        finite = bool(whole(torch.nn.utils.get_total_norm(trainer.parameters)).isfinite())
+        tensors = tensors_of(trainer)
     if trainer.main:
         trainer.folder.check()
-        if healthy(trainer):
+        if healthy(trainer, finite):
             save_checkpoint(
-                trainer.run_folder, trainer.step, tensors_of(trainer), state_of(trainer),
-                trainer.cfg.keep,
-            )  # fmt: skip
+                trainer.run_folder, trainer.step, tensors, state_of(trainer), trainer.cfg.keep
+            )
     else:
         trainer.meter.reset()  # the sums of all processes live on in the main one
     trainer.accelerator.wait_for_everyone()
 
 
-def healthy(trainer: Training) -> bool:
+def healthy(trainer: Training, finite: bool) -> bool:
     """Whether the state is worth keeping: loss in its range; raises if anything is not finite."""
     loss = trainer.meter.means().get("loss", trainer.last_row.get("loss", 0.0))
-    finite = torch.nn.utils.get_total_norm(trainer.parameters).isfinite()
     bad = float(trainer.meter.first_bad)
     if math.isfinite(bad) or not finite:
         rate = trainer.last_row.get("lr", trainer.cfg.lr)
@@ -99,8 +109,8 @@ def healthy(trainer: Training) -> bool:
 
 
 def tensors_of(trainer: Training) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a checkpoint, by file."""
-    return {
+    """The tensors of a checkpoint, by file: whole ones, in the main process."""
+    named = {
         "model": trainer.task.trained.state_dict(),
         **{
             name: dict(zip(trainer.parameter_names, average.shadow_params, strict=True))
@@ -108,6 +118,7 @@ def tensors_of(trainer: Training) -> dict[str, dict[str, Tensor]]:
         },
         "optimizer": optimizer_tensors(trainer.optimizers),
     }
+    return {file: collected(tensors, trainer.main) for file, tensors in named.items()}
 
 
 def state_of(trainer: Training) -> dict[str, Any]:
@@ -141,17 +152,26 @@ def resume(trainer: Training) -> bool:
         EcarError: no checkpoint is sound, the one that was named is damaged, or it belongs to
             another run.
     """
-    named, folders = find_checkpoints(trainer.cfg)
+    accelerator = trainer.accelerator
+    named, folders = of_the_first(
+        accelerator,
+        together(accelerator, lambda: find_checkpoints(trainer.cfg, trainer.folder)),
+    )
     reasons: dict[Path, str] = {}
     for folder in reversed(folders):
-        try:
-            state = restore(trainer, folder)
-        except UnsoundCheckpoint as error:
-            if named:
-                raise
-            reasons[folder] = str(error).partition(": delete")[0]
+        state, unsound_one = together(accelerator, lambda f=folder: try_to_restore(trainer, f))
+        said = everyone(accelerator, str(unsound_one or ""))  # all have looked at it
+        if state is None or any(said):
+            if not all(said):
+                process, sentence = next((n, one) for n, one in enumerate(said) if one)
+                raise EcarError(
+                    f"process {process} cannot go on from {str(folder)!r}, which others can "
+                    f"({sentence.partition(': delete')[0]}): give all processes the same run folder"
+                )
+            if named and unsound_one:
+                raise unsound_one
+            reasons[folder] = str(unsound_one).partition(": delete")[0]
             continue
-        trainer.accelerator.wait_for_everyone()  # all have looked at all of them
         if trainer.main:
             for damaged, reason in reasons.items():
                 logger.warning("%s; %s", reason, set_unsound_aside(trainer.run_folder, damaged))
@@ -169,6 +189,16 @@ def resume(trainer: Training) -> bool:
             "from a copy"
         )
     return False
+
+
+def try_to_restore(
+    trainer: Training, folder: Path
+) -> tuple[dict[str, Any] | None, UnsoundCheckpoint | None]:
+    """What ``restore`` gives, or why the checkpoint is unsound."""
+    try:
+        return restore(trainer, folder), None
+    except UnsoundCheckpoint as error:
+        return None, error
 
 
 def restore(trainer: Training, folder: Path) -> dict[str, Any]:
@@ -198,10 +228,11 @@ def restore(trainer: Training, folder: Path) -> dict[str, Any]:
         unsound(folder, str(error))
     if not trainer.main:
         trainer.meter.reset()  # the sums of all processes live on in the main one
-    trainer.task.trained.load_state_dict(tensors["model"])
+    own = trainer.task.trained.state_dict()
+    trainer.task.trained.load_state_dict({k: like(v, own[k]) for k, v in tensors["model"].items()})
     for stem, average in trainer.averages.items():
-        averaged = [tensors[stem][name].to(trainer.device) for name in trainer.parameter_names]
-        torch._foreach_copy_(average.shadow_params, averaged)
+        for name, shadow in zip(trainer.parameter_names, average.shadow_params, strict=True):
+            shadow.copy_(like(tensors[stem][name], shadow))
         average.optimization_step = state["ema_steps"]
     trainer.step, trainer.seconds_before = state["step"], state["seconds"]
     trainer.plan = resumed_plan(trainer.cfg, state)
@@ -210,14 +241,21 @@ def restore(trainer: Training, folder: Path) -> dict[str, Any]:
     return state
 
 
-def find_checkpoints(cfg: TrainConfig) -> tuple[bool, list[Path]]:
+def find_checkpoints(cfg: TrainConfig, run: RunFolder) -> tuple[bool, list[Path]]:
     """Whether ``cfg.resume`` names a place, and the checkpoints there, oldest first.
 
-    Of a run folder that is named, only the newest counts.
+    Of a run folder that is named, only the newest counts. Where the launcher has replaced lost
+    processes, the run goes on from what it has saved since it was launched.
 
     Raises:
         EcarError: a path that holds none.
     """
+    if run.relaunched and cfg.resume != "auto":
+        own = [
+            folder for folder in list_checkpoints(cfg.run_folder) if folder.name not in run.found
+        ]
+        if own:
+            return False, own
     if cfg.resume == "none":
         return False, []
     if cfg.resume == "auto":

@@ -9,6 +9,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from ecar_lab.data.identity import Identity
+from ecar_lab.generator import LatentGenerator
 
 
 class Task:
@@ -19,6 +20,8 @@ class Task:
         model: what is saved. objective: wraps it; ``objective(*batch)`` gives the loss and a
             dictionary of further numbers to log (tensors; NaN means "none this time").
         second_ema_decay: decay of a second set of averaged weights; None: there is one set.
+        fsdp: whether the weights are to be spread over the processes. Then ``generator``, which
+            pictures and the result are made with, is a whole copy of the model.
     """
 
     identity: Identity
@@ -26,6 +29,8 @@ class Task:
     objective: nn.Module
     prefetch: bool = False
     second_ema_decay: float | None = None
+    fsdp: bool = False
+    generator: LatentGenerator
 
     @property
     def trained(self) -> nn.Module:

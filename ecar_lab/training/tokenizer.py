@@ -23,6 +23,7 @@ from ecar_lab.presets import get_preset
 from ecar_lab.stored import fingerprint
 from ecar_lab.tokenizers.base import psnr
 from ecar_lab.tokenizers.makers import ConvTokenizer
+from ecar_lab.training.agreement import agree_on_data
 from ecar_lab.training.cards import write_card
 from ecar_lab.training.config import TokenizerTrainConfig
 from ecar_lab.training.launch import held_out_split, initial_seed, launched, training_images
@@ -54,7 +55,7 @@ def train_tokenizer(cfg: TokenizerTrainConfig) -> Path:
         )
     check_arguments(ConvTokenizer, shape)
     with launched(cfg) as launch:
-        data = training_images(cfg, preset.image_size)
+        data = training_images(cfg, preset.image_size, launch.accelerator)
         check_batch(cfg.batch_size, 3 * data.info.image_size**2, launch.accelerator.device.type)
         perceptual = find_perceptual(cfg)
         if perceptual is not None:
@@ -102,7 +103,7 @@ class TokenizerTask(Task):
         perceptual: PerceptualLoss | None = None,
     ):
         self.cfg, self.data, self.accelerator = cfg, data, accelerator
-        self.identity = identity_of(data)
+        self.identity = agree_on_data(accelerator, identity_of(data))
         self.held_out = held_out_split(data)
         self.tokenizer = model.to(memory_format=torch.channels_last)  # convolutions are faster so
         self.model = self.tokenizer

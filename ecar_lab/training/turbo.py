@@ -64,7 +64,7 @@ def train_turbo(cfg: TurboTrainConfig) -> Path:
                 "belongs to an E-CAR, so name the checkpoint of one with --teacher"
             )
         tokenizer.to(device).requires_grad_(False)
-        data = training_images(cfg, pipeline.image_size)
+        data = training_images(cfg, pipeline.image_size, launch.accelerator)
         if list(data.info.class_names) != teacher.class_names:
             raise EcarError(
                 f"the teacher {cfg.teacher!r} knows the classes "

@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import json
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,6 +57,24 @@ def write_parquet(
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_parquet(path, batch_size=row_group)
+    return path
+
+
+def write_tar(path: Path, images: Sequence[dict], **labels: Sequence) -> Path:
+    """Samples as WebDataset has them; by default the class is in ``.cls``, else in the endings
+    given, of which ``json`` is written as such; None leaves a file out."""
+    labels = labels or {"cls": [n % len(CLASSES) for n in range(len(images))]}
+    with tarfile.open(path, "w") as tar:
+        for n, image in enumerate(images):
+            parts = {"png": image and image["bytes"]}
+            for ending, values in labels.items():
+                text = json.dumps(values[n]) if ending == "json" else str(values[n])
+                parts[ending] = None if values[n] is None else text.encode()
+            for ending, content in parts.items():
+                if content is not None:
+                    member = tarfile.TarInfo(f"{n:06}.{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
     return path
 
 

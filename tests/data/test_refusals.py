@@ -88,7 +88,7 @@ def test_unknown_split_lists_the_splits(numbered):
 
 def test_file_that_is_no_data_set(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    assert "give a folder or a .parquet file" in refusal(str(tmp_path / "notes.txt"))
+    assert "give a folder, a .parquet or a .tar file" in refusal(str(tmp_path / "notes.txt"))
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -6,7 +6,7 @@ import pytest
 
 from ecar_lab.data import open_dataset, tables
 from ecar_lab.errors import EcarError
-from tests.data.pictures import CLASSES, encoded, epoch_of, flat, write_parquet
+from tests.data.pictures import CLASSES, encoded, epoch_of, flat, write_parquet, write_tar
 
 
 def test_stream_of_parquet_gives_every_image_once(numbered):
@@ -32,17 +32,33 @@ def test_process_draws_only_its_own_part_of_a_stream(numbered, monkeypatch):
     assert len(drawn) == len(flat(mine)) == 30
 
 
-def test_processes_take_equally_many_batches_of_unequal_shards(tmp_path):
-    """The longer half of the stream must not keep one process waiting for the other."""
-    write_parquet(tmp_path / "train-0.parquet", [encoded(n) for n in range(6)])
-    write_parquet(tmp_path / "train-1.parquet", [encoded(n) for n in range(6, 24)])
-    data = open_dataset(str(tmp_path), streaming=True)
-    shares = [epoch_of(data, 4, process_index=p, num_processes=2) for p in (0, 1)]
-    assert [len(share) for share in shares] == [6, 6]
-    seen = [set(flat(share)) for share in shares]
-    assert {len(part) for part in seen} == {6, 12}
-    assert set(range(6)) in seen
-    assert not seen[0] & seen[1]
+@pytest.fixture(params=["parquet", "tar"])
+def unequal(request, tmp_path):
+    """48 images in three shards of 5, 36 and 7."""
+    write = {"parquet": write_parquet, "tar": write_tar}[request.param]
+    for number, part in enumerate((range(5), range(5, 41), range(41, 48))):
+        write(tmp_path / f"train-{number}.{request.param}", [encoded(n) for n in part])
+    return open_dataset(str(tmp_path), streaming=True)
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 8), (2, 4), (4, 16), (3, 12), (8, 8), (2, 6)])
+def test_each_image_is_seen_once_whatever_the_number_of_processes(unequal, count, size):
+    """The longer shards must neither keep a process waiting nor show others' images twice; and the
+    batches are those of one process."""
+    shares = [epoch_of(unequal, size, process_index=p, num_processes=count) for p in range(count)]
+    assert {len(share) for share in shares} == {48 // size}
+    assert sorted(number for share in shares for number in flat(share)) == list(range(48))
+    together = [flat(parts) for parts in zip(*shares, strict=True)]
+    assert [sorted(batch) for batch in together] == list(map(sorted, epoch_of(unequal, size)))
+
+
+def test_what_fills_no_batch_is_left_out_of_one_epoch_or_shown_in_a_smaller_one(unequal):
+    seen = flat(epoch_of(unequal, 20))
+    assert len(set(seen)) == len(seen) == 40
+    parts = [
+        epoch_of(unequal, 20, process_index=p, num_processes=2, drop_last=False) for p in (0, 1)
+    ]
+    assert sorted(flat(parts[0]) + flat(parts[1])) == list(range(48))
 
 
 def test_stream_honours_its_limit(numbered):

@@ -125,7 +125,7 @@ def test_the_command_prints_json_and_lines(capsys):
 
 
 def test_the_table_of_the_docs_is_what_it_counts():
-    text = (ROOT / "docs/guides/machines.md").read_text("utf-8")
+    text = (ROOT / "docs/scale.md").read_text("utf-8")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `imagenet")]
     assert len(rows) == 9
     for preset, gpus, gpu, rate, hours, memory, fits in rows:
