@@ -24,6 +24,8 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
+from ecar_lab.teaching.exercises import every
+
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "source"
 TIMES = HERE / "times.json"
@@ -31,6 +33,7 @@ SOLUTION = re.compile(
     r"^(?P<indent>[ ]*)# SOLUTION (?P<number>\d+\.\d[a-z]?)\n.*?^[ ]*# END\n?", re.M | re.S
 )
 MARKER = re.compile(r"^[ ]*# (?:SOLUTION \d+\.\d[a-z]?|END)\n?", re.M)
+CHECK = re.compile(r"^(\w+) = check\.\w+\(\1\b", re.M)
 WORDS_PER_MINUTE = 180
 SECONDS_PER_CODE_LINE = 4
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -59,6 +62,7 @@ def make(source: Path, solutions: bool) -> NotebookNode:
         else:
             text = text.replace("{{time}}", reading_and_running(source.stem, read))
         cells.append(new_cell(cell.cell_type, text, tags))
+    mark_exercises(cells, read)
     cells.append(new_cell("markdown", links(source, solutions), []))
     for index, cell in enumerate(cells):
         cell["id"] = f"{source.stem[:2]}-{index:03d}"
@@ -70,6 +74,27 @@ def make(source: Path, solutions: bool) -> NotebookNode:
 def new_cell(kind: str, text: str, tags: list[str]) -> NotebookNode:
     make_cell = nbformat.v4.new_code_cell if kind == "code" else nbformat.v4.new_markdown_cell
     return make_cell(text, metadata={"tags": tags} if tags else {})
+
+
+def mark_exercises(cells: list[NotebookNode], read: NotebookNode) -> None:
+    """nbgrader's marks on the cells of exercises, and on the ones that check them.
+
+    An exercise is a solution with points, which nbgrader leaves to be graded by hand: `ecar grade`
+    gives them. A check is locked and has no points: run by itself it would accept an empty answer.
+    """
+    tasks, number = every(), ""
+    for cell, before in zip(cells, read.cells, strict=True):
+        found = SOLUTION.search(before.source + "\n")
+        if found and "exercise" in cell.metadata.get("tags", []):
+            number = found["number"].rstrip("abcd")
+            mark = {"grade": True, "solution": True, "locked": False}
+            named = {"grade_id": tasks[number].grade_id, "points": tasks[number].points}
+        elif number and cell.cell_type == "code" and CHECK.search(cell.source):
+            mark = {"grade": False, "solution": False, "locked": True}
+            named, number = {"grade_id": f"check-{number.replace('.', '-')}"}, ""
+        else:
+            continue
+        cell.metadata["nbgrader"] = {"schema_version": 3, "task": False, **mark, **named}
 
 
 def without_solution(text: str) -> str:

@@ -4,7 +4,7 @@
 ``check`` judges exercises and ``explore`` holds the controls, one module per notebook. Nothing
 here trains or samples by itself: it calls the kit.
 
-May import everything of the kit but ``cli``; only notebooks import it.
+May import everything of the kit but ``cli``; only notebooks and ``ecar grade`` import it.
 Begin with ``session.py``, then one topic of ``check/`` beside its notebook.
 """
 

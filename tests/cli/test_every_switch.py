@@ -20,6 +20,7 @@ from ecar_lab.cli.app import AppSwitches
 from ecar_lab.cli.data import DataSwitches
 from ecar_lab.cli.doctor import DoctorSwitches
 from ecar_lab.cli.experiment import ExperimentSwitches, ReportSwitches
+from ecar_lab.cli.grade import GradeSwitches
 from ecar_lab.cli.sample import SampleSwitches
 from ecar_lab.cli.switches import spelled
 from ecar_lab.errors import EcarError
@@ -45,6 +46,7 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
     "experiment report": (ReportSwitches, []),
     "data": (DataSwitches, ["digits"]),
     "doctor": (DoctorSwitches, []),
+    "grade": (GradeSwitches, ["anna.ipynb"]),
     "app": (AppSwitches, []),
 }
 # For a number none of these can be right; for text only the last two are wrong everywhere.
@@ -76,7 +78,10 @@ def switches_of(source: Any) -> list[tuple[str, str]]:
         if isclass(source)
         else signature(source).parameters
     )
-    positional = {DataSwitches: "name", DoctorSwitches: "run", run_benchmark: "report"}.get(source)
+    positional = {
+        **{DataSwitches: "name", DoctorSwitches: "run", run_benchmark: "report"},
+        GradeSwitches: "notebooks",
+    }.get(source)
     hints = hints_of(source)
     return [(spelled(name), sort_of(hints[name])) for name in names if name != positional]
 
@@ -96,6 +101,7 @@ def no_work(monkeypatch) -> None:
         "ecar_lab.cli.sample.exported",
         "ecar_lab.cli.data.open_dataset",
         "ecar_lab.cli.doctor.examine",
+        "ecar_lab.teaching.grading.grader.grade",
         "apps.demo.launch",
     ):
         monkeypatch.setattr(place, reached)
