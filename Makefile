@@ -52,6 +52,10 @@ slow: $(STAMP) ## every test as on a CPU without AVX-512 and bfloat16, one core 
 coverage: $(STAMP) ## every test, and which lines and branches of the kit they reach
 	$(PYTEST) --cov --cov-report=term
 
+.PHONY: handouts
+handouts: $(STAMP) ## slides and a page to print for each notebook, in build/handouts
+	$(BIN)/python notebooks/build.py --handouts build/handouts
+
 lint: $(STAMP) ## style, formatting, types, which way imports run, workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

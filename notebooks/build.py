@@ -2,6 +2,7 @@
 
     python notebooks/build.py                  all, keeping outputs whose code has not changed
     python notebooks/build.py --execute 03 05  runs those from top to bottom, keeps what comes out
+    python notebooks/build.py --handouts DIR   writes slides and summaries of what is there
 
 A source is a Python file in cells (jupytext's percent format). In a cell tagged ``exercise`` the
 lines from ``# SOLUTION 3.1`` to ``# END`` are the solution; learners get ``raise
@@ -16,6 +17,7 @@ import argparse
 import json
 import os
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -209,6 +211,21 @@ def write(notebook: NotebookNode, path: Path) -> None:
     path.write_text(nbformat.writes(notebook) + "\n", "utf-8")
 
 
+def write_handouts(source: Path, folder: Path) -> list[Path]:
+    """Slides and summary of a notebook as it is committed, and the notebook that the slides are."""
+    from notebooks import slides, summary
+
+    folder.mkdir(parents=True, exist_ok=True)
+    there = nbformat.read(target(source, False), as_version=4)
+    deck = slides.deck(there)
+    names = [f"{source.stem}{end}" for end in (".slides.html", ".slides.ipynb", ".summary.html")]
+    made = [folder / name for name in names]
+    made[0].write_text(slides.page(deck, title(source)), "utf-8")
+    write(deck, made[1])
+    made[2].write_text(summary.page(there, int(source.stem[:2])), "utf-8")
+    return made
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser: Any = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("numbers", nargs="*", help="which notebooks, e.g. 03; all by default")
@@ -216,9 +233,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", choices=("learner", "solutions"), help="one of the two variants")
     parser.add_argument("--profile", default="full", choices=("full", "fast"))
     parser.add_argument("--dry", action="store_true", help="write nothing: run in memory")
+    parser.add_argument("--handouts", type=Path, metavar="DIR", help="slides and summaries alone")
     chosen = parser.parse_args(arguments)
+    sys.path.insert(0, str(HERE.parent))  # where the file itself is run
     for source in sources():
         if chosen.numbers and source.stem[:2] not in chosen.numbers:
+            continue
+        if chosen.handouts:
+            print(*write_handouts(source, chosen.handouts), sep="\n")
             continue
         for solutions in (False, True):
             if chosen.only and solutions != (chosen.only == "solutions"):
