@@ -18,6 +18,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -179,7 +180,9 @@ def execute(notebook: NotebookNode, environment: dict[str, str], folder: Path) -
         resources={"metadata": {"path": str(folder)}},
     )  # fmt: skip
     started = time.perf_counter()
-    client.execute(env=environment)
+    with tempfile.TemporaryDirectory() as apart:  # what is solved here is nobody's progress
+        record = str(Path(apart) / "my_progress.json")
+        client.execute(env={**environment, "ECAR_LAB_PROGRESS": record})
     clean(notebook)
     return time.perf_counter() - started
 

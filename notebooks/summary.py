@@ -1,7 +1,7 @@
 """A page to print for each notebook: goals, what to keep, formulas, symbols, exercises.
 
-It is one side of A4. Everything is taken from the notebook, the symbols from docs/symbols.md, points
-from ``ecar grade``.
+It is one side of A4. All is taken from the notebook, the symbols from docs/symbols.md, points from
+``ecar grade``.
 """
 
 from __future__ import annotations
