@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lab lab-serve test slow coverage notebooks lint format architecture showreel site site-serve doctor lock hashes clean
+.PHONY: help install demo lab lab-serve test slow coverage notebooks handouts lint format architecture showreel site site-serve doctor lock hashes clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ slow: $(STAMP) ## every test as on a CPU without AVX-512 and bfloat16, one core 
 
 coverage: $(STAMP) ## every test, and which lines and branches of the kit they reach
 	$(PYTEST) --cov --cov-report=term
+
+handouts: $(STAMP) ## slides and a page to print for each notebook, in build/handouts
+	$(BIN)/python notebooks/build.py --handouts build/handouts
 
 lint: $(STAMP) ## style, formatting, types, which way imports run, workflows
 	$(BIN)/ruff check .

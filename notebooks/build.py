@@ -2,6 +2,7 @@
 
     python notebooks/build.py                  all, keeping outputs whose code has not changed
     python notebooks/build.py --execute 03 05  runs those from top to bottom, keeps what comes out
+    python notebooks/build.py --handouts DIR   writes slides and summaries of what is there
 
 A source is a Python file in cells (jupytext's percent format). In a cell tagged ``exercise`` the
 lines from ``# SOLUTION 3.1`` to ``# END`` are the solution; learners get ``raise
@@ -16,6 +17,8 @@ import argparse
 import json
 import os
 import re
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,8 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
+from ecar_lab.teaching.exercises import every
+
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "source"
 TIMES = HERE / "times.json"
@@ -31,6 +36,7 @@ SOLUTION = re.compile(
     r"^(?P<indent>[ ]*)# SOLUTION (?P<number>\d+\.\d[a-z]?)\n.*?^[ ]*# END\n?", re.M | re.S
 )
 MARKER = re.compile(r"^[ ]*# (?:SOLUTION \d+\.\d[a-z]?|END)\n?", re.M)
+CHECK = re.compile(r"^(\w+) = check\.\w+\(\1\b", re.M)
 WORDS_PER_MINUTE = 180
 SECONDS_PER_CODE_LINE = 4
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -59,6 +65,7 @@ def make(source: Path, solutions: bool) -> NotebookNode:
         else:
             text = text.replace("{{time}}", reading_and_running(source.stem, read))
         cells.append(new_cell(cell.cell_type, text, tags))
+    mark_exercises(cells, read)
     cells.append(new_cell("markdown", links(source, solutions), []))
     for index, cell in enumerate(cells):
         cell["id"] = f"{source.stem[:2]}-{index:03d}"
@@ -70,6 +77,27 @@ def make(source: Path, solutions: bool) -> NotebookNode:
 def new_cell(kind: str, text: str, tags: list[str]) -> NotebookNode:
     make_cell = nbformat.v4.new_code_cell if kind == "code" else nbformat.v4.new_markdown_cell
     return make_cell(text, metadata={"tags": tags} if tags else {})
+
+
+def mark_exercises(cells: list[NotebookNode], read: NotebookNode) -> None:
+    """nbgrader's marks on the cells of exercises, and on the ones that check them.
+
+    An exercise is a solution with points, which nbgrader leaves to be graded by hand: `ecar grade`
+    gives them. A check is locked and has no points: run by itself it would accept an empty answer.
+    """
+    tasks, number = every(), ""
+    for cell, before in zip(cells, read.cells, strict=True):
+        found = SOLUTION.search(before.source + "\n")
+        if found and "exercise" in cell.metadata.get("tags", []):
+            number = found["number"].rstrip("abcd")
+            mark = {"grade": True, "solution": True, "locked": False}
+            named = {"grade_id": tasks[number].grade_id, "points": tasks[number].points}
+        elif number and cell.cell_type == "code" and CHECK.search(cell.source):
+            mark = {"grade": False, "solution": False, "locked": True}
+            named, number = {"grade_id": f"check-{number.replace('.', '-')}"}, ""
+        else:
+            continue
+        cell.metadata["nbgrader"] = {"schema_version": 3, "task": False, **mark, **named}
 
 
 def without_solution(text: str) -> str:
@@ -152,7 +180,9 @@ def execute(notebook: NotebookNode, environment: dict[str, str], folder: Path) -
         resources={"metadata": {"path": str(folder)}},
     )  # fmt: skip
     started = time.perf_counter()
-    client.execute(env=environment)
+    with tempfile.TemporaryDirectory() as apart:  # what is solved here is nobody's progress
+        record = str(Path(apart) / "my_progress.json")
+        client.execute(env={**environment, "ECAR_LAB_PROGRESS": record})
     clean(notebook)
     return time.perf_counter() - started
 
@@ -184,6 +214,21 @@ def write(notebook: NotebookNode, path: Path) -> None:
     path.write_text(nbformat.writes(notebook) + "\n", "utf-8")
 
 
+def write_handouts(source: Path, folder: Path) -> list[Path]:
+    """Slides and summary of a notebook as it is committed, and the notebook that the slides are."""
+    from notebooks import slides, summary
+
+    folder.mkdir(parents=True, exist_ok=True)
+    there = nbformat.read(target(source, False), as_version=4)
+    deck = slides.deck(there)
+    names = [f"{source.stem}{end}" for end in (".slides.html", ".slides.ipynb", ".summary.html")]
+    made = [folder / name for name in names]
+    made[0].write_text(slides.page(deck, title(source)), "utf-8")
+    write(deck, made[1])
+    made[2].write_text(summary.page(there, int(source.stem[:2])), "utf-8")
+    return made
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser: Any = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("numbers", nargs="*", help="which notebooks, e.g. 03; all by default")
@@ -191,9 +236,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", choices=("learner", "solutions"), help="one of the two variants")
     parser.add_argument("--profile", default="full", choices=("full", "fast"))
     parser.add_argument("--dry", action="store_true", help="write nothing: run in memory")
+    parser.add_argument("--handouts", type=Path, metavar="DIR", help="slides and summaries alone")
     chosen = parser.parse_args(arguments)
+    sys.path.insert(0, str(HERE.parent))  # where the file itself is run
     for source in sources():
         if chosen.numbers and source.stem[:2] not in chosen.numbers:
+            continue
+        if chosen.handouts:
+            print(*write_handouts(source, chosen.handouts), sep="\n")
             continue
         for solutions in (False, True):
             if chosen.only and solutions != (chosen.only == "solutions"):

@@ -43,6 +43,7 @@ VERBS = {
     "evaluate": Verb("measure a checkpoint against a data set", "evaluate.run"),
     "benchmark": Verb("FLOPs, time and memory against other models", "benchmark.run"),
     "experiment": Verb("put one of the paper's claims to the test", "experiment.run"),
+    "grade": Verb("the points of notebooks that learners filled in", "grade.run"),
     "data": Verb("list the data sets that are here, look into one", "data.run"),
     "doctor": Verb("what is here, what is wrong, and the remedy", "doctor.run"),
     "app": Verb("serve the live page in the browser", "app.run"),

@@ -1,10 +1,11 @@
 """A notebook's first cell: where it runs, with which profile, and what is here.
 
-Three variables of the environment steer all notebooks:
+These variables of the environment steer all notebooks:
 
 - ``ECAR_LAB_PROFILE``: ``full`` (default) or ``fast``, the same code with smaller numbers;
 - ``ECAR_LAB_STATIC=1``: pictures in place of controls, as in the notebooks that are committed;
-- ``ECAR_LAB_STRICT=1``: a wrong exercise stops the notebook, as in the tests.
+- ``ECAR_LAB_STRICT=1``: a wrong exercise stops the notebook, as in the tests;
+- ``ECAR_LAB_PROGRESS``: the file that keeps count of what is solved, elsewhere than beside it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ecar_lab.device import pick_device, pick_dtype
 from ecar_lab.errors import EcarError
 from ecar_lab.files import data_root
 from ecar_lab.home import checkpoint_roots, home
+from ecar_lab.teaching import record
 from ecar_lab.teaching.figures import show
 from ecar_lab.teaching.place import describe, place
 
@@ -155,6 +157,7 @@ def setup(number: int, seed: int = 0) -> Session:
     """
     device = pick_device()
     session = Session(number, seed, device, pick_dtype(device), profile())
+    record.begin()
     torch.manual_seed(seed)
     # A notebook is read: what libraries say to developers does not belong into it.
     warnings.filterwarnings("ignore", category=FutureWarning)

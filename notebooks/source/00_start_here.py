@@ -19,7 +19,7 @@
 
 # %%
 from ecar_lab import StageSchedule
-from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, hue, new_figure, progress, quiz, setup, show, table
 from ecar_lab.teaching.check import start as check
 from ecar_lab.teaching.explore import start as explore
 from ecar_lab.viz.overview import stage_overview
@@ -302,6 +302,14 @@ quiz(
 # In each of them exercises check themselves and say what is wrong; leave one empty, and the notebook goes on
 # with the kit's version. Changing a cell breaks nothing: *Kernel → Restart* brings everything back.
 #
+# ## How far you are
+#
+# What a check found right, in any notebook of this folder, counts. Come back and run this cell again.
+
+# %%
+progress.show()
+
+# %% [markdown]
 # ## Recap
 # - A stage: token map from the transformer, then a few flow steps inside a window of time.
 # - Between stages: upsample, add noise, go on.

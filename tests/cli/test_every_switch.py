@@ -20,6 +20,7 @@ from ecar_lab.cli.app import AppSwitches, DemoSwitches
 from ecar_lab.cli.data import DataSwitches
 from ecar_lab.cli.doctor import DoctorSwitches
 from ecar_lab.cli.experiment import ExperimentSwitches, ReportSwitches
+from ecar_lab.cli.grade import GradeSwitches
 from ecar_lab.cli.hub import PullSwitches, PushSwitches, SpaceSwitches
 from ecar_lab.cli.notebooks import NotebooksSwitches
 from ecar_lab.cli.sample import SampleSwitches
@@ -47,6 +48,7 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
     "experiment report": (ReportSwitches, []),
     "data": (DataSwitches, ["digits"]),
     "doctor": (DoctorSwitches, []),
+    "grade": (GradeSwitches, ["anna.ipynb"]),
     "app": (AppSwitches, []),
     "demo": (DemoSwitches, []),
     "notebooks": (NotebooksSwitches, ["course"]),
@@ -92,6 +94,10 @@ def switches_of(source: Any) -> list[tuple[str, str]]:
         if isclass(source)
         else signature(source).parameters
     )
+    positional = {
+        **{DataSwitches: "name", DoctorSwitches: "run", run_benchmark: "report"},
+        GradeSwitches: "notebooks",
+    }.get(source)
     positional = POSITIONAL.get(source, ())
     hints = hints_of(source)
     return [(spelled(name), sort_of(hints[name])) for name in names if name not in positional]
@@ -112,6 +118,7 @@ def no_work(monkeypatch) -> None:
         "ecar_lab.cli.sample.exported",
         "ecar_lab.cli.data.open_dataset",
         "ecar_lab.cli.doctor.examine",
+        "ecar_lab.teaching.grading.grader.grade",
         "apps.demo.launch",
         "ecar_lab.cli.notebooks.output_file",
         "ecar_lab.hub.push.token_needed",

@@ -42,7 +42,32 @@ def code_cells(notebook):
 def test_a_notebook_is_in_step_with_its_source(source, solutions):
     fresh, there = build.make(source, solutions), committed(source, solutions)
     remedy = "run python notebooks/build.py"
-    assert [cell.source for cell in fresh.cells] == [cell.source for cell in there.cells], remedy
+    for fact in ("source", "metadata"):
+        assert [cell[fact] for cell in fresh.cells] == [cell[fact] for cell in there.cells], remedy
+
+
+# nbgrader's marks, version 3: field -> its kind, and whether every marked cell has it.
+NBGRADER = {
+    **{"schema_version": (int, True), "grade": (bool, True), "solution": (bool, True)},
+    **{"locked": (bool, True), "task": (bool, False), "grade_id": (str, True)},
+    **{"points": (int, False), "checksum": (str, False), "cell_type": (str, False)},
+}
+
+
+@variants
+def test_marks_of_exercises_are_what_nbgrader_reads(source, solutions):
+    marked = [cell for cell in committed(source, solutions).cells if "nbgrader" in cell.metadata]
+    marks = [cell.metadata["nbgrader"] for cell in marked]
+    for cell, mark in zip(marked, marks, strict=True):
+        assert cell.cell_type == "code", "a solution in words would need points by hand"
+        assert set(mark) <= set(NBGRADER), "it allows no further fields"
+        for name, (kind, is_needed) in NBGRADER.items():
+            assert type(mark[name]) is kind if name in mark else not is_needed
+        assert mark["schema_version"] == 3
+        assert re.fullmatch(r"[a-zA-Z0-9_\-]+", mark["grade_id"])
+        assert mark["grade"] == ("points" in mark) == mark["solution"] != mark["locked"]
+        assert mark.get("points", 1) > 0
+    assert len({mark["grade_id"] for mark in marks}) == len(marks)
 
 
 @variants

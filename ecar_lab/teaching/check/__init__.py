@@ -30,6 +30,7 @@ import torch
 from IPython.display import HTML, display
 from torch import Tensor, nn
 
+from ecar_lab.teaching import record
 from ecar_lab.teaching.expect import (
     Wrong,
     expect_close,
@@ -176,17 +177,21 @@ class Exercise:
     Attributes:
         name: number and title. diagnose: raises :class:`Wrong` at a wrong attempt.
         reference: the kit's own version, which the notebook goes on with if need be.
+        given: makes what else it needs where no notebook is there to give it.
     """
 
     name: str
     diagnose: Callable[..., None]
     reference: Any
+    given: Callable[[], tuple[Any, ...]] = tuple
 
     def __call__(self, attempt: Any, *context: Any) -> Any:
         verdict = judge(self.diagnose, attempt, *context)
         _say(self.name, verdict)
         if verdict.state == "wrong" and is_strict():
             raise AssertionError(f"exercise {self.name}: {verdict.sentence}")
+        if verdict.state == "right":
+            record.add(self.name.split()[0])
         return Answer(self, attempt) if verdict.state == "right" else self.reference
 
 
@@ -195,12 +200,14 @@ def exercise(
     reference: Any,
     settings: Iterable[Sequence[Any]] = ((),),
     changes: int | None = None,
+    given: Callable[[], tuple[Any, ...]] = tuple,
 ) -> Callable[[Callable[..., None]], Exercise]:
-    """Makes an :class:`Exercise` of a function ``diagnose(attempt, *setting, ...)``.
+    """Makes an :class:`Exercise` of a function ``diagnose(attempt, *setting, *given)``.
 
     Args:
         settings: it is run once with each; what tells mistakes apart best comes first.
         changes: the number of the argument that an attempt shall change in place.
+        given: makes what a notebook gives the check beyond the attempt, for who has no notebook.
     """
     every = tuple(settings)
 
@@ -213,7 +220,7 @@ def exercise(
             for setting in every:
                 diagnose(handed, *setting, *context)
 
-        return Exercise(name, in_all_settings, reference)
+        return Exercise(name, in_all_settings, reference, given)
 
     return make
 
