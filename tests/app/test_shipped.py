@@ -39,7 +39,7 @@ def test_a_visit_to_every_tab_of_the_shipped_model(browser, tmp_path, monkeypatc
         tab.get_by_label("number input for Steps, DiT").fill("2")
         tab.get_by_label("number input for Steps, DiT").press("Tab")
         tab.get_by_role("button", name="Compare", exact=True).click()
-        tab.wait_for_selector("table:has-text('657,664')")
+        tab.wait_for_selector("table:has-text('1,693,056')")
 
         open_tab(tab, "Inspect")
         tab.get_by_role("button", name="Inspect my latest run").click()
