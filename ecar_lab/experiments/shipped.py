@@ -255,11 +255,13 @@ def table(result: dict[str, Any]) -> str:
     )
     seeds = result["E-CAR"].get("seeds", [0])
     few = result["E-CAR"]["trials"][0]["images"]
-    return (
-        f"{figures.markdown_table(header, rows)}\n\n"
-        f"{_how_measured(result, seeds)}\n\n{_verdicts(result)}\n\n"
-        f"Guidance tried on {few} images each: {trials}."
-    )
+    parts = [
+        figures.markdown_table(header, rows),
+        _how_measured(result, seeds),
+        _verdicts(result),
+        f"Guidance tried on {few} images each: {trials}.",
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
 def _distance(point: dict[str, Any]) -> str:

@@ -12,11 +12,11 @@ EPSILON = 1e-6
 
 
 class PerceptualLoss(nn.Module):
-    """P(a, b) = mean over layers l and positions of |f̂_l(a) - f̂_l(b)|² / 2.
+    """P(a, b) = mean over layers and positions of ``1 - cos(f(a), f(b))``, f a layer's features.
 
-    f̂_l is layer l's feature vector at a position, scaled to length one, so P is one minus the
-    cosine between the two: 0 for equal images, 1 for unrelated ones. As LPIPS (arXiv 1801.03924),
-    but with a classifier of the kit and without weights fitted to people's judgement.
+    f is the feature vector at a position, and one minus the cosine is half the squared distance of
+    the two scaled to length one: 0 for equal images, 1 for unrelated ones. As LPIPS (arXiv
+    1801.03924), but with a classifier of the kit and without weights fitted to people's judgement.
 
     Args:
         net: is frozen, and left in evaluation mode. Its own layers at every size are compared.
