@@ -41,6 +41,7 @@ FREE_ON_RESUME = {
         "save_every",
         "keep",
         "log_every",
+        "log_with",
     ),
     *("sample_every", "sample_steps", "sample_guidance", "test_limit", "cache_latents"),
     "latents",
@@ -116,6 +117,11 @@ class TrainConfig:
 
     log_every: Count = 50
     """Steps between two lines in the logs."""
+    log_with: list[Literal["tensorboard", "trackio", "wandb"]] = field(
+        default_factory=lambda: ["tensorboard"]
+    )
+    """Where curves and pictures go beside metrics.jsonl. trackio and wandb are packages of their
+    own; wandb writes offline unless WANDB_MODE says otherwise."""
     save_every: Count = 500
     """Steps between two checkpoints."""
     keep: Count = 2
