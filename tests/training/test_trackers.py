@@ -48,8 +48,9 @@ class Broken(Tracker):
 def use(monkeypatch: pytest.MonkeyPatch):
     """Puts a class in the place of W&B's tracker; gives the list of those that were made."""
     monkeypatch.setattr(trackers, "PACKAGES", {"wandb": "json"})
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.delenv("WANDB_SILENT", raising=False)
+    for name in ("WANDB_MODE", "WANDB_SILENT"):  # set first, so that they are restored
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
 
     def used(kind: type[Tracker]) -> list[Tracker]:
         kind.told = []
