@@ -331,3 +331,17 @@ class TurboTrainConfig(LatentTrainConfig):
                 f"teacher_steps is {self.teacher_steps}: the head learns spans of a quarter, a "
                 "half and the whole of a stage, so use 4, 8, 12 ..."
             )
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The ``config.json`` of a run folder.
+
+    Raises:
+        EcarError: it is missing or damaged.
+    """
+    file, remedy = run / "config.json", "give the run folder of `ecar train`"
+    kind = read_json(file, "the configuration", remedy).get("kind", ModelTrainConfig.kind)
+    kinds = {of.kind: of for of in (TokenizerTrainConfig, ModelTrainConfig, TurboTrainConfig)}
+    if kind not in list(kinds):
+        raise EcarError(f"{str(file)!r} configures the training of a {kind!r}: {remedy}")
+    return kinds[kind].from_json(file).to_dict()
