@@ -27,9 +27,10 @@ PACKAGES = {"trackio": "trackio", "wandb": "wandb"}
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """
+    """Looks for the packages of trackers, before any work.
+
     Raises:
-        EcarError: the package of a tracker is not here.
+        EcarError: one is not here.
     """
     for name in names:
         if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
