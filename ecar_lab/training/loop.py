@@ -135,6 +135,7 @@ class Trainer:
             bar.close()
             if isinstance(load, Prefetcher):
                 load.close()
+            self.task.close()
             if log is not None:
                 log.close()
         if self.accelerator.num_processes > 1:
