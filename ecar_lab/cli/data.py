@@ -27,7 +27,8 @@ class DataSwitches:
     """List the data sets that are here, or look into one of them."""
 
     name: tyro.conf.Positional[str | None] = None
-    """Name, folder, .parquet file or hub:OWNER/NAME; without one, all that is found is listed."""
+    """Name, folder, .parquet or .tar file, or hub:OWNER/NAME; without one, all that is found is
+    listed."""
     data: str | None = None
     """Folder that holds the data sets; without it the variable ECAR_DATA is used."""
     split: str = "train"

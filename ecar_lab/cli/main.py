@@ -38,6 +38,7 @@ VERBS = {
     "train turbo": Verb("teach a few-step head with a trained generator", "train.turbo"),
     "train features": Verb("train the classifier that evaluation measures with", "train.features"),
     "plan": Verb("hours, memory and cost of a training, before it begins", "plan.run"),
+    "runs": Verb("list, compare and draw the runs that are here", "runs.run"),
     "sample": Verb("make images with a checkpoint", "sample.run"),
     "export onnx": Verb("write a checkpoint for where there is no PyTorch", "export.onnx"),
     "evaluate": Verb("measure a checkpoint against a data set", "evaluate.run"),

@@ -173,6 +173,9 @@ class IndexedFeed:
     def restore(self, position: dict[str, int]) -> None:
         """Nothing to do: see ``position``."""
 
+    def close(self) -> None:
+        """Nothing to do: nothing is open."""
+
 
 class StreamFeed:
     """Batches from a stream that can only be read in order; ``encode`` is applied to the images."""
@@ -239,6 +242,10 @@ class StreamFeed:
         """Goes to a stored position."""
         self.epoch, self.start = position["epoch"], position["start"]
         self._batches, self._positions = None, {}
+
+    def close(self) -> None:
+        """Ends the threads that read ahead."""
+        self._batches = None
 
 
 def mirror_flags(seed: int, step: int, count: int, flip: bool) -> Tensor:

@@ -24,7 +24,6 @@ from ecar_lab.doctor.diagnose import (
     unmeasured,
 )
 from ecar_lab.doctor.findings import Finding
-from ecar_lab.documents import read_json
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.evaluate import trained_on
 from ecar_lab.model import ECAR
@@ -32,11 +31,7 @@ from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.presets import get_preset
 from ecar_lab.tokenizers.makers import load_tokenizer
 from ecar_lab.training.checkpoints import list_checkpoints, load_checkpoint
-from ecar_lab.training.config import (
-    ModelTrainConfig,
-    TokenizerTrainConfig,
-    TurboTrainConfig,
-)
+from ecar_lab.training.config import ModelTrainConfig, read_config
 from ecar_lab.training.log import read_metrics
 from ecar_lab.training.model import find_tokenizer, new_model
 
@@ -160,20 +155,6 @@ def course(rows: list[dict[str, Any]], config: dict[str, Any]) -> Finding:
     left = last.get("seconds_left") or 0
     value = f"a {config['kind']}, step {last['step']}, {last['images']} images"
     return Finding("run", "ok", f"{value}, {left / 60:.0f} minutes to go" if left else value)
-
-
-def read_config(run: Path) -> dict[str, Any]:
-    """The ``config.json`` of a run folder.
-
-    Raises:
-        EcarError: it is missing or damaged.
-    """
-    file, remedy = run / "config.json", "give the run folder of `ecar train`"
-    kind = read_json(file, "the configuration", remedy).get("kind", ModelTrainConfig.kind)
-    kinds = {of.kind: of for of in (TokenizerTrainConfig, ModelTrainConfig, TurboTrainConfig)}
-    if kind not in list(kinds):
-        raise EcarError(f"{str(file)!r} configures the training of a {kind!r}: {remedy}")
-    return kinds[kind].from_json(file).to_dict()
 
 
 def dataset_of(checkpoint: Path) -> str | None:

@@ -57,7 +57,8 @@ def together(accelerator: Accelerator, work: Callable[[], Value]) -> Value:
 
 
 def agree_on_settings(accelerator: Accelerator, cfg: TrainConfig) -> None:
-    """
+    """Compares the settings of all processes, but for where each finds things.
+
     Raises:
         EcarError: a process was given other settings than the first.
     """

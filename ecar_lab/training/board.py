@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,12 @@ class Board:
         self._write(file_version="brain.Event:2")
         self._write(step=step + 1, session_log={"status": "START"})
 
-    def scalar(self, tag: str, value: float, step: int) -> None:
-        """One point of the curve ``tag``."""
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """One point of every curve."""
         from torch.utils.tensorboard.summary import scalar
 
-        self._write(step=step, summary=scalar(tag, value))
+        for tag, value in values.items():
+            self._write(step=step, summary=scalar(tag, value))
 
     def picture(self, tag: str, image: Any, step: int) -> None:
         """A PIL image."""

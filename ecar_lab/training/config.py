@@ -41,6 +41,7 @@ FREE_ON_RESUME = {
         "save_every",
         "keep",
         "log_every",
+        "log_with",
     ),
     *("sample_every", "sample_steps", "sample_guidance", "test_limit", "cache_latents"),
     "latents",
@@ -116,6 +117,11 @@ class TrainConfig:
 
     log_every: Count = 50
     """Steps between two lines in the logs."""
+    log_with: list[Literal["tensorboard", "trackio", "wandb"]] = field(
+        default_factory=lambda: ["tensorboard"]
+    )
+    """Where curves and pictures go beside metrics.jsonl. trackio and wandb are packages of their
+    own; wandb writes offline unless WANDB_MODE says otherwise."""
     save_every: Count = 500
     """Steps between two checkpoints."""
     keep: Count = 2
@@ -330,3 +336,17 @@ class TurboTrainConfig(LatentTrainConfig):
                 f"teacher_steps is {self.teacher_steps}: the head learns spans of a quarter, a "
                 "half and the whole of a stage, so use 4, 8, 12 ..."
             )
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The ``config.json`` of a run folder.
+
+    Raises:
+        EcarError: it is missing or damaged.
+    """
+    file, remedy = run / "config.json", "give the run folder of `ecar train`"
+    kind = read_json(file, "the configuration", remedy).get("kind", ModelTrainConfig.kind)
+    kinds = {of.kind: of for of in (TokenizerTrainConfig, ModelTrainConfig, TurboTrainConfig)}
+    if kind not in list(kinds):
+        raise EcarError(f"{str(file)!r} configures the training of a {kind!r}: {remedy}")
+    return kinds[kind].from_json(file).to_dict()

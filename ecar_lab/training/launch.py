@@ -25,6 +25,7 @@ from ecar_lab.training.config import TrainConfig
 from ecar_lab.training.processes import make_accelerator, told_when_a_process_is_lost
 from ecar_lab.training.run_folder import RunFolder
 from ecar_lab.training.signals import StopSignal
+from ecar_lab.training.trackers import check_installed
 
 logger = logging.getLogger(__name__)
 clock = time.monotonic
@@ -72,6 +73,7 @@ def launched(cfg: TrainConfig) -> Generator[Launch]:
         KeyboardInterrupt: SIGINT ended it. SystemExit: SIGTERM or SIGHUP did; 143 or 129.
     """
     cfg.check()
+    check_installed(cfg.log_with)
     started = clock()
     memory = f"use a --batch-size below {cfg.batch_size} (and as much more --grad-accum)"
     with (

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ecar_lab.errors import EcarError
 from ecar_lab.files import write_error
-from ecar_lab.training.board import Board
+from ecar_lab.training.trackers import open_boards
 
 logger = logging.getLogger(__name__)
 GUARD_WINDOW = 20  # logged losses that the running median looks back on
@@ -136,7 +137,7 @@ class DivergenceGuard:
 
 
 class RunLog:
-    """``metrics.jsonl`` and TensorBoard events of one run folder.
+    """``metrics.jsonl`` of one run folder, and the boards that were asked for.
 
     The file of metrics is appended to. Where rows of steps after ``step`` stand in it, which a
     killed run made after its last checkpoint, a row ``{"step": ..., "resumed": true}`` says so, and
@@ -146,7 +147,13 @@ class RunLog:
     is room.
     """
 
-    def __init__(self, folder: Path, step: int):
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        log_with: Sequence[str] = ("tensorboard",),
+        config: Mapping[str, Any] | None = None,
+    ):
         self.file = folder / "metrics.jsonl"
         self.waiting: list[dict[str, Any]] = []
         try:
@@ -156,15 +163,20 @@ class RunLog:
             raise write_error(folder, error) from error
         if any(row["step"] > step for row in read_metrics(folder)):
             self._append({"step": step, "resumed": True})
-        self.board = Board(folder / "tensorboard", step)
+        self.boards = open_boards(log_with, folder, step, config or {})
 
     def write(self, row: dict[str, Any]) -> None:
-        """Appends one row; lists become one TensorBoard curve per entry."""
+        """Appends one row; lists become one curve per entry."""
         self._append(row)
-        for name, value in row.items():
-            for tag, number in _flatten(name, value):
-                if math.isfinite(number):
-                    self.board.scalar(tag, number, row["step"])
+        flat = [leaf for name, value in row.items() for leaf in _flatten(name, value)]
+        finite = {tag: number for tag, number in flat if math.isfinite(number)}
+        for board in self.boards:
+            board.scalars(finite, row["step"])
+
+    def picture(self, tag: str, image: Any, step: int) -> None:
+        """Shows a PIL image on every board."""
+        for board in self.boards:
+            board.picture(tag, image, step)
 
     def _append(self, row: dict[str, Any]) -> None:
         self.waiting.append(row)
@@ -191,10 +203,11 @@ class RunLog:
         self.waiting.clear()
 
     def close(self) -> None:
-        """Closes TensorBoard's file; says how many rows found no room."""
+        """Closes the boards; says how many rows found no room."""
         if self.waiting:
             logger.warning("%d rows of %s are lost", len(self.waiting), self.file)
-        self.board.close()
+        for board in self.boards:
+            board.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -105,7 +105,10 @@ class Trainer:
         """
         resumed = state.resume(self)
         self._save_config()
-        log = RunLog(self.run_folder, self.step) if self.main else None
+        cfg = self.cfg
+        log = None
+        if self.main:
+            log = RunLog(self.run_folder, self.step, cfg.log_with, cfg.to_dict())
         peak = self._matmul_rate() if self.main else 0.0
         load = Prefetcher(self.task.load) if self.task.prefetch else self.task.load
         bar = Bar(
@@ -132,6 +135,7 @@ class Trainer:
             bar.close()
             if isinstance(load, Prefetcher):
                 load.close()
+            self.task.close()
             if log is not None:
                 log.close()
         if self.accelerator.num_processes > 1:
@@ -326,7 +330,7 @@ class Trainer:
                 picture.save(fresh)
         except EcarError as error:
             logger.warning("%s", error)
-        log.board.picture("samples", picture, self.step)
+        log.picture("samples", picture, self.step)
 
     @contextlib.contextmanager
     def averaged(self, name: str = "ema") -> Generator[None]:

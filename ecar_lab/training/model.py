@@ -256,6 +256,9 @@ class LatentTask(Task, Generic[Config]):
     def restore(self, position: dict[str, int]) -> None:
         self.feed.restore(position)
 
+    def close(self) -> None:
+        self.feed.close()
+
     def sample(self, step: int) -> Any:
         classes = min(SAMPLE_CLASSES, self.generator.num_classes)
         labels = list(range(classes)) * SAMPLE_ROWS

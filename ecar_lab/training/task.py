@@ -57,6 +57,9 @@ class Task:
         """Goes back to a stored position of the data."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Ends what was begun to load data; told once, after the last step."""
+
     def sample(self, step: int) -> Any | None:
         """A PIL picture made with the averaged weights, which are in place during the call."""
         raise NotImplementedError

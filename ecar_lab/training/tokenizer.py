@@ -132,6 +132,9 @@ class TokenizerTask(Task):
     def restore(self, position: dict[str, int]) -> None:
         self.feed.restore(position)
 
+    def close(self) -> None:
+        self.feed.close()
+
     @torch.no_grad()
     def sample(self, step: int) -> Any:
         images = next(self._images(self.held_out, SAMPLES))

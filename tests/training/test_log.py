@@ -155,9 +155,9 @@ def test_a_full_disk_ends_the_curves_of_tensorboard_only(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     log = RunLog(tmp_path, step=0)
-    assert log.board.file is not None
-    log.board.file.close()
-    log.board.file = io.FileIO("/dev/full", "w")
+    assert log.boards[0].file is not None
+    log.boards[0].file.close()
+    log.boards[0].file = io.FileIO("/dev/full", "w")
     for step in (1, 2):
         log.write({"step": step, "loss": 1.0})
     log.close()
@@ -171,7 +171,7 @@ def test_tensorboard_reads_the_curves_and_pictures(tmp_path: Path):
 
     log = RunLog(tmp_path, step=0)
     log.write({"step": 1, "loss": 0.5, "loss_bin": [[0.25, math.nan]]})
-    log.board.picture("samples", Image.new("RGB", (4, 4)), 1)
+    log.picture("samples", Image.new("RGB", (4, 4)), 1)
     log.close()
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()

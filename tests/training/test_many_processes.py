@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Farm:
         large_config(root / "large", *large, batch_size=2),
     ):
         train_model(cfg)
+    assert not [one for one in threading.enumerate() if "prefetch" in one.name]
     cut_back(root / "adamw", root / "on by two", 2)
     two = dict(batch_size=4, **ADAMW)
     scenarios = {

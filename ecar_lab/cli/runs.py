@@ -1,0 +1,79 @@
+"""`ecar runs`: local training runs, listed, compared and drawn."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from ecar_lab.cli.switches import parse
+from ecar_lab.files import check_output, output_file
+from ecar_lab.runs.records import find_runs
+from ecar_lab.runs.table import comparable, table
+from ecar_lab.schema import Text
+
+PLOTS = (".png", ".svg", ".pdf")
+
+
+@dataclass
+class RunsSwitches:
+    """List the training runs in a folder: size, images, minutes, loss, and the distance of those
+    that were evaluated (ecar evaluate --output RUN/evaluation.json)."""
+
+    folder: Positional[Text] = "runs"
+    """The folder that runs lie in, or one run."""
+    plot: Path | None = None
+    """Draw distance over minutes into this file: .png, .svg or .pdf."""
+    page: Path | None = None
+    """Write table, plot and every run's curves to this .html file, which needs nothing else."""
+    json: bool = False
+    """Print JSON."""
+
+
+def run(arguments: list[str]) -> None:
+    switches = parse(RunsSwitches, "runs", arguments)
+    for path, endings in ((switches.plot, PLOTS), (switches.page, (".html",))):
+        if path is not None:
+            check_output(path, endings)
+    found, problems = find_runs(switches.folder)
+    compared, left_out = comparable(found)
+    drawn = switches.plot is not None or switches.page is not None
+    for sentence in [*problems, *(left_out if drawn else [])]:
+        print(sentence, file=sys.stderr)
+    if switches.json:
+        print(json.dumps([as_dict(one) for one in found], indent=2))
+    else:
+        print(table(found) if found else f"no runs in {switches.folder}")
+    if switches.plot is not None:
+        from ecar_lab.runs.pages import pareto
+
+        figure = pareto(compared)
+        with output_file(switches.plot) as fresh:
+            figure.savefig(fresh)
+        print(f"{switches.plot}: distance over minutes", file=sys.stderr)
+    if switches.page is not None:
+        from ecar_lab.runs.pages import page
+
+        text = page(found, compared)
+        with output_file(switches.page) as fresh:
+            Path(fresh).write_text(text, encoding="utf-8")
+        print(f"{switches.page}: the runs and their curves", file=sys.stderr)
+
+
+def as_dict(one) -> dict:
+    """A line of the table, as JSON."""
+    return {
+        "run": one.name,
+        "kind": one.kind,
+        "preset": one.preset,
+        "parameters": one.parameters,
+        "images": one.images,
+        "minutes": one.minutes,
+        "loss": one.loss,
+        "distance": one.distance and one.distance.value,
+        "measured_on": one.distance and one.distance.described,
+        "finished": one.finished,
+    }
