@@ -94,9 +94,8 @@ def stage(folder: Path, fresh: Path, repository: str, results: str | Path | None
     remedy = "copy the folder again, or train it again"
     kind = check_index(read_json(folder / INDEX, "the index", remedy), str(folder))
     verify_checksums(folder, ".safetensors")
-    check_contents(folder, str(folder))
     for name in listing(folder):
-        if not WANTED.fullmatch(name) or name == CHECKSUMS:
+        if not WANTED.fullmatch(name) or name == CHECKSUMS:  # which are counted anew
             continue
         target = fresh / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +108,7 @@ def stage(folder: Path, fresh: Path, repository: str, results: str | Path | None
             shutil.copyfile(folder / name, target)
         else:
             write_json(target, clean)
+    check_contents(fresh, str(folder))
     metrics = write_hub_card(fresh / CARD, folder, repository, results)
     words = (fresh / CARD).read_text(encoding="utf-8")
     (fresh / CARD).write_text(PATH.sub(lambda found: last_part(found[0]), words), encoding="utf-8")
