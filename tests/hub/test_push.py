@@ -41,13 +41,14 @@ def test_a_checkpoint_arrives_in_one_commit_and_comes_back_the_same(hub, checkpo
     assert fingerprint(Path("back")) == fingerprint(checkpoint)
 
 
-def test_a_second_push_leaves_nothing_of_the_first(hub, checkpoint):
+def test_a_second_push_leaves_no_weights_of_the_first_and_all_else(hub, checkpoint):
     assert push(checkpoint, "me/tiny") == 0
     hub.repositories["me/tiny"]["model/diffusion_pytorch_model-00001-of-00002.safetensors"] = b"x"
+    hub.repositories["me/tiny"] |= {"grid.png": b"x", "LICENSE": b"x"}
     assert push(checkpoint, "me/tiny") == 0
     names = hub.repositories["me/tiny"].keys()
     assert not [name for name in names if "00001" in name]
-    assert ".gitattributes" in names
+    assert {".gitattributes", "grid.png", "LICENSE"} <= names
 
 
 def test_only_the_checkpoint_is_sent_and_no_place_of_this_machine(checkpoint):
@@ -88,6 +89,11 @@ def test_only_the_checkpoint_is_sent_and_no_place_of_this_machine(checkpoint):
         ("hub:owner/name", "hub:owner/name"),
         ("https://a.org/b/c", "https://a.org/b/c"),
         ("D:\\a b\\c", "c"),
+        ("file:///home/me/sets", "sets"),
+        ("from file:///home/me/sets on", "from sets on"),
+        ("data:/home/me/sets", "data:sets"),
+        ("~bob/runs/one", "one"),
+        ("--data=~/sets/one", "--data=one"),
     ],
 )
 def test_of_a_path_its_last_part_is_sent(given, sent):
@@ -263,8 +269,14 @@ def test_what_ships_comes_back_as_it_was(hub, name):
 
 def test_what_others_keep_there_is_not_overwritten(hub, checkpoint, capsys):
     hub.repositories["me/bert"] = {"config.json": b"{}", "pytorch_model.bin": b"x"}
-    assert "holds something else" in complaint(capsys, push(checkpoint, "me/bert"))
+    index = {"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]}
+    hub.repositories["me/sd"] = {"model_index.json": json.dumps(index).encode(), "unet/x": b"x"}
+    hub.repositories["me/odd"] = {"model_index.json": b"{", "x.safetensors": b"x"}
+    for name in ("me/bert", "me/sd", "me/odd"):
+        assert "holds something else" in complaint(capsys, push(checkpoint, name))
+    hub.repositories["me/new"] = {".gitattributes": b"", "README.md": b"# Soon\n"}
     assert hub.commits == 0
+    assert push(checkpoint, "me/new") == 0
 
 
 @pytest.mark.parametrize(
