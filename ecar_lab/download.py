@@ -18,9 +18,13 @@ from ecar_lab.documents import LARGEST
 from ecar_lab.errors import EcarError, reason
 from ecar_lab.schema import short
 
-# No dot at the beginning, so nothing climbs out of the folder or hides in it.
+# The files of a checkpoint, and of no other kind, so that nothing else of a folder is sent or
+# fetched. No dot at the beginning: nothing climbs out of the folder or hides in it.
 WANTED = re.compile(
-    r"(?:\w[\w.-]*/){0,3}\w[\w.-]*\.(?:json|safetensors)|(?:README\.md|LICENSE|SHA256SUMS)"
+    r"(?:model_index|training|config)\.json|README\.md|LICENSE|SHA256SUMS"
+    r"|diffusion_pytorch_model[\w.-]*\.safetensors"
+    r"|(?:model|tokenizer)/(?:\w[\w.-]*/){0,2}\w[\w.-]*\.(?:json|safetensors)",
+    re.ASCII,
 )
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5")
 WEIGHTS = ".safetensors"

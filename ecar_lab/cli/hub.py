@@ -77,7 +77,8 @@ def pull(arguments: list[str]) -> None:
     done = fetch(switches.repository, switches.folder, switches.revision)
     print(f"{switches.repository} at {done.commit[:10]} is in {done.folder}")
     if done.left_out:
-        print(f"not fetched: {', '.join(done.left_out)}")
+        more = f" and {len(done.left_out) - 5} more" if len(done.left_out) > 5 else ""
+        print(f"not fetched: {', '.join(done.left_out[:5])}{more}")
     print(f"ecar sample --checkpoint {done.folder} --out grid.png")
 
 

@@ -11,7 +11,7 @@ import tyro
 from ecar_lab.cli.switches import parse
 from ecar_lab.errors import EcarError
 from ecar_lab.files import as_folder, check_folder, output_file, write_error
-from ecar_lab.home import home
+from ecar_lab.home import fetched_root, home, left_behind
 from ecar_lab.schema import Text
 
 
@@ -31,7 +31,21 @@ def run(arguments: list[str]) -> None:
     copied, there = copy_notebooks(folder, switches.solutions)
     kept = f", {there} were there already" if there else ""
     print(f"{copied} notebooks copied into {folder}{kept}")
+    for name in left_behind():
+        asking = [file for file in wanting(name) if not (fetched_root() / name).is_dir()]
+        if asking:
+            print(
+                f"{', '.join(asking)} asks in a cell for {name}, which the package does not carry: "
+                "ECAR_HUB=OWNER says who keeps it on the Hub"
+            )
     print(f"jupyter lab {folder / '00_start_here.ipynb'}")
+
+
+def wanting(checkpoint: str) -> list[str]:
+    """The notebooks with a cell that opens a checkpoint by its name."""
+    quoted = f'\\"{checkpoint}\\"'.encode()
+    files = sorted((home() / "notebooks").glob("[0-9]*.ipynb"))
+    return [file.name for file in files if quoted in file.read_bytes()]
 
 
 def copy_notebooks(folder: Path, solutions: bool = False) -> tuple[int, int]:

@@ -118,7 +118,7 @@ def complaint(stop: SystemExit, said: str, command: str) -> EcarError:
         cause = cause.__context__
     if "Missing from " in said:  # then each name, and deeper what it is for
         listed = said.partition("For full helptext")[0]
-        names = re.findall(r"^[│| ] {5}(\S+)", listed, re.MULTILINE)  # or no border at all
+        names = re.findall(r"^[│| ] {5}(\S+)", listed, re.MULTILINE)
         return EcarError(
             f"{' and '.join(names)} must be given: `ecar {command} --help` lists the switches"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ecar_lab.data.opening import HUB_IDS
-from ecar_lab.documents import read_json
+from ecar_lab.documents import read_json, read_text
 from ecar_lab.errors import EcarError, reason
 from ecar_lab.evaluation.evaluate import trained_on
 from ecar_lab.home import home
@@ -32,6 +32,7 @@ pipeline = DiffusionPipeline.from_pretrained(
 
 `pipeline.py` only imports the kit. `ecar pull {repository}` fetches the weights without any code.
 """
+OLD_USAGE = re.compile(r"^## With diffusers\n.*?custom_pipeline=.*?(?=^## |\Z)", re.M | re.S)
 ROW = re.compile(r"^\|\s*([^|]+?)\s*\|\s*(-?[\d,]+(?:\.\d+)?(?:e-?\d+)?)\s*\|$", re.MULTILINE)
 
 
@@ -53,36 +54,34 @@ def write_hub_card(
     from huggingface_hub import ModelCard, ModelCardData
 
     name = repository.partition("/")[2]
-    words = card.read_text(encoding="utf-8") if card.is_file() else f"# {name}\n"
+    remedy = "write it anew, or leave it out"
+    words = read_text(card, "the card", remedy) if card.is_file() else f"# {name}\n"
+    found = measured(checkpoint, results)
+    dataset = HUB_IDS.get(dataset_of(checkpoint), "").partition(":")[0]
     try:
         known = ModelCard(words)
+        found = found or getattr(known.data, "eval_results", None) or of_table(checkpoint)
         metadata = known.data.to_dict()
-    except Exception as error:  # yaml raises a family of types
+        for replaced in ("library_name", "pipeline_tag", "model-index", "model_name"):
+            metadata.pop(replaced, None)
+        tags = metadata.pop("tags", None) or []
+        data = ModelCardData(
+            library_name="diffusers",
+            pipeline_tag=TASK,
+            tags=list(dict.fromkeys([*([tags] if isinstance(tags, str) else tags), *TAGS])),
+            datasets=metadata.pop("datasets", None) or dataset or None,
+            model_name=name if found else None,
+            eval_results=found or None,
+            **metadata,
+        ).to_yaml()
+    except Exception as error:  # yaml raises a family of types, and metadata can be anything
         raise EcarError(
             f"the metadata at the head of README.md cannot be read ({reason(error)}): mend the "
             "lines between the --- there"
         ) from error
-    found = measured(checkpoint, results)
-    dataset = dataset_of(checkpoint)
-    stated = {"license": metadata.pop("license", None)}
-    for replaced in ("library_name", "pipeline_tag", "model-index", "model_name"):
-        metadata.pop(replaced, None)
-    tags = list(dict.fromkeys([*(metadata.pop("tags", None) or ()), *TAGS]))
-    datasets = metadata.pop("datasets", None) or HUB_IDS.get(dataset, "").partition(":")[0] or None
-    data = ModelCardData(
-        library_name="diffusers",
-        pipeline_tag=TASK,
-        tags=tags,
-        datasets=datasets,
-        model_name=name if found else None,
-        eval_results=found or None,
-        **stated,
-        **metadata,
-    )
-    text = known.text.strip("\n")
-    if "custom_pipeline=" not in text:
-        text += "\n" + USAGE.format(repository=repository)
-    card.write_text(f"---\n{data.to_yaml()}\n---\n{text.rstrip()}\n", encoding="utf-8")
+    # What was said of an earlier repository goes.
+    text = OLD_USAGE.sub("", known.text).strip("\n") + "\n" + USAGE.format(repository=repository)
+    card.write_text(f"---\n{data}\n---\n{text}", encoding="utf-8")
     return len(found)
 
 
@@ -96,7 +95,7 @@ def dataset_of(checkpoint: Path) -> str:
 
 def measured(checkpoint: Path, results: str | Path | None) -> list[Any]:
     """The metrics of a checkpoint: of the results that are named, else of those that ship and are
-    of these weights, else of the table "Measured" in its card. None is made up.
+    of these weights; without either none.
 
     Raises:
         EcarError: the results that are named are of another checkpoint, or none.
@@ -118,24 +117,29 @@ def measured(checkpoint: Path, results: str | Path | None) -> list[Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
         if found.get("checkpoint_hash") == fingerprint(checkpoint):
             return of_results(found)
-    return of_table(checkpoint)
+    return []
 
 
 def of_results(found: dict[str, Any]) -> list[Any]:
     """The metrics that ``ecar evaluate`` wrote, with the settings that they hold for."""
-    dataset, sampling = str(found.get("dataset", "unknown")), found.get("sampling") or {}
+    dataset, sampling = str(found.get("dataset", "unknown")), plain(found.get("sampling"))
     names = ("num_samples", "seed", "num_inference_steps", "guidance_scale", "solver")
     settings = {name: sampling[name] for name in names if name in sampling}
-    split = str((found.get("reference") or {}).get("split", "test"))
+    split = str(plain(found.get("reference")).get("split", "test"))
     values = {
         key: value
         for key, value in found["metrics"].items()
         if isinstance(value, int | float) and key != "images"
     }
-    accuracy = found.get("class_accuracy") or {}
+    accuracy = plain(found.get("class_accuracy"))
     if isinstance(right := accuracy.get("generated"), float):
         values[f"accuracy[{accuracy.get('classifier')}]"] = right
     return [result(dataset, split, key, value, settings) for key, value in values.items()]
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """An object of JSON, empty if it is none."""
+    return value if isinstance(value, dict) else {}
 
 
 def of_table(checkpoint: Path) -> list[Any]:

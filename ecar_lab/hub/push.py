@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ecar_lab.documents import read_json
-from ecar_lab.download import WANTED, check_id, unreachable
+from ecar_lab.download import WANTED, Repository, check_id, unreachable
 from ecar_lab.errors import EcarError
 from ecar_lab.files import (
     CHECKSUMS,
@@ -20,6 +20,7 @@ from ecar_lab.files import (
     resolve_checkpoint,
     verify_checksums,
     write_checksums,
+    write_error,
     write_json,
 )
 from ecar_lab.hub.card import write_hub_card
@@ -29,8 +30,10 @@ from ecar_lab.stored_pipeline import CODE, write_import
 
 ORIGIN = "_name_or_path"  # where diffusers says that a network was loaded from
 # A path from the root of this or another machine, in a text: two parts or more.
-PATH = re.compile(r"(?<![\w.:/~-])(?:~?(?:/[\w.+@-]+){2,}/?|[A-Za-z]:(?:[/\\][\w.+@-]+)+)")
-CARD, KEPT = "README.md", (".gitattributes",)
+PATH = re.compile(
+    r"(?<![\w./~-])(?:(?:file:/*|~[\w-]*)?(?:/[\w.+@-]+){2,}/?|[A-Za-z]:(?:[/\\][\w.+@-]+)+)"
+)
+CARD, KEPT = "README.md", (".gitattributes", "LICENSE")
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,10 @@ def push(
     there = what_is_there(name)
     with tempfile.TemporaryDirectory(prefix="ecar-push-") as place:
         fresh = Path(place)
-        metrics = stage(folder, fresh, name, results)
+        try:
+            metrics = stage(folder, fresh, name, results)
+        except OSError as error:  # of a full disk, as a rule
+            raise write_error(fresh, error) from error
         address = send(fresh, name, there, private)
         return Pushed(address, listing(fresh), metrics)
 
@@ -94,9 +100,8 @@ def stage(folder: Path, fresh: Path, repository: str, results: str | Path | None
     remedy = "copy the folder again, or train it again"
     kind = check_index(read_json(folder / INDEX, "the index", remedy), str(folder))
     verify_checksums(folder, ".safetensors")
-    check_contents(folder, str(folder))
     for name in listing(folder):
-        if not WANTED.fullmatch(name) or name == CHECKSUMS:
+        if not WANTED.fullmatch(name) or name == CHECKSUMS:  # which are counted anew
             continue
         target = fresh / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +114,7 @@ def stage(folder: Path, fresh: Path, repository: str, results: str | Path | None
             shutil.copyfile(folder / name, target)
         else:
             write_json(target, clean)
+    check_contents(fresh, str(folder))
     metrics = write_hub_card(fresh / CARD, folder, repository, results)
     words = (fresh / CARD).read_text(encoding="utf-8")
     (fresh / CARD).write_text(PATH.sub(lambda found: last_part(found[0]), words), encoding="utf-8")
@@ -174,7 +180,7 @@ def what_is_there(name: str) -> list[str] | None:
     except Exception as error:
         raise unreachable(name, error) from error
     files = sorted(entry.rfilename for entry in info.siblings or ())
-    if INDEX not in files and set(files) - {CARD, "LICENSE", *KEPT}:
+    if set(files) - {CARD, *KEPT} and not holds_ours(name, files):
         raise EcarError(
             f"{name!r} holds something else ({', '.join(files[:3])}), which is not overwritten: "
             "name another repository"
@@ -182,8 +188,22 @@ def what_is_there(name: str) -> list[str] | None:
     return files
 
 
+def holds_ours(name: str, files: list[str]) -> bool:
+    """Whether a repository holds a checkpoint of this kit, as its index says."""
+    if INDEX not in files:
+        return False
+    with tempfile.TemporaryDirectory(prefix="ecar-push-") as place:
+        Repository(name).fetch([INDEX], Path(place))
+        try:
+            check_index(read_json(Path(place) / INDEX, "the index", "name another"), name)
+        except EcarError:
+            return False
+    return True
+
+
 def send(folder: Path, name: str, there: list[str] | None, private: bool) -> str:
-    """One commit: the files of a folder, and out of the repository what is not among them.
+    """One commit: the files of a folder, and out of the repository the weights and configurations
+    that are not among them. What else is there, pictures say, stays.
 
     Returns:
         The address of the repository.
@@ -196,7 +216,8 @@ def send(folder: Path, name: str, there: list[str] | None, private: bool) -> str
 
     files = listing(folder)
     operations = [CommitOperationAdd(file, str(folder / file)) for file in files]
-    gone = [CommitOperationDelete(file) for file in there or () if file not in (*files, *KEPT)]
+    old = [file for file in there or () if WANTED.fullmatch(file) and file not in (*files, *KEPT)]
+    gone = [CommitOperationDelete(file) for file in old]
     disable_progress_bars()
     hub, made = HfApi(), False
     try:

@@ -22,6 +22,16 @@ def test_notebooks_are_copied_and_with_solutions_too(capsys):
     assert files(Path("a/course")) == NAMES | {f"solutions/{one}" for one in NAMES}
 
 
+def test_what_a_notebook_opens_and_the_package_lacks_is_said(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("ECAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("ecar_lab.cli.notebooks.left_behind", lambda: {"cifar10-dit": tmp_path})
+    assert cli.main(["notebooks", "one"]) == 0
+    assert "08_experiments.ipynb asks in a cell for cifar10-dit" in capsys.readouterr().out
+    (tmp_path / "cache" / "checkpoints" / "cifar10-dit").mkdir(parents=True)
+    assert cli.main(["notebooks", "two"]) == 0
+    assert "cifar10-dit" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("in_the_way", ["file", "folder", "link"])
 def test_what_differs_stays_and_nothing_else_is_written(capsys, in_the_way):
     Path("course").mkdir()

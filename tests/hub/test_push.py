@@ -41,17 +41,20 @@ def test_a_checkpoint_arrives_in_one_commit_and_comes_back_the_same(hub, checkpo
     assert fingerprint(Path("back")) == fingerprint(checkpoint)
 
 
-def test_a_second_push_leaves_nothing_of_the_first(hub, checkpoint):
+def test_a_second_push_leaves_no_weights_of_the_first_and_all_else(hub, checkpoint):
     assert push(checkpoint, "me/tiny") == 0
     hub.repositories["me/tiny"]["model/diffusion_pytorch_model-00001-of-00002.safetensors"] = b"x"
+    hub.repositories["me/tiny"] |= {"grid.png": b"x", "LICENSE": b"x"}
     assert push(checkpoint, "me/tiny") == 0
     names = hub.repositories["me/tiny"].keys()
     assert not [name for name in names if "00001" in name]
-    assert ".gitattributes" in names
+    assert {".gitattributes", "grid.png", "LICENSE"} <= names
 
 
 def test_only_the_checkpoint_is_sent_and_no_place_of_this_machine(checkpoint):
-    for name in ("weights.bin", "notes.txt", "model/secret.pt", "run.py", ".env"):
+    others = ("weights.bin", "notes.txt", "model/secret.pt", "run.py", ".env", "tokens.json")
+    (checkpoint / "other").mkdir()
+    for name in (*others, "latents.safetensors", "other/data.json", "model/.hidden.json"):
         (checkpoint / name).write_text("mine")
     config = json.loads((checkpoint / "model" / "config.json").read_text())
     config |= {"_name_or_path": "/home/somebody/runs/best/model"}
@@ -86,6 +89,11 @@ def test_only_the_checkpoint_is_sent_and_no_place_of_this_machine(checkpoint):
         ("hub:owner/name", "hub:owner/name"),
         ("https://a.org/b/c", "https://a.org/b/c"),
         ("D:\\a b\\c", "c"),
+        ("file:///home/me/sets", "sets"),
+        ("from file:///home/me/sets on", "from sets on"),
+        ("data:/home/me/sets", "data:sets"),
+        ("~bob/runs/one", "one"),
+        ("--data=~/sets/one", "--data=one"),
     ],
 )
 def test_of_a_path_its_last_part_is_sent(given, sent):
@@ -136,6 +144,40 @@ def test_the_card_holds_what_was_measured_for_machines_and_keeps_its_words(check
     assert {"own", "e-car"} <= set(card.data.tags)
     assert card.text.count("# Mine") == 1
     assert 'custom_pipeline="me/tiny"' in card.text
+
+
+def test_a_card_that_comes_back_keeps_its_metrics_and_names_the_new_place(checkpoint):
+    assert push(checkpoint, "me/tiny", "--results", results_for(checkpoint), "--into", "one") == 0
+    assert push("one", "you/other", "--into", "two") == 0
+    card = ModelCard.load(Path("two/README.md"))
+    assert [one.metric_value for one in card.data.eval_results] == [1.25, 0.5]
+    assert card.text.count("## With diffusers") == 1
+    assert card.text.count("you/other") == 3
+    assert "me/tiny" not in card.text
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "tags: [a",
+        "- a\n- b",
+        "1: 2",
+        "eval_results: 3",
+        "license: [1, 2",
+        "tags: 3",
+        "a: !!python/x 1",
+    ],
+)
+def test_metadata_that_is_none_is_one_sentence(checkpoint, capsys, head):
+    (checkpoint / "README.md").write_text(f"---\n{head}\n---\n# Mine\n")
+    words = complaint(capsys, push(checkpoint, "me/tiny", "--into", "sent"))
+    assert "metadata at the head of README.md" in words
+    assert not Path("sent").exists()
+
+
+def test_a_card_in_another_encoding_is_one_sentence(checkpoint, capsys):
+    (checkpoint / "README.md").write_bytes(b"# caf\xe9\n")
+    assert "is not UTF-8" in complaint(capsys, push(checkpoint, "me/tiny", "--into", "sent"))
 
 
 def test_a_card_without_measurements_makes_none_up(checkpoint, capsys):
@@ -227,8 +269,14 @@ def test_what_ships_comes_back_as_it_was(hub, name):
 
 def test_what_others_keep_there_is_not_overwritten(hub, checkpoint, capsys):
     hub.repositories["me/bert"] = {"config.json": b"{}", "pytorch_model.bin": b"x"}
-    assert "holds something else" in complaint(capsys, push(checkpoint, "me/bert"))
+    index = {"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]}
+    hub.repositories["me/sd"] = {"model_index.json": json.dumps(index).encode(), "unet/x": b"x"}
+    hub.repositories["me/odd"] = {"model_index.json": b"{", "x.safetensors": b"x"}
+    for name in ("me/bert", "me/sd", "me/odd"):
+        assert "holds something else" in complaint(capsys, push(checkpoint, name))
+    hub.repositories["me/new"] = {".gitattributes": b"", "README.md": b"# Soon\n"}
     assert hub.commits == 0
+    assert push(checkpoint, "me/new") == 0
 
 
 @pytest.mark.parametrize(

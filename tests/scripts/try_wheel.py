@@ -42,7 +42,7 @@ def main() -> int:
         place = folder / "elsewhere"
         place.mkdir()
         for check in (nothing_of_the_clone, doctor, sample, refused, demo, notebooks, space):
-            timed(check.__name__, check, Kit(venv, place))
+            timed(check.__name__.replace("_", " "), check, Kit(venv, place))
     finally:
         print(f"kept: {folder}") if options.keep else shutil.rmtree(folder, ignore_errors=True)
     print("the wheel works")
@@ -52,7 +52,7 @@ def main() -> int:
 def timed(name: str, work, *arguments):
     start = time.perf_counter()
     result = work(*arguments)
-    print(f"{name.replace('_', ' ')}: ok, {time.perf_counter() - start:.0f} s", flush=True)
+    print(f"{name}: ok, {time.perf_counter() - start:.0f} s", flush=True)
     return result
 
 
