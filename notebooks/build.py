@@ -119,10 +119,11 @@ def reading_and_running(name: str, read: NotebookNode) -> str:
     times = json.loads(TIMES.read_text("utf-8"))
     seconds = times["seconds"].get(name)
     machine = times.get("elsewhere", {}).get(name, times["machine"])
+    how = times.get("how", {}).get(name, "measured in JupyterLab")
     run = "not measured" if seconds is None else f"{duration(seconds)} on {machine}"
     return (
         f"**Time**: about {5 * max(1, round(minutes / 5))} minutes to read (estimated from its "
-        f"length), {run} to run (measured in JupyterLab). GPU: not measured."
+        f"length), {run} to run ({how}). GPU: not measured."
     )
 
 

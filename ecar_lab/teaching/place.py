@@ -40,6 +40,7 @@ PARTS = (
     Part(8, "experiments", 4.8, 0.15, 2.0, 0.5),
     Part(9, "efficiency", 7.2, 0.15, 2.0, 0.5),
     Part(10, "fewer steps", 9.6, 0.15, 2.0, 0.5),
+    Part(11, "your own images", 0.0, 3.55, 2.0, 0.5),
 )
 # What goes in from outside: words, left, bottom, and where its arrows end.
 GIVEN = (
@@ -51,13 +52,13 @@ GIVEN_SIZE = (0.7, 0.32)
 
 
 def place(number: int) -> Figure:
-    """The pipeline with the part of notebook ``number`` (1 to 10) lit; 0 lights everything.
+    """The pipeline with the part of notebook ``number`` (1 to 11) lit; 0 lights everything.
 
     Raises:
         EcarError: there is no such notebook.
     """
-    if not 0 <= number <= 10:
-        raise EcarError(f"there is no notebook {number}: use 0 to 10")
+    if not 0 <= number <= 11:
+        raise EcarError(f"there is no notebook {number}: use 0 to 11")
     figure = Figure(figsize=(8.6, 3.5), facecolor="white", dpi=110)
     axis = figure.add_axes((0.005, 0.01, 0.99, 0.98))
     axis.set(xlim=(-0.1, 11.7), ylim=(0.05, 4.95))
@@ -100,7 +101,8 @@ def describe(number: int) -> str:
         "flow head, which is told the class too and starts from noise; the transition adds noise "
         "and hands over to the next stage. In training only, the tokenizer's encoder gives the "
         "history; in sampling only, the end of the last stage goes to its decoder. Below: "
-        f"training, generation, experiments, efficiency, fewer steps. Lit: {here}."
+        "training, generation, experiments, efficiency, fewer steps. Above the encoder: your own "
+        f"images. Lit: {here}."
     )
 
 

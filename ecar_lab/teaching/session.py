@@ -150,7 +150,7 @@ def setup(number: int, seed: int = 0) -> Session:
     """Opens a notebook: seeds torch, prints where it runs, shows its place in the pipeline.
 
     Args:
-        number: of the notebook, 0 to 10. seed: of everything random in it.
+        number: of the notebook, 0 to 11. seed: of everything random in it.
 
     Raises:
         EcarError: an unknown profile or notebook.

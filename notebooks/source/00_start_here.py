@@ -2,7 +2,7 @@
 # # 0. Start here
 #
 # E-CAR draws an image in a few stages of growing resolution. In this notebook you watch it do so, find
-# out what happens in each stage, and see what the other ten notebooks will build.
+# out what happens in each stage, and see what the other eleven notebooks will build.
 #
 # **After it you can**
 # - make an image with the shipped model and read the stream of events it comes from;
@@ -298,6 +298,7 @@ quiz(
 # | 8 Experiments | the paper's claims, tested | `ecar_lab/experiments/` |
 # | 9 Efficiency | FLOPs, time, memory | `ecar_lab/cost.py`, `benchmark/` |
 # | 10 Fewer steps | solvers, guidance intervals, flow maps | `ecar_lab/flow.py`, `training/turbo.py` |
+# | 11 Your own images | a model of your own folder | `ecar_lab/data/`, `training/warm_start.py` |
 #
 # In each of them exercises check themselves and say what is wrong; leave one empty, and the notebook goes on
 # with the kit's version. Changing a cell breaks nothing: *Kernel → Restart* brings everything back.

@@ -851,7 +851,7 @@ table(
 #
 # In the kit a stage's flow has its own clock: local time τ from 0 at its start to 1 at its end. The state is
 # (1 - τ) · start + τ · end, the target end - start. For stage 1, start is ε and end $b\,x + (1-b)\,\varepsilon$, so
-# the target is $b\,(x - \varepsilon)$: the same velocity, counted per unit of local time: one such unit is only b
+# the target is $b\,(x - \varepsilon)$: the same velocity, counted per unit of local time, each of which is only b
 # units of t.
 
 # %%

@@ -49,6 +49,7 @@ from ecar_lab.files import write_json
 from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
 from ecar_lab.teaching.check import experiments as check
 from ecar_lab.teaching.explore import experiments as explore
+from ecar_lab.teaching.explore import trade_offs
 
 lab = setup(8)
 
@@ -290,7 +291,9 @@ def verdict(claim, holds, reason, yes="confirmed", no="not confirmed"):
 # %% [markdown]
 # ## Part 2: the first three experiments
 #
-# **1. One stage, 2. a second stage.** The seed: "add second stage to verify quality improvements and measure
+# (Sentences in quotation marks are from the summary of the paper that this kit began with, called *the seed* below.)
+#
+# **1. One stage, 2. a second stage.** "Add second stage to verify quality improvements and measure
 # efficiency gains". The line of one stage is what experiment `single-stage` measures alone. *Not confirmed if* two stages at
 # their best step count are not better than one at its best, by more than the spread. Whether they are cheaper is asked after it.
 #
@@ -735,7 +738,38 @@ verdict("few-shot", ahead, said, "ahead of DiT", "not ahead of DiT")
 # *Reservation*: DiT has more numbers per class to learn with (every block has its own table). Here the spread is over classes, not
 # seeds. The embedding alone may be the wrong place to learn: an experiment to be written.
 #
-# ## Part 7: your turn
+# ## Part 7: the three trade-offs
+#
+# The seed names three, without a measurement for any of them:
+#
+# - "Efficiency vs. Quality: fewer stages mean faster generation but potentially lower quality."
+# - "Parallelization vs. Memory: more parallel processing within stages increases memory requirements."
+# - "Resolution vs. Computation: higher resolution stages are more computationally expensive but necessary for detail."
+#
+# > **Predict.** One to four stages, equal steps in each: is the model of one stage the cheapest, and is it the worst? Of five ways to make an image, from one token at a time to all
+# > at once: does the memory rise in that order? And which share of the FLOPs has the finest of four stages, and which of the time?
+
+# %%
+trade_offs.trade_offs(lab)
+
+# %% [markdown]
+# <details><summary>Explain</summary>
+# <b>Left.</b> One stage is the cheapest at equal steps per stage, for each further stage brings its own. By its mean it is the worst at equal images, but not at equal training FLOPs, where two stages are; these are two seeds, and three stages against one do not pass the rule of part 1.
+# <b>Middle.</b> From token by token to E-CAR memory rises and time falls, as the sentence says. But DiT computes everything at once and needs the least: memory
+# follows what is <i>kept</i> (keys and values, the conditions of all steps), not how much is parallel as such. More images at once do raise it. <b>Right.</b> The finest stage has most of the FLOPs. Of the
+# time it has less where calls are small. That it is <i>necessary</i> for detail follows from arithmetic alone: the coarser ones have fewer numbers. No model was trained here to stop before its last stage.
+# </details>
+#
+# ### What the seed was sure of
+#
+# It states its confidence in three grades, and calls the evidence for each mechanism "weak". Beside it: what was measured here, and how to measure it again. *Reached* is less than *confirmed*: a number that holds for
+# steps that we chose, or for random weights, is reached.
+
+# %%
+trade_offs.beside_the_seed(lab, verdicts)
+
+# %% [markdown]
+# ## Part 8: your turn
 #
 # **Any lines, any axes.** Lines of different reference sets refuse to share a figure.
 

@@ -586,4 +586,5 @@ quiz(
 # much as DiT, and the advantage is gone.
 #
 # **On**: `ecar benchmark` repeats the first table on your machine; the Compare tab of `make demo` runs both models side
-# by side; `ecar_lab/cost.py` holds all formulas.
+# by side; `ecar_lab/cost.py` holds all formulas. Part 7 of notebook 8 sets stages against quality, parallel work
+# against memory and resolution against cost, in one figure.

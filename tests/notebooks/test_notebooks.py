@@ -147,7 +147,7 @@ def test_a_notebook_has_the_shape_of_the_series(source):
 
 
 def test_the_series_is_whole():
-    assert [int(source.stem[:2]) for source in SOURCES] == list(range(11))
+    assert [int(source.stem[:2]) for source in SOURCES] == list(range(12))
     readme = (build.HERE.parent / "README.md").read_text("utf-8")
     for source in SOURCES:
         assert f"[{build.title(source)}](notebooks/{source.stem}.ipynb)" in readme

@@ -256,7 +256,7 @@ def test_real_data_is_there_or_not(tmp_path, monkeypatch):
     assert not lab.has_data("imagenette")
 
 
-@pytest.mark.parametrize("number", range(11))
+@pytest.mark.parametrize("number", range(12))
 def test_every_notebook_has_its_place(number):
     drawn = place.place(number)
     lit = [patch for patch in drawn.axes[0].patches if patch.get_facecolor()[2] > 0.6]
@@ -264,9 +264,9 @@ def test_every_notebook_has_its_place(number):
     assert "Lit: " in place.describe(number)
 
 
-def test_there_is_no_eleventh_place():
-    with pytest.raises(EcarError, match="no notebook 11: use 0 to 10"):
-        place.place(11)
+def test_there_is_no_twelfth_place():
+    with pytest.raises(EcarError, match="no notebook 12: use 0 to 11"):
+        place.place(12)
 
 
 def test_a_picture_is_white_opaque_and_not_too_wide(tmp_path):
