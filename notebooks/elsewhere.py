@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TAG = "skip-execution"  # nbclient passes such a cell over: the outputs that are committed stay
-SET_UP = """# Installs release {version} where the kit is missing, as on Colab; elsewhere it does nothing.
+SET_UP = """# Where the kit is missing, as on Colab, this installs it; elsewhere it does nothing.
 import importlib.util
 
 if importlib.util.find_spec("ecar_lab") is None:
