@@ -27,9 +27,12 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
-from ecar_lab.teaching.exercises import every
-
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))  # where this file itself is run
+
+from ecar_lab.teaching.exercises import every  # noqa: E402
+from notebooks import elsewhere  # noqa: E402
+
 SOURCES = HERE / "source"
 TIMES = HERE / "times.json"
 SOLUTION = re.compile(
@@ -52,8 +55,12 @@ def target(source: Path, solutions: bool) -> Path:
     return HERE / ("solutions" if solutions else "") / f"{source.stem}.ipynb"
 
 
-def make(source: Path, solutions: bool) -> NotebookNode:
-    """The notebook of a source, without outputs."""
+def make(source: Path, solutions: bool, repository: str | None = None) -> NotebookNode:
+    """The notebook of a source, without outputs.
+
+    Args:
+        repository: where it is published; by default where pyproject.toml says, if it does.
+    """
     read = jupytext.read(source, fmt="py:percent")
     cells = []
     for cell in read.cells:
@@ -67,8 +74,15 @@ def make(source: Path, solutions: bool) -> NotebookNode:
         cells.append(new_cell(cell.cell_type, text, tags))
     mark_exercises(cells, read)
     cells.append(new_cell("markdown", links(source, solutions), []))
-    for index, cell in enumerate(cells):
+    repository = repository or elsewhere.published_at()
+    if repository:
+        path = target(source, solutions).relative_to(HERE.parent).as_posix()
+        cells[0].source += f"\n\n{elsewhere.links(repository, path)}"
+        cells.insert(1, new_cell("code", elsewhere.set_up(repository), [elsewhere.TAG]))
+    for index, cell in enumerate(filter(is_of_the_source, cells)):
         cell["id"] = f"{source.stem[:2]}-{index:03d}"
+    if repository:
+        cells[1]["id"] = f"{source.stem[:2]}-set-up"
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata, nbformat_minor=5)
@@ -154,17 +168,27 @@ def links(source: Path, solutions: bool) -> str:
     return " · ".join(parts)
 
 
+def is_of_the_source(cell: NotebookNode) -> bool:
+    """Whether a cell is not the set-up, which only runs where the kit is missing."""
+    return elsewhere.TAG not in cell.metadata.get("tags", [])
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """The code cells that run everywhere."""
+    return [c for c in notebook.cells if c.cell_type == "code" and is_of_the_source(c)]
+
+
 def code_of(notebook: NotebookNode) -> list[str]:
-    """The code cells' text."""
-    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    """Their text."""
+    return [cell.source for cell in code_cells(notebook)]
 
 
 def keep_outputs(fresh: NotebookNode, old: NotebookNode) -> bool:
     """Takes the outputs of an older version over if it was run and its code is the same."""
-    done = [cell for cell in old.cells if cell.cell_type == "code"]
+    done = code_cells(old)
     if code_of(fresh) != code_of(old) or not all(cell.execution_count for cell in done):
         return False
-    for cell, before in zip((c for c in fresh.cells if c.cell_type == "code"), done, strict=True):
+    for cell, before in zip(code_cells(fresh), done, strict=True):
         cell.outputs, cell.execution_count = before.outputs, before.execution_count
     return True
 
@@ -238,8 +262,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--profile", default="full", choices=("full", "fast"))
     parser.add_argument("--dry", action="store_true", help="write nothing: run in memory")
     parser.add_argument("--handouts", type=Path, metavar="DIR", help="slides and summaries alone")
+    parser.add_argument(
+        "--repository", type=elsewhere.address, metavar="URL",
+        help="where they are published: adds links to Colab and Binder, and a set-up cell",
+    )  # fmt: skip
     chosen = parser.parse_args(arguments)
-    sys.path.insert(0, str(HERE.parent))  # where the file itself is run
     for source in sources():
         if chosen.numbers and source.stem[:2] not in chosen.numbers:
             continue
@@ -249,7 +276,7 @@ def main(arguments: list[str] | None = None) -> None:
         for solutions in (False, True):
             if chosen.only and solutions != (chosen.only == "solutions"):
                 continue
-            fresh, path = make(source, solutions), target(source, solutions)
+            fresh, path = make(source, solutions, chosen.repository), target(source, solutions)
             name = f"{path.parent.name}/{path.name}"
             said = "no outputs: run it with --execute"
             if chosen.execute:

@@ -23,6 +23,7 @@ from pygments.formatters.html import HtmlFormatter
 from pygments.lexers.python import PythonLexer
 
 from docs.mathml import mathml
+from notebooks.elsewhere import TAG
 
 LONGEST_CODE = 12  # lines of code that are shown; of longer cells only what comes out
 FULL, SHORT = 24, 5  # lines on a slide: more would not fit, so few leave room for more
@@ -68,6 +69,8 @@ def deck(notebook: NotebookNode) -> NotebookNode:
 def _parts(cells: list[NotebookNode]) -> Iterator[NotebookNode]:
     """The cells, Markdown split at its headings and before its questions."""
     for cell in cells:
+        if TAG in cell.metadata.get("tags", []):
+            continue
         if cell.cell_type != "markdown":
             yield nbformat.from_dict(dict(cell))
             continue

@@ -34,8 +34,7 @@ def committed(source: Path, solutions: bool):
     return nbformat.read(build.target(source, solutions), as_version=4)
 
 
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+code_cells = build.code_cells
 
 
 @variants

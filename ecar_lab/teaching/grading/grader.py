@@ -43,13 +43,14 @@ class Run:
         verdicts: number of an exercise -> state and sentence.
         notes: about the notebook.
         ended: place of a cell that ended the process, and is not run again -> how.
+        spent: seconds in processes that are over.
     """
 
     limit: float
     verdicts: dict[str, tuple[str, str]] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     ended: dict[int, str] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
+    spent: float = 0.0
 
 
 def grade(path: str | Path, limit: float = 120.0) -> Report:
@@ -167,6 +168,7 @@ def _follow(process: subprocess.Popen, order: dict[str, Any], run: Run) -> bool:
     for work in (listen, speak):
         threading.Thread(target=work, daemon=True).start()
     place, number, ready, interrupted = 0, "", False, False
+    began = time.monotonic()
     while True:
         allowed = (GRACE if interrupted else run.limit) if ready else START
         try:
@@ -177,20 +179,23 @@ def _follow(process: subprocess.Popen, order: dict[str, Any], run: Run) -> bool:
                 _note_slow(run, place, number)
                 process.send_signal(signal.SIGINT)
                 continue
-            _give_up(run, place, number, ready, f"ran longer than {run.limit:g} s")
-            return False
+            line = None
+            why = f"ran longer than {run.limit:g} s"
+        else:
+            why = "ended the process"
         if line is None:
-            _give_up(run, place, number, ready, "ended the process")
+            run.spent += time.monotonic() - began
+            _give_up(run, place, number, ready, why)
             return False
         said = _message(line, order["token"])
         kind = said.get("kind")
         if kind is None:
             continue
         if kind == judging.READY:
-            ready = True
+            ready, began = True, time.monotonic()
         elif kind == judging.CELL:
             place, number, interrupted = said["place"], "", False
-            if time.monotonic() - run.began > ALL * run.limit:
+            if run.spent + time.monotonic() - began > ALL * run.limit:
                 run.notes[f"it ran longer than {ALL * run.limit:g} s: not run from cell {place} on"
                           ] = None  # fmt: skip
                 return True
@@ -214,7 +219,15 @@ def _message(line: bytes, token: str) -> dict[str, Any]:
         said = json.loads(line)
     except ValueError:
         return {}
-    return said if isinstance(said, dict) and said.get("token") == token else {}
+    if not isinstance(said, dict) or said.get("token") != token:
+        return {}
+    return {name: plain(value) if isinstance(value, str) else value for name, value in said.items()}
+
+
+def plain(text: str) -> str:
+    """Words of a learner's notebook as a terminal and a file can take them: no control characters,
+    no halves of characters, no end of length."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text[:500])
 
 
 def _note_slow(run: Run, place: int, number: str) -> None:

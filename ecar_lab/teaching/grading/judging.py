@@ -36,6 +36,9 @@ class Shell(InteractiveShell):
     def enable_gui(self, gui: Any = None) -> None:
         """There is no window to be opened."""
 
+    def ask_exit(self) -> None:
+        """``exit()`` ends nothing here."""
+
 
 class Judge:
     """Runs cells and judges what they define.
@@ -86,6 +89,7 @@ class Judge:
         space = self.shell.user_ns
         before = space.pop(task.defines, None) if task else None
         self.tell(CELL, place=place)
+        signal.signal(signal.SIGINT, self.interrupt)  # a cell before may have changed it
         with self._interruptible():
             result = self.shell.run_cell(text, store_history=True)
         error = result.error_before_exec or result.error_in_exec
@@ -177,7 +181,6 @@ def main() -> None:
         answers.flush()
 
     judge_of = Judge(tell)
-    signal.signal(signal.SIGINT, judge_of.interrupt)
     tell(READY)
     for place, text, number, is_last in order["cells"]:
         judge_of.run(place, text, judge_of.tasks.get(number), is_last)

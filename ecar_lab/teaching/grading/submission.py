@@ -16,7 +16,7 @@ from ecar_lab.errors import EcarError
 from ecar_lab.teaching.exercises import Task, every, of_notebook
 
 REMEDY = "give a notebook of this kit that a learner filled in, an .ipynb file"
-MARK = re.compile(r"exercise-(\d+)-\d+")
+MARK = re.compile(r"exercise-(\d{1,3})-\d{1,3}")
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,14 @@ def test_a_process_that_does_not_start_is_said(tmp_path, monkeypatch):
         grader.grade(save(tmp_path / "x.ipynb", exercise("3.1")))
 
 
+def test_words_of_a_notebook_can_be_printed_and_written():
+    said = grader.plain("it raised \x1b[31mred\x07 \ud800 ✔ é" + "x" * 9999)
+    assert said.startswith("it raised \N{REPLACEMENT CHARACTER}[31mred")
+    assert said.encode("utf-8")
+    assert "✔ é" in said
+    assert len(said) == 500
+
+
 def run(*arguments):
     return cli.main(["grade", *map(str, arguments)])
 

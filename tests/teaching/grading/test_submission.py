@@ -118,6 +118,8 @@ def test_text_in_lines_and_metadata_of_any_kind_are_read(tmp_path):
     lines = exercise("3.2") | {"source": EULER.splitlines(keepends=True)}
     odd = [{"cell_type": "code", "source": "", "metadata": strange} for strange in (None, 3, [])]
     odd.append({"cell_type": "code", "source": "", "metadata": {"nbgrader": {"grade_id": 5}}})
+    odd.append({"cell_type": "code", "source": "\ud800", "metadata": {}})
+    odd[-2]["metadata"]["nbgrader"]["grade_id"] = f"exercise-{'9' * 5000}-1"
     path = save(tmp_path / "x.ipynb", lines, *odd)
     assert found(path, "3.2").cells == [1]
     content = json.loads(path.read_text())
