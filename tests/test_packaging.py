@@ -172,7 +172,7 @@ def test_the_wheel_carries_checkpoints_whole_and_knows_the_others():
 def test_the_wheel_carries_the_notebooks_and_what_they_open():
     places = packed()
     sources = sorted((ROOT / "notebooks" / "source").glob("[0-9]*.py"))
-    assert len(sources) == 11
+    assert len(sources) == 12
     opened = set()
     for source in sources:
         assert f"notebooks/{source.stem}.ipynb" in places

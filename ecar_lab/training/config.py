@@ -28,6 +28,8 @@ from ecar_lab.schema import (
     short,
 )
 
+Trackers = list[Literal["tensorboard", "trackio", "wandb"]]
+
 # Fields that may differ between a run and its continuation: none of them bends the curve
 # (steps and max_minutes move its end, which the stored plan takes care of).
 FREE_ON_RESUME = {
@@ -117,9 +119,7 @@ class TrainConfig:
 
     log_every: Count = 50
     """Steps between two lines in the logs."""
-    log_with: list[Literal["tensorboard", "trackio", "wandb"]] = field(
-        default_factory=lambda: ["tensorboard"]
-    )
+    log_with: Trackers = field(default_factory=lambda: ["tensorboard"])
     """Where curves and pictures go beside metrics.jsonl. trackio and wandb are packages of their
     own; wandb writes offline unless WANDB_MODE says otherwise."""
     save_every: Count = 500

@@ -12,13 +12,13 @@ NAMES = {file.name for file in SOURCE.glob("[0-9]*.ipynb")}
 
 
 def test_notebooks_are_copied_and_with_solutions_too(capsys):
-    assert len(NAMES) == 11
+    assert len(NAMES) == 12
     assert cli.main(["notebooks", "a/course"]) == 0
     assert files(Path("a/course")) == NAMES
     name = sorted(NAMES)[0]
     assert Path("a/course", name).read_bytes() == (SOURCE / name).read_bytes()
     assert cli.main(["notebooks", "a/course", "--solutions"]) == 0
-    assert "11 notebooks copied into a/course, 11 were there already" in capsys.readouterr().out
+    assert "12 notebooks copied into a/course, 12 were there already" in capsys.readouterr().out
     assert files(Path("a/course")) == NAMES | {f"solutions/{one}" for one in NAMES}
 
 

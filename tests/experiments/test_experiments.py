@@ -260,6 +260,8 @@ def test_the_shipped_checkpoints_are_compared_at_the_guidance_that_suits_each(
     monkeypatch.setattr(shipped, "GUIDANCE", ways)
     monkeypatch.setattr(shipped, "TRIAL_STEPS", {"E-CAR": [1, 1], "DiT": 2})
     monkeypatch.setattr(shipped, "FINAL", plans)
+    monkeypatch.setattr(shipped, "TRIALS", {"smoke": 2})
+    monkeypatch.setattr(shipped, "PLANS", {"smoke": 0})
     monkeypatch.setattr(shipped, "FAST", {"E-CAR": ab2, "DiT": ab2})
     ours, theirs = (shipped.measure(lab, name, folders[name]) for name in ("E-CAR", "DiT"))
     best = min(ours["trials"], key=lambda trial: trial["frechet"])
