@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import logging
 import sys
 from collections.abc import Callable, Generator
@@ -139,7 +140,7 @@ class Trainer:
             if log is not None:
                 log.close()
         if self.accelerator.num_processes > 1:
-            self.accelerator.end_training()
+            self._end_processes()
         return self.run_folder
 
     def _loop(
@@ -428,6 +429,17 @@ class Trainer:
         unused = any(p.grad is None for p in objective.parameters() if p.requires_grad)
         self.task.restore(position)
         return flops, unused
+
+    def _end_processes(self) -> None:
+        """Leaves the group of processes, after DDP has left it.
+
+        DDP's reducer gives the group up without letting go of Python's lock. Were it the last to
+        hold the group, it could wait for ever for the group's thread, which waits for that lock.
+        """
+        del self.objective
+        self.accelerator.free_memory()
+        gc.collect()  # accelerate collects before it lets go
+        self.accelerator.end_training()
 
     def _matmul_rate(self) -> float:
         return matmul_rate(self.dtype, self.device)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from ecar_lab.errors import EcarError
 from ecar_lab.tokenizers.makers import ConvTokenizer
 from ecar_lab.training import loop
 from ecar_lab.training.config import ModelTrainConfig
+from ecar_lab.training.launch import launched
 from ecar_lab.training.log import read_metrics
-from ecar_lab.training.model import train_model
+from ecar_lab.training.model import model_trainer, train_model
 from ecar_lab.training.run_folder import OWNER, RunFolder
 from tests.data.pictures import encoded, put, write_tar
 from tests.training.runs import assert_same, config, curve, cut_back, weights
@@ -135,6 +137,23 @@ def test_two_processes_equal_one(farm: Farm, name: str, alone: str, tolerance: f
         ours, theirs = (weights(farm.run(run), stem) for run in (name, alone))
         assert_same(ours, theirs, rtol=1e-4, atol=tolerance)
     assert farm.loss(name) == pytest.approx(farm.loss(alone), abs=1e-5)
+
+
+def test_ddp_has_left_the_group_before_it_is_given_up(tmp_path: Path):
+    """As the last to hold the group, DDP's reducer waited for ever, once in some fifty runs."""
+    cfg, left = config(tmp_path / "run", **ADAMW), []
+    with launched(cfg) as launch:
+        trainer = model_trainer(cfg, launch)
+        wrapped = torch.nn.Sequential(trainer.objective)  # as DDP wraps it, and accelerate keeps it
+        wrapped.itself = [wrapped]  # and such wrappers hold themselves
+        trainer.objective = wrapped
+        launch.accelerator._models.append(wrapped)
+        held = weakref.ref(wrapped)
+        del wrapped
+        assert held() is not None
+        launch.accelerator.end_training = lambda: left.append(held() is None)
+        trainer._end_processes()
+    assert left == [True]
 
 
 def test_one_process_goes_on_for_two(farm: Farm, tmp_path: Path):
