@@ -53,7 +53,7 @@ VICTIM = """
 import sys
 from gradio_client import Client
 client = Client(sys.argv[1], verbose=False, analytics_enabled=False, download_files=False)
-job = client.submit(sys.argv[2], seed=1, steps=32, api_name="/trace")
+job = client.submit(sys.argv[2], seed=1, steps=32, solver="ab2", api_name="/trace")
 for _ in job:
     print("running", flush=True)
 """
