@@ -22,7 +22,7 @@ from typing import Any
 
 from apps.serve.asked import Asked, read
 from apps.serve.batches import Batches, Job, when_done
-from apps.server.answers import Headers, Refusal, refused, security_headers
+from apps.server.answers import Headers, Refusal, refused, security_headers, send_answer
 from apps.server.bodies import Bodies, check_length
 from apps.server.checks import Hosts
 from apps.server.tries import Tries
@@ -38,7 +38,6 @@ METHODS = {"/generate": ("POST",), "/health": ("GET", "HEAD"), "/metrics": ("GET
 RETRY = 1.0
 BODIES = 64  # that are read at the same time, beside as many as may wait
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
-LINGER = 1.0  # seconds in which the rest of a refused body is thrown away
 BODILESS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -199,17 +198,8 @@ class Door:
             size = str(len(body)).encode()
             headers += [(b"content-type", kind), (b"content-length", size)]
         unread = status >= 400 and scope["method"] not in BODILESS
-        if unread:  # what else was to come is not kept
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
         body = b"" if scope["method"] == "HEAD" else body
-        await send({"type": "http.response.body", "body": body, "more_body": unread})
-        if unread:  # a moment, so that the answer is not lost in a connection that breaks
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LINGER):
-                    while (await receive()).get("more_body"):
-                        pass
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send_answer(send, receive, (status, headers, body), unread)
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 Headers = list[tuple[bytes, bytes]]
+LINGER = 1.0  # seconds in which the rest of a refused body is thrown away
 # Who may show the app in a frame: notebooks on this machine or in an editor, and Spaces.
 FRAMES = (
     "'self' http://localhost:* http://127.0.0.1:* https://huggingface.co https://*.hf.space "
@@ -90,3 +93,24 @@ def reworded(status: int, kind: str, body: bytes) -> bytes:
     if isinstance(detail, str) and status in (400, 429, 503) and ": " in detail:
         return in_json(detail, detail)
     return in_json(known, detail if isinstance(detail, dict | list) else None)
+
+
+async def send_answer(
+    send: Callable[[Any], Awaitable[None]],
+    receive: Callable[[], Awaitable[Any]],
+    answer: tuple[int, Headers, bytes],
+    unread: bool,
+) -> None:
+    """Sends status, headers and body. ``unread``: of a request whose body was not read, which is
+    thrown away, and whose connection is closed then."""
+    status, headers, body = answer
+    if unread:
+        headers = [*headers, (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": unread})
+    if unread:  # a moment, so that the answer is not lost in a connection that breaks
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while (await receive()).get("more_body"):
+                    pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

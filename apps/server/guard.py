@@ -4,13 +4,12 @@ that is taken, one of not too many? What is refused gets one sentence.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from apps.server.answers import (
     refused,
     reworded,
     security_headers,
+    send_answer,
 )
 from apps.server.bodies import Bodies, Uploads, check_files, check_length
 from apps.server.checks import CLOSED, Hosts, is_open, is_page
@@ -36,7 +36,6 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 # Requests that are being answered at the same time; an open page holds two or three.
 OPEN_EACH, OPEN = 240, 1200
 LARGEST_ERROR = 100_000
-LINGER = 1.0  # seconds in which the rest of a refused body is thrown away
 HEARTBEAT = re.compile("/gradio_api/heartbeat/([^/]+)")
 MESSAGES = "/gradio_api/queue/data"
 CALL = re.compile("/gradio_api/call/(?:v2/)?[^/]+/([^/]+)")
@@ -216,18 +215,8 @@ class Guard:
     ) -> None:
         """Sends a refusal, then closes the connection: what else was to come is not kept."""
         status, headers, body = answer
-        headers = [*headers, *self.headers]
         unread = scope["method"] not in ("GET", "HEAD", "OPTIONS")
-        if unread:
-            headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": unread})
-        if unread:  # a moment, so that the answer is not lost in a connection that breaks
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LINGER):
-                    while (await receive()).get("more_body"):
-                        pass
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await send_answer(send, receive, (status, [*headers, *self.headers], body), unread)
 
 
 def named_function(body: bytes) -> object:

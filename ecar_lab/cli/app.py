@@ -64,6 +64,27 @@ def run(arguments: list[str]) -> None:
     serve(parse(AppSwitches, "app", arguments))
 
 
+def open_door(part: str, what: str, host: str, auth: tuple[str, str] | None) -> None:
+    """Makes ``apps`` importable, and warns where ``what`` is open to everybody.
+
+    Raises:
+        EcarError: ``part`` of it is not here.
+    """
+    root = home()
+    if not (root / "apps" / part).exists():
+        raise EcarError(
+            f"there is no app in {str(root)!r}, so this installation is not whole: install "
+            "the package again, or from a clone with `pip install -e .`"
+        )
+    if auth is None and not is_local(host):
+        print(
+            f"warning: whoever reaches {host} can use this {what}: "
+            f"set a password with --auth USER:PASSWORD or the variable {AUTH_VARIABLE}",
+            file=sys.stderr,
+        )
+    sys.path.insert(0, str(root))
+
+
 def serve(switches: AppSwitches) -> None:
     """Serves the page until it is stopped.
 
@@ -73,19 +94,7 @@ def serve(switches: AppSwitches) -> None:
     auth = read_auth(switches.auth)
     if switches.mcp and importlib.util.find_spec("mcp") is None:
         raise EcarError("--mcp needs the package mcp: pip install 'mcp>=1.21,<2'")
-    root = home()
-    if not (root / "apps" / "demo.py").is_file():
-        raise EcarError(
-            f"there is no app in {str(root)!r}, so this installation is not whole: install "
-            "the package again, or from a clone with `pip install -e .`"
-        )
-    if auth is None and not is_local(switches.host):
-        print(
-            f"warning: whoever reaches {switches.host} can use this app: "
-            f"set a password with --auth USER:PASSWORD or the variable {AUTH_VARIABLE}",
-            file=sys.stderr,
-        )
-    sys.path.insert(0, str(root))
+    open_door("demo.py", "app", switches.host, auth)
     from ecar_lab.machine import no_proxies
 
     # Being told to end is like Ctrl-C: the server closes, and what visitors made is deleted.

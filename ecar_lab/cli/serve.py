@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from ecar_lab.cli.app import AUTH_VARIABLE, is_local, leave, read_auth
+from ecar_lab.cli.app import leave, open_door, read_auth
 from ecar_lab.cli.switches import parse
-from ecar_lab.errors import EcarError
 from ecar_lab.schema import Count, NotNegative, Port, Text
 
 
@@ -49,19 +46,7 @@ class ServeSwitches:
 def run(arguments: list[str]) -> None:
     switches = parse(ServeSwitches, "serve", arguments)
     auth = read_auth(switches.auth)
-    root = Path(__file__).resolve().parents[2]
-    if not (root / "apps" / "serve").is_dir():
-        raise EcarError(
-            f"there is no app in {str(root)!r}: it is part of the repository, "
-            "so install from a clone with `pip install -e .`"
-        )
-    if auth is None and not is_local(switches.host):
-        print(
-            f"warning: whoever reaches {switches.host} can use this server: "
-            f"set a password with --auth USER:PASSWORD or the variable {AUTH_VARIABLE}",
-            file=sys.stderr,
-        )
-    sys.path.insert(0, str(root))
+    open_door("serve", "server", switches.host, auth)
     from apps.serve.asked import Limits
     from apps.serve.server import launch
 

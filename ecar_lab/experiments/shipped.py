@@ -115,7 +115,7 @@ def measure(lab: Lab, name: str, checkpoint: str) -> dict[str, Any]:
             for seed in SEEDS[lab.size.name]
         ]
         distances = [frechet(result) for result in results]
-        shares = [named_right(result) for result in results]
+        shares = [share for one in results if (share := named_right(one)) is not None]
         points.append(
             {
                 **chosen,
@@ -123,9 +123,9 @@ def measure(lab: Lab, name: str, checkpoint: str) -> dict[str, Any]:
                 "frechet": statistics.fmean(distances),
                 "interval": half_width(distances),
                 "distances": distances,
-                "precision": _mean(named(r["metrics"], ["precision"]) for r in results),
-                "recall": _mean(named(r["metrics"], ["recall"]) for r in results),
-                "named_right": None if None in shares else _mean(shares),
+                "precision": statistics.fmean(named(r["metrics"], ["precision"]) for r in results),
+                "recall": statistics.fmean(named(r["metrics"], ["recall"]) for r in results),
+                "named_right": statistics.fmean(shares) if shares else None,
             }
         )
     return {
@@ -136,10 +136,6 @@ def measure(lab: Lab, name: str, checkpoint: str) -> dict[str, Any]:
         "seeds": list(SEEDS[lab.size.name]),
         "points": points,
     }
-
-
-def _mean(values: Any) -> float:
-    return statistics.fmean(values)
 
 
 def add_times(lab: Lab, entry: dict[str, Any]) -> None:
@@ -165,9 +161,9 @@ def add_times(lab: Lab, entry: dict[str, Any]) -> None:
         }
 
 
-SETTINGS = (
-    *("num_inference_steps", "guidance_scale", "guidance_interval", "time_power", "solver"),
-)
+SETTINGS = [
+    "num_inference_steps", "guidance_scale", "guidance_interval", "time_power", "solver",
+]  # fmt: skip
 
 
 def as_good(result: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:

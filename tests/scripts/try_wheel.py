@@ -41,7 +41,7 @@ def main() -> int:
         timed("install", install, wheel.absolute(), venv)
         place = folder / "elsewhere"
         place.mkdir()
-        for check in (nothing_of_the_clone, doctor, sample, refused, demo, notebooks, space):
+        for check in (nothing_of_the_clone, doctor, sample, refused, demo, serve, notebooks, space):
             timed(check.__name__.replace("_", " "), check, Kit(venv, place))
     finally:
         print(f"kept: {folder}") if options.keep else shutil.rmtree(folder, ignore_errors=True)
@@ -146,6 +146,12 @@ def demo(kit: Kit) -> None:
     answers(kit, [str(kit.venv / "bin" / "ecar"), "demo", "--port", port], port, kit.place)
 
 
+def serve(kit: Kit) -> None:
+    port = str(free_port())
+    command = [str(kit.venv / "bin" / "ecar"), "serve", "--checkpoint", "digits", "--port", port]
+    answers(kit, command, port, kit.place, "health", '"status": "ok"')
+
+
 def notebooks(kit: Kit) -> None:
     kit.run("ecar", "notebooks", "course", "--solutions")
     kit.run("jupyter", "execute", f"course/solutions/{NOTEBOOK}")
@@ -163,8 +169,10 @@ def space(kit: Kit) -> None:
     answers(kit, [str(kit.venv / "bin" / "python"), "app.py"], port, kit.place / "space")
 
 
-def answers(kit: Kit, command: list[str], port: str, place: Path) -> None:
-    """Starts a server, waits until its page is there, and ends it."""
+def answers(
+    kit: Kit, command: list[str], port: str, place: Path, page: str = "", words: str = "gradio"
+) -> None:
+    """Starts a server, waits until its page is there and has the words, and ends it."""
     log = kit.place / "server.log"
     with open(log, "w") as out:
         server = subprocess.Popen(command, cwd=place, env=kit.environment, stdout=out, stderr=out)
@@ -174,12 +182,14 @@ def answers(kit: Kit, command: list[str], port: str, place: Path) -> None:
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
+                with urllib.request.urlopen(
+                    f"http://127.0.0.1:{port}/{page}", timeout=30
+                ) as answer:
                     text = answer.read().decode()
                 break
             except (urllib.error.URLError, ConnectionError, TimeoutError):
                 time.sleep(0.5)
-        assert "gradio" in text.lower()
+        assert words in text.lower(), text
     finally:
         server.terminate()
         server.wait(60)
