@@ -25,8 +25,8 @@ CHECKPOINTS = {
 GUIDANCE = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 # What the other settings have in common: guidance from the second stage on, in the finest at its
 # beginning; first steps that are the shorter ones. DiT is guided less.
-BEST, BEST_END, BEST_POWER = 2.5, 0.3, 1.3
-DIT_BEST, DIT_STEPS = 2.0, 12
+BEST, BEST_END, BEST_POWER = 2.0, 0.3, 1.3
+DIT_BEST, DIT_STEPS = 1.5, 12
 ENDS, POWERS = (0.1, 0.3, 0.6), (1.0, 1.15, 1.3, 1.5)
 Setting = dict[str, Any]
 
