@@ -63,7 +63,7 @@ toc_object_entries_show_parents = "hide"
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "ecar_lab"
-# A link to the page on which the model runs, where `make lab` has built it; docs/join_lab.py brings it.
+# A link to the page on which the model runs, where `make lab` built it; docs/join_lab.py brings it.
 templates_path = ["templates"]
 html_context = {"lab": (ROOT / "build" / "lab" / "lab.json").is_file()}
 html_sidebars = {

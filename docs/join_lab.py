@@ -1,4 +1,4 @@
-"""Puts the page on which the model runs beside the docs, if both were built; each leads to the other.
+"""Puts the page on which the model runs beside the docs, if it was built; each leads to the other.
 
     make site     (python -m docs.join_lab build/lab build/site)
 

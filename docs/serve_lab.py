@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--isolate", action="store_true", help="threads from the first visit on")
     asked = parser.parse_args()
     if not (asked.folder / "index.html").is_file():
-        sys.exit(f"error: there is no page in {str(asked.folder)!r}: build it with make lab or make site")
+        sys.exit(f"error: no page is in {str(asked.folder)!r}: build it with make lab or make site")
     try:
         serving = server(asked.folder, asked.port, asked.isolate)
     except OSError as error:
