@@ -21,7 +21,8 @@ if (manifest.format !== FORMAT) {
   throw new Error(`model/manifest.json has format ${manifest.format}, this page reads ${FORMAT}`);
 }
 const names = manifest.class_names;
-const here = VIEWS.filter((view) => view !== "paint" || manifest.encoder);
+const paintable = manifest.encoder ? manifest.stages.slice(0, -1).map(({ resolution }) => resolution) : [];
+const here = VIEWS.filter((view) => view !== "paint" || paintable.length);
 const chosen = readAddress(lab.first, names, here);
 let run = null; // what is shown
 let recorded = null;
@@ -36,7 +37,6 @@ const views = {
   one: new OneView(panels.one, { manifest, lab, onSave }),
   all: new AllView(panels.all, { manifest, onPick }),
 };
-const paintable = manifest.encoder ? manifest.stages.slice(0, -1).map(({ resolution }) => resolution) : [];
 let cells = null;
 if (paintable.length) {
   const left = make("div", panels.paint, { class: "easel" });

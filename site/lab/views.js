@@ -8,7 +8,7 @@ import { clear, draw } from "./pictures.js";
 export class OneView {
   constructor(parent, { manifest, lab, onSave }) {
     this.manifest = manifest;
-    this.root = make("div", parent, { class: "one" });
+    this.root = make("div", parent, { class: manifest.stages.length > 1 ? "one" : "one single" });
     this.root.style.setProperty("--stages", manifest.stages.length);
     this.root.style.setProperty("--handovers", manifest.stages.length - 1);
     this.stages = manifest.stages.map(({ resolution, num_inference_steps: steps }, stage) => {

@@ -1,6 +1,7 @@
 """What the page says where something is wrong with it, with the browser or with the way to it."""
 
 import json
+import shlex
 
 import pytest
 
@@ -128,9 +129,28 @@ def test_a_graphics_driver_has_to_compute_the_same(visitor, folder, right):
 
 def test_over_plain_http_from_another_machine_it_runs_and_keeps_nothing(browser, folder):
     """As there, the browser gives the page neither caches nor a service worker nor hashes."""
-    missing = ("caches", "CacheStorage"), ("crypto", "Crypto")
-    hide = "".join(f"Object.defineProperty(self, '{n}', {{value: undefined}});" for n, _ in missing)
+    missing = ("caches", "crypto")
+    hide = "".join(f"Object.defineProperty(self, '{name}', {{value: undefined}});" for name in missing)
     with serving(folder) as address, visit(browser, f"{address}words.js") as page:
         code = hide + (folder / "worker.js").read_text("utf-8")
         page.route("**/worker.js", lambda r: r.fulfill(body=code, content_type="text/javascript"))
         assert page.evaluate(KEEP) is False
+
+
+def test_a_model_without_an_encoder_and_with_odd_names_of_classes(visitor, folder):
+    page, address = visitor
+    said = json.loads((folder / "model" / "manifest.json").read_text("utf-8"))
+    said |= {"encoder": None, "class_names": ["<b>cat</b>", "dog's; true", "x" * 90]}
+    spoil(page, "manifest.json", json.dumps(said))
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(f"{address}#view=paint&class=dog's; true")
+    arrive(page)
+    assert "view “paint”" in page.inner_text("#banner")
+    assert page.get_by_label("Paint a stage").count() == 0
+    assert page.inner_text(".caption").startswith("dog's; true, seed 0: made")
+    command = shlex.split(page.inner_text("#command"))
+    assert command[command.index("--classes") + 1] == "dog's; true"
+    page.get_by_label("All classes").check()
+    arrive(page)
+    assert page.locator(".all button").all_inner_texts() == said["class_names"]
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
