@@ -129,8 +129,8 @@ def test_a_graphics_driver_has_to_compute_the_same(visitor, folder, right):
 
 def test_over_plain_http_from_another_machine_it_runs_and_keeps_nothing(browser, folder):
     """As there, the browser gives the page neither caches nor a service worker nor hashes."""
-    missing = ("caches", "crypto")
-    hide = "".join(f"Object.defineProperty(self, '{name}', {{value: undefined}});" for name in missing)
+    undefine = "Object.defineProperty(self, '{}', {{value: undefined}});"
+    hide = undefine.format("caches") + undefine.format("crypto")
     with serving(folder) as address, visit(browser, f"{address}words.js") as page:
         code = hide + (folder / "worker.js").read_text("utf-8")
         page.route("**/worker.js", lambda r: r.fulfill(body=code, content_type="text/javascript"))
