@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 ISOLATION = {
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -47,7 +48,7 @@ class Handler(SimpleHTTPRequestHandler):
         """A packed neighbour in place of the file, if the browser takes it."""
         self.packing = ""
         whole = Path(self.translate_path(self.path))
-        if whole.is_dir():
+        if whole.is_dir() and urlsplit(self.path).path.endswith("/"):  # else it is sent on to that
             whole = whole / "index.html"
         for name, suffix in self.taken():
             packed = whole.with_name(whole.name + suffix)

@@ -1,5 +1,6 @@
 """The built page as files, and the server that shows it."""
 
+import gzip
 import json
 import shutil
 import socket
@@ -53,6 +54,15 @@ def test_what_is_packed_is_sent_to_whom_can_unpack_it(folder, name, kind):
             headers, packed = ask(address + name, packing)
             assert (headers["Content-Type"], headers["Content-Encoding"]) == (kind, name_of)
             assert len(packed) < len(content)
+
+
+def test_a_folder_is_found_with_and_without_its_slash(folder):
+    """As the page is, in the site."""
+    with serving(folder.parent) as address:
+        for name in ("page", "page/", "page?x=/", "page/?x"):
+            headers, packed = ask(address + name, "gzip")
+            assert headers["Content-Encoding"] == "gzip", name
+            assert gzip.decompress(packed) == (folder / "index.html").read_bytes()
 
 
 def test_what_is_not_packed_is_sent_as_it_is_and_nothing_else_at_all(folder):
