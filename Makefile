@@ -76,11 +76,11 @@ showreel: $(STAMP) ## takes the moving picture of the app for the README, docs/a
 # With the page on which the model runs, where that was built.
 site: $(STAMP) ## the docs as pages in build/site, warnings as errors
 	$(BIN)/sphinx-build -c docs -d build/doctrees -W --keep-going -q . build/site
+	$(BIN)/python -m docs.join_lab build/lab build/site
 	$(BIN)/python -m docs.check_site build/site
-	@if [ -d build/lab ]; then rm -rf build/site/lab && cp -R build/lab build/site/lab; fi
 
 site-serve: site ## the same, shown on this machine, port 8000
-	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
+	$(BIN)/python -m docs.serve_lab --folder build/site --port 8000
 
 doctor: $(STAMP) ## what is here, what is wrong, and the remedy
 	$(BIN)/ecar doctor

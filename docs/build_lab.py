@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ PACKAGES = shutil.ignore_patterns("*.gz", "*.br")
 PACKED = {".html", ".css", ".js", ".mjs", ".json", ".svg", ".wasm", ".onnx"}
 # What a visitor sees first, and what a painting becomes, where the model knows these classes.
 FIRST, PAINTED = ("automobile", 0), ("automobile", "ship", "airplane")
-RECORDED_SEED = 0
+RECORDED_SEED, KEPT_NUMBERS = 0, 64
 
 
 def build(
@@ -82,7 +84,8 @@ def build(
         else:
             export(checkpoint, fresh / "model", weights, encoder=True)
         pipeline = OnnxPipeline(Exported(fresh / "model"))
-        write_json(fresh / LAB, {**told(pipeline), **record(pipeline, fresh), **listed(fresh)})
+        said = {**told(pipeline), **record(pipeline, fresh), **listed(fresh)}
+        write_json(fresh / LAB, {**said, "build": number(fresh, said)})
         if packed:
             pack(fresh)
     return output
@@ -185,7 +188,8 @@ def costs(model: Any) -> dict[str, Any]:
 
 def record(pipeline: OnnxPipeline, folder: Path) -> dict[str, Any]:
     """Draws one run with an image of every class, for browsers in which the model cannot run: a
-    column per moment, two rows per class, the picture and the latent."""
+    column per moment, two rows per class, the picture and the latent. And some numbers of the first
+    image's latent, by which a browser knows that its graphics driver computes the same."""
     manifest = pipeline.exported.manifest
     labels, colours = list(range(len(manifest.class_names))), LatentColours.of(pipeline.tokenizer)
     cell = manifest.stages[-1].resolution * manifest.downsample_factor
@@ -198,7 +202,11 @@ def record(pipeline: OnnxPipeline, folder: Path) -> dict[str, Any]:
         frames.append({**frame, "numSteps": event.num_steps, "final": event.is_final})
     name = "recorded.png"
     Image.fromarray(np.concatenate(columns, axis=1)).save(folder / name, optimize=True)
-    return {"recorded": {"file": name, "seed": RECORDED_SEED, "cell": cell, "frames": frames}}
+    first = event.latent[0].flatten()
+    stride = max(1, len(first) // KEPT_NUMBERS)
+    latent = [round(one, 4) for one in first[::stride].tolist()]
+    said = {"file": name, "seed": RECORDED_SEED, "cell": cell, "frames": frames}
+    return {"recorded": {**said, "latent": latent, "stride": stride}}
 
 
 def enlarged(picture: torch.Tensor, size: int) -> np.ndarray:
@@ -228,9 +236,16 @@ def listed(folder: Path) -> dict[str, Any]:
     return {"small": [LAB, *small], "runtime": runtime}
 
 
-def pack(folder: Path) -> None:
-    """Each file that gains by it also as ``.gz`` and ``.br``."""
-    for file in sorted(folder.rglob("*")):
+def number(folder: Path, said: dict[str, Any]) -> str:
+    """Of this build, of all that it holds: another build has another one."""
+    names = {*said["small"], "index.html", "sw.js"} - {LAB}
+    content = [said, [hash_file(folder / name) for name in sorted(names)]]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def pack(folder: Path, files: Iterable[Path] | None = None) -> None:
+    """Each file that gains by it also as ``.gz`` and ``.br``; all of the folder, or these."""
+    for file in files or sorted(folder.rglob("*")):
         if file.suffix in PACKED and file.is_file():
             content = file.read_bytes()
             file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(content, 9, mtime=0))

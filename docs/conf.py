@@ -63,6 +63,19 @@ toc_object_entries_show_parents = "hide"
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "ecar_lab"
+# A link to the page on which the model runs, where `make lab` built it; docs/join_lab.py brings it.
+templates_path = ["templates"]
+html_context = {"lab": (ROOT / "build" / "lab" / "lab.json").is_file()}
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html",
+        "sidebar/search.html",
+        "sidebar/lab.html",
+        "sidebar/scroll-start.html",
+        "sidebar/navigation.html",
+        "sidebar/scroll-end.html",
+    ]
+}
 html_static_path, html_favicon = ["static"], "static/icon.svg"
 html_css_files = ["site.css"]
 html_extra_path = ["extra"]  # the first page of the site, which leads to the docs

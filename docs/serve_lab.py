@@ -1,6 +1,7 @@
-"""Shows the built page on this machine, as a plain web server would.
+"""Shows the built page, or the built site, on this machine, as a plain web server would.
 
     make lab-serve     (python -m docs.serve_lab --folder build/lab --port 8080)
+    make site-serve    (python -m docs.serve_lab --folder build/site --port 8000)
 
 It sends what ``docs.build_lab`` packed to browsers that can unpack it. With ``--isolate`` it also
 sends the two headers for which browsers give WebAssembly threads.
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 ISOLATION = {
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -46,7 +48,7 @@ class Handler(SimpleHTTPRequestHandler):
         """A packed neighbour in place of the file, if the browser takes it."""
         self.packing = ""
         whole = Path(self.translate_path(self.path))
-        if whole.is_dir():
+        if whole.is_dir() and urlsplit(self.path).path.endswith("/"):  # else it is sent on to that
             whole = whole / "index.html"
         for name, suffix in self.taken():
             packed = whole.with_name(whole.name + suffix)
@@ -81,12 +83,19 @@ class Handler(SimpleHTTPRequestHandler):
         """Silent."""
 
 
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A visitor who leaves in the midst of a download is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def server(
     folder: Path, port: int, isolate: bool = False, kind: type[Handler] = Handler
 ) -> ThreadingHTTPServer:
     """A server of the folder, which only this machine reaches; ``serve_forever`` starts it."""
     handler = functools.partial(kind, directory=str(folder), isolate=isolate)
-    return ThreadingHTTPServer(("127.0.0.1", port), handler)
+    return Server(("127.0.0.1", port), handler)
 
 
 def main() -> None:
@@ -96,7 +105,7 @@ def main() -> None:
     parser.add_argument("--isolate", action="store_true", help="threads from the first visit on")
     asked = parser.parse_args()
     if not (asked.folder / "index.html").is_file():
-        sys.exit(f"error: there is no page in {str(asked.folder)!r}: build it with make lab")
+        sys.exit(f"error: no page is in {str(asked.folder)!r}: build it with make lab or make site")
     try:
         serving = server(asked.folder, asked.port, asked.isolate)
     except OSError as error:

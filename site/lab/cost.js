@@ -29,26 +29,30 @@ export class Cost {
     this.soFar = make("p", parent, { class: "note" });
     make("p", parent, {
       class: "note",
-      text: "Counted from the shapes: matrix products and attention, without the decoder.",
+      text: "Work, counted from shapes, the decoder aside. It says nothing of quality (docs: Results).",
     });
   }
 
-  // What has been spent up to a moment, {stage, step, numSteps}; seconds: what this browser took.
-  show({ stage, step, numSteps }, seconds, images) {
+  // What a run has spent up to a moment, {stage, step, numSteps}; of stages that were painted only
+  // the transformer runs. seconds: what this browser took.
+  show({ stage, step, numSteps }, { seconds, labels, painted }) {
     let spent = 0;
     this.cost.stages.forEach(({ transformer, head }, s) => {
-      const share = s < stage ? 1 : s > stage ? 0 : step / numSteps;
+      const skipped = painted && s <= painted.stage;
+      const share = skipped || s > stage ? 0 : s < stage ? 1 : step / numSteps;
       spent += (s <= stage ? transformer : 0) + share * head;
-      this.shares[s].style.setProperty("--share", s > stage ? 0 : share);
+      this.shares[s].style.setProperty("--share", share);
     });
-    const took = seconds === null ? "" : ` Here: ${seconds.toFixed(2)} s for ${images === 1 ? "the image" : `${images} images`}.`;
-    this.soFar.textContent = `Stage by stage; ${giga(spent)} GFLOP an image so far.${took}`;
+    const images = labels.length === 1 ? "" : ` for ${labels.length}`;
+    const took = seconds === null ? "" : `, ${seconds.toFixed(2)} s here${images}`;
+    this.soFar.textContent = `${giga(spent)} GFLOP an image so far${took}.`;
   }
 }
 
 function bar(parent, name, flops, longest, parts, hues) {
-  make("p", parent, { class: "bar-words", text: `${name}: ${giga(flops)} GFLOP` });
-  const row = make("div", parent, { class: "bar", "aria-hidden": "true" });
+  const pair = make("div", parent, { class: "pair" });
+  make("p", pair, { class: "bar-words", text: `${name}: ${giga(flops)} GFLOP` });
+  const row = make("div", pair, { class: "bar", "aria-hidden": "true" });
   parts.forEach((part, index) => {
     make("span", row).style.cssText = `width:${(100 * part) / longest}%;background:${hues[index]}`;
   });

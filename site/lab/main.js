@@ -1,5 +1,6 @@
 // The page: what is chosen, what is made of it, and what is shown.
 
+import { LAST_SEED, readAddress, seedOf, VIEWS, writeAddress } from "./address.js";
 import { Cells } from "./cells.js";
 import { Cost } from "./cost.js";
 import { byId, make } from "./dom.js";
@@ -9,16 +10,20 @@ import { planOf, Player } from "./player.js";
 import { AllView, OneView, PaintedView } from "./views.js";
 import { explain } from "./words.js";
 
-const VIEWS = ["one", "all", "paint"];
 const [MOST_CLASSES, SEEDS] = [4, 2]; // a painting is completed as these many, each with so many seeds
 const MEGA = 1e6;
+const FORMAT = 1; // of ecar export onnx
 
 const hindrance = obstacle();
 const model = hindrance ? null : new Model();
-const [lab, manifest] = await Promise.all(
-  ["lab.json", "model/manifest.json"].map(async (place) => (await fetch(place)).json()));
+const [lab, manifest] = await Promise.all(["lab.json", "model/manifest.json"].map(told));
+if (manifest.format !== FORMAT) {
+  throw new Error(`model/manifest.json has format ${manifest.format}, this page reads ${FORMAT}`);
+}
 const names = manifest.class_names;
-const chosen = readAddress();
+const paintable = manifest.encoder ? manifest.stages.slice(0, -1).map(({ resolution }) => resolution) : [];
+const here = VIEWS.filter((view) => view !== "paint" || paintable.length);
+const chosen = readAddress(lab.first, names, here);
 let run = null; // what is shown
 let recorded = null;
 let ready = false;
@@ -32,7 +37,6 @@ const views = {
   one: new OneView(panels.one, { manifest, lab, onSave }),
   all: new AllView(panels.all, { manifest, onPick }),
 };
-const paintable = manifest.encoder ? manifest.stages.slice(0, -1).map(({ resolution }) => resolution) : [];
 let cells = null;
 if (paintable.length) {
   const left = make("div", panels.paint, { class: "easel" });
@@ -54,32 +58,12 @@ const player = new Player(show);
 names.forEach((name, label) => make("option", byId("class"), { text: name, value: label }));
 byId("about").textContent = `Model ${manifest.checkpoint}, ${(lab.cost.parameters / MEGA).toFixed(1)} M `
   + `parameters, ${names.length} classes, images of ${lab.image_size} pixels. Kit ${manifest.kit}.`;
-
-// -- what is chosen: in the controls and in the address -----------------------------------------------
-
-function readAddress() {
-  const said = new URLSearchParams(location.hash.slice(1));
-  const asked = new URLSearchParams(location.search);
-  const seed = Number(said.get("seed") ?? lab.first.seed);
-  const label = names.indexOf(said.get("class"));
-  const threads = Number(asked.get("threads")) || undefined;
-  const backend = ["wasm", "webgpu"].find((name) => name === asked.get("backend"));
-  return {
-    view: VIEWS.includes(said.get("view")) ? said.get("view") : "one",
-    label: label < 0 ? lab.first.label : label,
-    seed: isSeed(seed) ? seed : lab.first.seed,
-    options: { backend, threads },
-  };
+if (lab.docs) { // beside which it stands
+  byId("docs").href = lab.docs;
+  byId("docs").hidden = false;
 }
 
-function isSeed(value) {
-  return Number.isInteger(value) && value >= 0 && value < 2 ** 32;
-}
-
-function writeAddress() {
-  const said = new URLSearchParams({ view: chosen.view, class: names[chosen.label], seed: chosen.seed });
-  history.replaceState(null, "", `#${said}`);
-}
+// -- what is chosen -----------------------------------------------------------------------------------
 
 // The controls say what is chosen, and only what belongs to the view is there.
 function lay() {
@@ -118,13 +102,13 @@ async function generate() {
   if (view === "paint" && (!images || images > MOST_CLASSES * SEEDS)) {
     return say(`${images / SEEDS} classes are chosen: choose 1 to ${MOST_CLASSES} that the painting is to become.`);
   }
-  say(null);
-  writeAddress();
+  say(chosen.remarks.splice(0).join(" ") || null);
+  writeAddress(chosen.view, names[chosen.label], chosen.seed);
   const id = ++latest;
   busy = true;
   document.body.dataset.state = "busy";
   lay();
-  const fresh = { ...wish, view, frames: [], seconds: null, recorded: false, pick: 0 };
+  const fresh = { ...wish, view, frames: [], seconds: null, stopped: false, pick: 0 };
   fresh.plan = planOf(manifest, wish.painted ? wish.painted.stage + 1 : 0);
   try {
     const seconds = await model.run(wish, {
@@ -137,6 +121,7 @@ async function generate() {
       },
     });
     fresh.seconds = seconds;
+    fresh.stopped = seconds === null;
     if (id === latest) document.body.dataset.state = seconds === null ? "stopped" : "done";
   } catch (error) {
     if (id === latest) failed(error.message);
@@ -145,7 +130,7 @@ async function generate() {
   busy = false;
   lay();
   if (run === fresh) show(player.index);
-  tell(fresh.seconds === null ? "Stopped." : engine);
+  if (ready) tell(fresh.stopped ? "Stopped." : engine);
 }
 
 // A run is what is shown from now on.
@@ -166,18 +151,23 @@ function show(index) {
   byId("where").style.setProperty("--hue", lab.hues[moment.stage]);
   byId("words").textContent = words;
   byId("moment").setAttribute("aria-valuetext", `${where}, ${index + 1} of ${run.plan.length}`);
-  cost.show(moment, run.seconds, run.labels.length);
+  cost.show(moment, run);
   const name = run.view === "one" || chosen.view === "one" ? names[run.labels[run.pick]] : "all";
   byId("command").textContent = run.painted
     ? "ecar app   # the tab Paint a stage"
-    : `ecar sample --checkpoint ${manifest.checkpoint} --classes ${name} --seed ${run.seeds[0]} --dtype float32`;
-  byId("same-words").textContent = run.painted ? "" : "The same seed draws the same noise, so it is the same image.";
+    : `ecar sample --checkpoint ${quoted(manifest.checkpoint)} --classes ${quoted(name)} --seed ${run.seeds[0]} --dtype float32`;
+  byId("same-words").textContent = run.painted ? "" : "Same seed, same noise, same image.";
+}
+
+// A word as a shell takes it.
+function quoted(word) {
+  return /^[\w.,/-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
 // Another view: what is shown stays if it can be seen there, or else it is made.
 function turnTo(view) {
   chosen.view = view;
-  writeAddress();
+  writeAddress(view, names[chosen.label], chosen.seed);
   lay();
   const suits = run && (view === run.view || (view === "one" && run.labels.length === names.length && !run.painted));
   if (suits && run.frames.length) {
@@ -213,12 +203,12 @@ function say(words) {
 
 // The model does not run: what the build recorded is shown instead.
 function failed(words) {
-  const instead = lab.recorded ? " What you see was recorded when this page was built: seed "
+  const instead = recorded ? " What you see was recorded when this page was built: seed "
     + `${lab.recorded.seed} of each class. Painting needs the model.` : "";
   say(words + instead);
-  tell("Recorded runs");
+  tell(recorded ? "Recorded runs" : "The model does not run here");
   byId("progress").hidden = true;
-  document.body.dataset.state = "recorded";
+  document.body.dataset.state = recorded ? "recorded" : "broken";
   ready = false;
   for (const id of ["seed", "dice"]) byId(id).disabled = true;
   chosen.seed = lab.recorded?.seed ?? chosen.seed;
@@ -247,9 +237,10 @@ byId("class").addEventListener("change", ({ target }) => {
   if (run?.recorded) turnTo("one");
 });
 byId("seed").addEventListener("change", ({ target }) => {
-  const seed = Number(target.value);
-  if (target.value === "" || !isSeed(seed)) {
-    say(`The seed ${target.value || "is empty"}: use a whole number from 0 to ${2 ** 32 - 1}.`);
+  const seed = seedOf(target.value);
+  if (seed === null) {
+    const said = target.value ? `The seed ${target.value} is not possible` : "No seed is given";
+    say(`${said}: use a whole number from 0 to ${LAST_SEED}.`);
     target.value = chosen.seed;
     return;
   }
@@ -261,7 +252,24 @@ byId("dice").addEventListener("click", () => {
   lay();
   generate();
 });
-byId("go").addEventListener("click", () => (busy ? model.stop() : generate()));
+// What the button said when it was pressed: a seed that is typed starts a run as soon as the pointer
+// leaves its field, and a run may end while the button is held.
+let pressed = false;
+byId("go").addEventListener("pointerdown", () => { pressed = busy; });
+byId("go").addEventListener("click", ({ detail }) => {
+  const stops = detail ? pressed : busy; // 0: by keyboard
+  if (stops) model.stop();
+  else if (!busy) generate();
+});
+addEventListener("hashchange", () => { // a link to another image, in the same tab
+  const asked = readAddress(lab.first, names, here);
+  Object.assign(chosen, asked);
+  if (document.body.dataset.state === "recorded") {
+    chosen.seed = lab.recorded.seed;
+    turnTo(asked.view === "paint" ? "all" : asked.view);
+  } else if (ready) generate();
+  else lay();
+});
 byId("theme").addEventListener("click", () => {
   const dark = getComputedStyle(document.documentElement).colorScheme === "dark";
   document.documentElement.dataset.theme = dark ? "light" : "dark";
@@ -323,13 +331,34 @@ async function start() {
 
 // From now on the page works without a network.
 async function stayOffline() {
-  if (!navigator.serviceWorker || !self.caches) return;
-  try {
-    await navigator.serviceWorker.register("sw.js");
-    await navigator.serviceWorker.ready;
+  try { // even to ask for them is forbidden in some places
+    if (!navigator.serviceWorker || !self.caches) return;
+    await active(await navigator.serviceWorker.register(`sw.js?build=${lab.build}`));
     if (!(await model.keep())) return;
     engine += "; works without a network";
-    tell(engine);
+    if (!busy) tell(engine);
     document.body.dataset.offline = "yes";
   } catch { /* a browser that keeps nothing: the page works as long as there is a network */ }
+}
+
+// Until this build's own service worker has its copy of the page.
+function active({ installing, waiting, active: present }) {
+  const worker = installing ?? waiting ?? present;
+  return new Promise((resolve, reject) => {
+    const look = () => {
+      if (worker.state === "activated") resolve();
+      if (worker.state === "redundant") reject(new Error("it could not be installed"));
+    };
+    worker.addEventListener("statechange", look);
+    look();
+  });
+}
+
+// A file that the build wrote.
+async function told(place) {
+  const answer = await fetch(place).catch(() => null);
+  if (!answer?.ok) throw new Error(`${place} did not arrive (${answer?.status ?? "no connection"})`);
+  const said = await answer.json().catch(() => null);
+  if (!said || typeof said !== "object") throw new Error(`${place} is damaged`);
+  return said;
 }

@@ -27,8 +27,9 @@ export class Model {
   load(lab, manifest, options = {}, onProgress = () => {}) {
     return new Promise((resolve, reject) => {
       this.worker.onmessage = ({ data }) => this.hear(data, { resolve, reject, onProgress });
-      this.worker.onerror = (event) => {
-        reject(new Error(event.message || "The model's worker did not start: load the page again."));
+      this.worker.onerror = ({ message }) => {
+        const error = new Error(`The model's worker ended (${message || "a part of it is missing"}): load the page again.`);
+        for (const run of [{ reject }, ...this.runs.values()]) run.reject(error);
       };
       this.worker.postMessage({ kind: "load", lab, manifest, ...options });
     });

@@ -1,7 +1,7 @@
 // A painting in place of the coarse stages: ecar_lab/interventions.py, stage_noise and stage_end_of,
 // with the same names.
 
-import { blockMean, each } from "./engine.js";
+import { blockMean, each } from "./arrays.js";
 import { Generator } from "./random.js";
 
 // White noise of every stage, (B, C, r_s, r_s), as the runs of these seeds draw it.

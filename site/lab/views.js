@@ -1,4 +1,5 @@
-// What the three views draw of a run: {labels, seeds, frames, seconds, recorded, painted}.
+// What the three views draw of a run: {labels, seeds, frames, seconds, stopped, recorded,
+// painted}.
 
 import { figure, make } from "./dom.js";
 import { clear, draw } from "./pictures.js";
@@ -7,7 +8,7 @@ import { clear, draw } from "./pictures.js";
 export class OneView {
   constructor(parent, { manifest, lab, onSave }) {
     this.manifest = manifest;
-    this.root = make("div", parent, { class: "one" });
+    this.root = make("div", parent, { class: manifest.stages.length > 1 ? "one" : "one single" });
     this.root.style.setProperty("--stages", manifest.stages.length);
     this.root.style.setProperty("--handovers", manifest.stages.length - 1);
     this.stages = manifest.stages.map(({ resolution, num_inference_steps: steps }, stage) => {
@@ -34,7 +35,7 @@ export class OneView {
   }
 
   show(run, index) {
-    const { labels, seeds, frames, seconds, recorded, pick } = run;
+    const { labels, seeds, frames, seconds, recorded, stopped, pick } = run;
     const now = frames[index];
     this.stages.forEach(({ column, latent, picture, dots, steps }, stage) => {
       const shown = frames.slice(0, index + 1).findLast((frame) => frame.stage === stage);
@@ -51,6 +52,7 @@ export class OneView {
     draw(this.result, now.picture, pick);
     this.result.setAttribute("aria-label", `Image of the class ${name}, seed ${seeds[pick]}`);
     const made = recorded ? "recorded when this page was built"
+      : stopped ? "stopped on the way"
       : seconds === null ? "being made here"
       : `${labels.length > 1 ? `with ${labels.length - 1} others ` : ""}made here in ${seconds.toFixed(2)} s`;
     this.caption.textContent = `${name}, seed ${seeds[pick]}: ${made}`;

@@ -5,7 +5,8 @@
 // {kind: "keep"}.
 // Out: progress, ready, handed, frame, done, stopped, failed, kept; see model.js.
 
-import { graphsOf, Sampler } from "./engine.js";
+import { graphsOf } from "./arrays.js";
+import { Sampler } from "./engine.js";
 import { keep, writeDown } from "./keep.js";
 import { expand, pictureOf, stageEndOf, stageNoise } from "./painting.js";
 import { coloured, decoded } from "./pictures.js";
@@ -15,12 +16,14 @@ const RUNTIMES = {
   webgpu: ["ort/ort.webgpu.bundle.min.mjs", "ort/ort-wasm-simd-threaded.asyncify.wasm"],
 };
 const MOST_THREADS = 4;
+const NEAR = 0.05; // latents have a standard deviation of about 1
 
 class Stopped extends Error {}
 
 let lab = null;
 let manifest = null;
 let graphs = null;
+const fetched = {}; // bytes by name; a second way to compute finds there what the first has fetched
 let wanted = 0; // the id of the run that is wanted now; any other one ends
 let turn = Promise.resolve();
 let opening = 0; // milliseconds that the opening of graphs has taken
@@ -47,7 +50,11 @@ async function load(asked) {
   try {
     const backend = await pickBackend(asked.backend);
     const loaded = await open(backend, asked.threads).catch((error) => {
-      if (backend === "wasm" || asked.backend) throw error;
+      if (backend === "wasm") throw error;
+      if (asked.backend) {
+        throw new Error(`WebGPU does not work in this browser (${wordsOf(error)}): leave `
+          + "backend=webgpu out of the address.");
+      }
       return open("wasm", asked.threads); // a graphics driver that does not do its work
     });
     self.postMessage({ kind: "ready", ...loaded });
@@ -69,14 +76,18 @@ async function open(backend, threads) {
   for (const [name, said] of Object.entries(manifest.files)) sizes[`model/${name}`] = said;
   const total = Object.values(sizes).reduce((sum, said) => sum + said.bytes, 0);
   let come = 0;
-  const fetched = {};
+  const onBytes = (bytes) => {
+    come += bytes;
+    self.postMessage({ kind: "progress", come, total });
+  };
   const fetching = Object.entries(sizes).map(async ([name, said]) => {
-    fetched[name] = await keep(new URL(name, import.meta.url).href, said, (bytes) => {
-      come += bytes;
-      self.postMessage({ kind: "progress", come, total });
-    });
+    if (name in fetched) return onBytes(said.bytes);
+    fetched[name] = await keep(new URL(name, import.meta.url).href, said, onBytes);
   });
-  const [ort] = await Promise.all([import(`./${module}`), ...fetching]);
+  const importing = import(`./${module}`).catch(() => {
+    throw new Error(`${module} did not arrive: load the page again.`);
+  });
+  const [ort] = await Promise.all([importing, ...fetching]);
   const many = Math.min(MOST_THREADS, navigator.hardwareConcurrency ?? 1);
   ort.env.wasm.numThreads = self.crossOriginIsolated ? threads ?? many : 1;
   ort.env.wasm.wasmBinary = fetched[wasm].buffer;
@@ -94,8 +105,18 @@ async function open(backend, threads) {
     opening += performance.now() - started;
     return session;
   });
-  if (backend === "webgpu") await sample({ labels: [0], seeds: [0] }, { watch: graphs }); // it may fail
+  if (backend === "webgpu") await prove(); // it may fail, or be wrong without a word
   return { backend, threads: ort.env.wasm.numThreads, bytes: total };
+}
+
+// A graphics driver has to come to the latent that the build came to.
+async function prove() {
+  const { seed, latent, stride } = lab.recorded;
+  const onFrame = ({ final, state }) => {
+    const near = latent.every((wanted, i) => Math.abs(state[i * stride] - wanted) <= NEAR);
+    if (final && !near) throw new Error("it computes another image");
+  };
+  await sample({ labels: [0], seeds: [seed] }, { watch: graphs, onFrame });
 }
 
 // -- running --------------------------------------------------------------------------------------
@@ -146,6 +167,9 @@ async function sample(wish, { watch, onFrame = () => {}, onHanded = () => {} }) 
   for await (const event of new Sampler(manifest, watch, settings).run()) {
     const { stage, step, numSteps, localTime, t, latent, cleanEstimate } = event;
     const final = stage === manifest.stages.length - 1 && step === numSteps;
+    if (final && !latent.data.every(Number.isFinite)) {
+      throw new Error("The last stage ended in numbers that make no image: load the page again.");
+    }
     onFrame({
       stage, step, numSteps, localTime, t, final,
       state: latent.data,

@@ -2,7 +2,7 @@
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -81,6 +81,13 @@ def visit(browser: Any, address: str, **options: Any) -> Iterator[Any]:
     page.goto(address)
     yield page
     context.close()
+
+
+def replace(file: Path, change: Callable[[str], str]) -> None:
+    """Changes a file that may be a hard link; the other name of it keeps its content."""
+    text = change(file.read_text("utf-8"))
+    file.unlink()
+    file.write_text(text, "utf-8")
 
 
 def arrive(page: Any, state: str = "done") -> None:

@@ -1,14 +1,17 @@
 """The built page as files, and the server that shows it."""
 
+import gzip
 import json
 import shutil
+import socket
+import struct
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from docs import build_lab
+from docs import build_lab, join_lab
 from ecar_lab.errors import EcarError
 from ecar_lab.files import hash_file
 from tests.site.conftest import Labs, serving
@@ -53,6 +56,15 @@ def test_what_is_packed_is_sent_to_whom_can_unpack_it(folder, name, kind):
             assert len(packed) < len(content)
 
 
+def test_a_folder_is_found_with_and_without_its_slash(folder):
+    """As the page is, in the site."""
+    with serving(folder.parent) as address:
+        for name in ("page", "page/", "page?x=/", "page/?x"):
+            headers, packed = ask(address + name, "gzip")
+            assert headers["Content-Encoding"] == "gzip", name
+            assert gzip.decompress(packed) == (folder / "index.html").read_bytes()
+
+
 def test_what_is_not_packed_is_sent_as_it_is_and_nothing_else_at_all(folder):
     (folder.parent / "secret.txt").write_text("mine")
     with serving(folder) as address:
@@ -69,6 +81,34 @@ def test_the_headers_for_threads_are_sent_on_request(folder, isolate):
         headers, _ = ask(address)
     assert headers["Cross-Origin-Opener-Policy"] == ("same-origin" if isolate else None)
     assert headers["Cross-Origin-Embedder-Policy"] == ("require-corp" if isolate else None)
+
+
+def test_a_visitor_who_leaves_in_the_midst_of_a_file_is_no_error(folder, capfd):
+    (folder / "weights.bin").write_bytes(bytes(30_000_000))
+    with serving(folder) as address:
+        host, port = address.split("/")[2].split(":")
+        with socket.create_connection((host, int(port))) as visitor:
+            visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            visitor.sendall(b"GET /weights.bin HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            visitor.recv(1000)
+        ask(address)
+    assert capfd.readouterr().err == ""
+
+
+def test_page_and_docs_lead_to_each_other(folder, tmp_path):
+    said = {"small": ["lab.json", "engine.js"], "build": "first"}
+    (folder / "sw.js").write_text("")
+    (folder / "lab.json").write_text(json.dumps(said))
+    site = tmp_path / "site"
+    site.mkdir()
+    place = join_lab.join(folder, site)
+    assert place == site / "lab"
+    joined = json.loads((place / "lab.json").read_text())
+    assert (place / joined["docs"]).resolve() == site / "docs" / "index.html"
+    assert joined["build"] != "first", "what a browser kept of the page alone is another build"
+    (folder / "lab.json").unlink()
+    assert join_lab.join(folder, site) is None
+    assert list(site.iterdir()) == [], "an earlier one does not stay"
 
 
 def test_the_page_lists_all_that_it_needs(labs: Labs):

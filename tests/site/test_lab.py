@@ -1,7 +1,9 @@
 """The sampler in JavaScript is the one in numpy: the same noise, the same way, number by number."""
 
+import ast
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,6 +24,7 @@ from tests.conftest import tiny_model
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="Node, which runs JavaScript, is not here")
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 
 
 def by_node(script: str, given: Any) -> Any:
@@ -117,6 +120,18 @@ def test_the_loop_goes_the_same_way_in_javascript(model):
     given = {"manifest": dataclasses.asdict(manifest), "runs": list(map(asdict, runs))}
     for settings, ours in zip(runs, by_node("sample.mjs", given), strict=True):
         check_events(ours, list(Sampler(exported, settings).run()))
+
+
+def test_every_name_of_the_loop_is_there_in_javascript():
+    sources = [ROOT / "site" / "lab" / name for name in ("engine.js", "arrays.js")]
+    there = set(re.findall(r"[A-Za-z0-9]+", "".join(file.read_text() for file in sources)))
+    loop = ast.parse((ROOT / "ecar_lab" / "onnx" / "runtime.py").read_text())
+    bodies = [loop.body, *(node.body for node in loop.body if isinstance(node, ast.ClassDef))]
+    names = {node.name for body in bodies for node in body if isinstance(node, ast.FunctionDef)}
+    names -= {"__init__"}
+    assert len(names) > 20
+    wanted = {re.sub(r"_(\w)", lambda m: m[1].upper(), name.strip("_")) for name in names}
+    assert sorted(wanted - there) == []
 
 
 def ended(manifest: Manifest, stage: int) -> StageEnd:

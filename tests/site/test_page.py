@@ -2,13 +2,15 @@
 it cannot do. On a tiny model; tests/scripts/measure_lab.py tries one that ships."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from ecar_lab.interventions import stage_end_of, stage_noise
-from tests.site.conftest import Labs, arrive, serving, visit
+from tests.site.conftest import Labs, arrive, replace, serving, visit
 
 SEEDS = list(range(10))
 DISTANCE = {"float32": 1e-3, "float16": 2e-2}
@@ -129,17 +131,31 @@ def test_the_button_stops_a_run(page):
     assert page.inner_text("#go") == "Generate"
 
 
-def test_the_page_works_without_a_server_after_the_first_visit(browser, labs):
+def test_the_page_works_without_a_server_after_the_first_visit(browser, labs, tmp_path):
+    """In the build that was seen last, whole."""
+    folder = shutil.copytree(labs.pages["float32"], tmp_path / "lab", copy_function=os.link)
     context = browser.new_context()
     tab = context.new_page()
     complaints = []
     tab.on("pageerror", lambda error: complaints.append(str(error)))
-    with serving(labs.pages["float32"]) as address:
+    with serving(folder) as address:
         tab.goto(address)
         tab.wait_for_selector("body[data-offline=yes]")
-    tab.goto(f"{address}?again#view=all&seed=7")  # there is nobody any more
+        shutil.copy(folder / "address.js", folder / "more.js")
+        replace(folder / "address.js", lambda _: 'export * from "./more.js";')
+        for old, new in (
+            ('"build": "', '"build": "2'),
+            ('"address.js"', '"address.js", "more.js"'),
+        ):
+            replace(folder / "lab.json", lambda text, old=old, new=new: text.replace(old, new))
+        tab.goto(f"{address}?again")
+        tab.wait_for_selector("body[data-offline=yes]")
+    small = [name for name in tab.evaluate("caches.keys()") if name.startswith("ecar-lab-small")]
+    assert len(small) == 1, "the copy of the earlier build is gone"
+    tab.goto(f"{address}index.html?again#view=all&seed=7")  # there is nobody any more
     arrive(tab)
     assert tab.locator(".all canvas").count() == 3
+    assert tab.input_value("#seed") == "7", "read by the new file"
     assert complaints == []
     assert tab.evaluate("crossOriginIsolated"), "the service worker gives it threads"
     context.close()
@@ -187,10 +203,47 @@ def test_a_link_leads_to_its_view_class_and_seed(browser, labs):
         arrive(page)
         assert page.inner_text(".caption").startswith("frog, seed 12: made here")
         assert "--classes frog --seed 12" in page.inner_text("#command")
-        page.fill("#seed", "-3")
-        page.press("#seed", "Enter")
-        assert "-3" in page.inner_text("#banner")
-        assert page.input_value("#seed") == "12"
+        for wrong in ("-3", "1.5", "4294967296", "1e3"):
+            page.fill("#seed", wrong)
+            page.press("#seed", "Enter")
+            assert f"{wrong} is not possible" in page.inner_text("#banner")
+            assert page.input_value("#seed") == "12"
+
+
+def test_what_an_address_asks_for_in_vain_is_named(page):
+    """Of a link in the same tab, too, and nothing is left of it in the next run."""
+    page.evaluate("location.hash = 'view=one&class=frog&seed=3'")
+    page.wait_for_selector(".caption:text-matches('^frog, seed 3: made')")
+    assert page.is_hidden("#banner")
+    page.evaluate("location.hash = 'view=each&class=unicorn&seed=1e3'")
+    page.wait_for_selector("#banner:visible")
+    arrive(page)
+    said = page.inner_text("#banner")
+    for wrong in ("view “each”", "class “unicorn”", "seed “1e3”"):
+        assert wrong in said
+    assert page.inner_text(".caption").startswith("cat, seed 0: made")
+    page.click("#go")
+    arrive(page)
+    assert page.is_hidden("#banner")
+
+
+def test_a_seed_is_typed_and_generate_is_pressed(page):
+    """Leaving the field begins a run; the button that then says Stop was pressed as Generate."""
+    page.get_by_label("One image").check()
+    arrive(page)
+    page.fill("#seed", "77")
+    page.click("#go")
+    page.wait_for_selector(".caption:text-matches('seed 77: (made|stopped)')")
+    assert "seed 77: made here" in page.inner_text(".caption")
+
+
+def test_all_of_it_is_on_a_screen_of_1280_by_720(page):
+    page.set_viewport_size({"width": 1280, "height": 720})
+    for view in ("One image", "All classes", "Paint a stage"):
+        page.get_by_label(view).check()
+        arrive(page)
+        high = page.evaluate("document.documentElement.scrollHeight")
+        assert high <= 720, f"{view}: {high} pixels"
 
 
 def test_the_work_is_what_the_kit_counts(page, labs):
