@@ -96,7 +96,7 @@ torch.testing.assert_close(velocity(start, 0.0), mean - start)
 # If v changes evenly, at a rate $\dot v$, that is off by $\tfrac12 h^2 \dot v$. There are $1/h$ steps, so all in all the error is
 # proportional to h: *order one*.
 #
-# > **Predict.** You take twice as many steps of half the length. What becomes of the error, if the order is one? And if it is two?
+# > **Predict.** You take twice as many steps of half the length. What happens to the error, if the order is one? And if it is two?
 
 # %%
 explore.steps_in_time(velocity, start, 5)
@@ -192,7 +192,7 @@ explore.by_calls(calls, by_solver)
 #
 # ## Play with it
 #
-# Choose a solver, how often it may call, and the power of the grid (next section). Where does the order stop to matter?
+# Choose a solver, how often it may call, and the power of the grid (next section). Where does the order stop mattering?
 
 # %%
 explore.solvers(velocity, start, exact)
@@ -383,7 +383,7 @@ explore.guided_clouds(one_class, behind=ends["nowhere"])
 # <details><summary>Explain</summary>
 # Twelve. Guidance says which of the two moons. At the very start the state says nothing yet, and near the end it says it by itself: then
 # v_class and v_none are nearly alike, and to exaggerate their difference changes little. So the middle does most: from 0.2 to 0.7 it buys nearly the
-# certainty of the whole way for a quarter less passes, and keeps more of the spread. Both halves alone buy less. Where the middle lies is a matter of the data.
+# certainty of the whole way for a quarter fewer passes, and keeps more of the spread. Both halves alone buy less. Where the middle lies is a matter of the data.
 # </details>
 #
 # What it saves on the real model, by its own count (`model.flops`), at the teacher's steps:
@@ -664,7 +664,7 @@ explore.closing_table(results, usual)
 # ### What the few-step head loses
 #
 # Read the last three columns honestly. Its distance to its own flow is above that of the teacher at its usual steps, and more steps bring it
-# down only slowly: that error was learned, and a solver can not mend it. Edges are a crude measure of sharpness; what they say of *these few images* stands in the table.
+# down only slowly: that error was learned, and a solver cannot mend it. Edges are a crude measure of sharpness; what they say of *these few images* stands in the table.
 # It knows 1, 2 and 4 even steps per stage and guidance from 1 to 3.5, and refuses the rest. It is bound to the teacher it was taught by: new weights
 # there want a new training here, while a solver works with any. And its distance says how well it follows a flow, not how good images are.
 # For that there is the Frechet distance on thousands of images: `docs/results.md`, "A better solver and a few-step head", and the model card in
@@ -692,7 +692,7 @@ explore.closing_table(cheapest_first, usual)
 # - A grid with short first steps suits a solver whose first step is Euler's; the best power is measured.
 # - A guided step is two passes. Guide where class and no class still differ; or teach the head the guided velocity.
 # - A flow map gives the mean velocity over a span. Spans compose; targets are cut out of a teacher's walk.
-# - A few-step head buys cost with a training of its own, and can not be better than its teacher.
+# - A few-step head buys cost with a training of its own, and cannot be better than its teacher.
 #
 # **What breaks if…** the solver remembers the velocity of the stage before? Walk `moons` from 0 to 0.5, then from other noise, and
 # hand the first walk's last velocity to `ab2_step` as `previous`.
