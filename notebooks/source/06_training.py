@@ -21,38 +21,15 @@
 
 # %%
 import math
-import tempfile
-import time
-from contextlib import nullcontext
-from dataclasses import replace
-from pathlib import Path
-from unittest.mock import patch
 
 import torch
-from diffusers.training_utils import EMAModel
-from IPython.utils.capture import capture_output
 
-from ecar_lab import EcarError, load_tokenizer
-from ecar_lab.baselines import load_pipeline, make_pipeline
-from ecar_lab.data import open_dataset
-from ecar_lab.data.feeds import IndexedFeed, LatentStore, Share, encode_all, generator
+from ecar_lab import EcarError, baselines, load_tokenizer, machine
+from ecar_lab.cli.main import dispatch
 from ecar_lab.doctor import diagnose, probe
-from ecar_lab.doctor.run import judge_samples, real_or_why
-from ecar_lab.evaluation.feature_net import accuracy, extract, load_features
-from ecar_lab.experiments import failure_signatures as failures
-from ecar_lab.machine import count_flops, matmul_rate
-from ecar_lab.teaching import beside_the_kit, own, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, own, setup, trainer
 from ecar_lab.teaching.check import training as check
 from ecar_lab.teaching.explore import training as explore
-from ecar_lab.training.checkpoints import list_checkpoints, load_checkpoint
-from ecar_lab.training.config import ModelTrainConfig, TokenizerTrainConfig
-from ecar_lab.training.launch import initial_seed
-from ecar_lab.training.log import read_metrics
-from ecar_lab.training.model import ModelTask, new_model, train_model
-from ecar_lab.training.optim import Plan, build_optimizers
-from ecar_lab.training.optim import lr_factor as kit_lr_factor
-from ecar_lab.training.tokenizer import train_tokenizer
-from ecar_lab.viz.pictures import image_grid, to_pil
 
 lab = setup(6)
 
@@ -63,7 +40,7 @@ lab = setup(6)
 # does it name the digit that was asked for?
 
 # %%
-judge, shipped = load_features("digits").to(lab.device), lab.pipeline("digits")
+judge, shipped = explore.judge_of("digits", lab.device), lab.pipeline("digits")
 
 
 def named_right(pipe, count, seed=0):
@@ -71,22 +48,12 @@ def named_right(pipe, count, seed=0):
     digits = torch.arange(count) % 10
     noise = lab.generator(seed)
     images = pipe(digits, generator=noise, dtype=lab.dtype, output_type="pt").images.cpu()
-    return share_right(images, digits), images
-
-
-def share_right(images, digits):
-    """Share of images (B, 3, H, W) in [0, 1] that the classifier takes for these digits."""
-    return accuracy(extract(judge, 2 * images - 1, device=lab.device).logits, digits)
+    return explore.share_right(judge, images, digits), images
 
 
 samples = lab.pick(500, 60)
 shipped_share, images = named_right(shipped, samples)
-show(
-    image_grid(2 * images[:40] - 1, 10, scale=5),
-    f"Figure 6.1. Forty of {samples} digits of the shipped checkpoint, 8×8 pixels, one column per class: "
-    f"{shipped_share:.1%} are classified correctly.",
-    "A grid of forty small generated digits; each column shows one of the digits 0 to 9, readable.",
-)
+explore.digits("6.1", images, samples, "the shipped checkpoint", f"{shipped_share:.1%} are")
 
 # %% [markdown]
 # This notebook trains such a model: first yours, by your own loop, then one of the kit's, tokenizer and all.
@@ -97,11 +64,11 @@ show(
 # the latent, and both stay in memory.
 
 # %%
-data = open_dataset("digits")
+data = trainer.open_dataset("digits")
 pixels, digits = data.arrays()
 tokenizer = load_tokenizer("digits").to(lab.device)
-mean, std = encode_all(tokenizer, pixels, False, nullcontext, batch_size=256, quiet=True)
-store = LatentStore(mean, std, digits)
+mean, std = trainer.encode_all(tokenizer, pixels, False, torch.no_grad, batch_size=256, quiet=True)
+store = trainer.LatentStore(mean, std, digits)
 print("images", tuple(pixels.shape), "-> latent means", tuple(mean.shape))
 print(f"over the set: mean {mean.float().mean():+.3f}, standard deviation {mean.float().std():.3f}")
 
@@ -112,7 +79,7 @@ print(f"over the set: mean {mean.float().mean():+.3f}, standard deviation {mean.
 # of `ecar train model`.
 
 # %%
-folder = tempfile.TemporaryDirectory()  # of the short runs; it vanishes with the kernel
+folder = explore.short_lived_folder()  # of the short runs; it vanishes with the kernel
 SMALL = dict(
     tokenizer="digits", shape=dict(width=32, num_heads=2, head_layers=2), batch_size=64,
     optimizer="adamw", lr=1e-2, warmup_steps=10, ema_decay=0.95, log_every=1,
@@ -122,13 +89,14 @@ SMALL = dict(
 
 def configure(name, **changes):
     """The small configuration, changed, with a folder of its own."""
-    settings = {**SMALL, "output": str(Path(folder.name) / name), **changes}
-    return ModelTrainConfig.from_preset("digits", **settings)
+    settings = {**SMALL, "output": str(folder / name), **changes}
+    return trainer.ModelTrainConfig.from_preset("digits", **settings)
 
 
-config = configure("by-the-kit", steps=lab.pick(24, 8), warmup_steps=4, grad_clip=0.2)
-initial_seed(config)
-model = new_model(config, tokenizer, data.info).to(lab.device).train()
+short = dict(steps=lab.pick(24, 8), warmup_steps=4, grad_clip=0.2)
+config = configure("by-the-kit", **short)
+trainer.initial_seed(config)
+model = trainer.new_model(config, tokenizer, data.info).to(lab.device).train()
 print(f"{model.num_parameters():,} parameters, stages of {model.sides}")
 
 # %% [markdown]
@@ -136,13 +104,10 @@ print(f"{model.num_parameters():,} parameters, stages of {model.sides}")
 # depends on nothing but seed, purpose and step.
 
 # %%
-feed = IndexedFeed(store, Share(config.batch_size), config.seed, flip=False)
+feed = trainer.IndexedFeed(store, trainer.Share(config.batch_size), config.seed, flip=False)
 ((batch_mean, batch_std, labels),) = feed(0)
-draw = model.draw(config.batch_size, generator(config.seed, "draw", 0))
-for name in ("noise", "local_time", "class_drop", "latent_noise"):
-    value = getattr(draw, name)
-    shapes = [tuple(t.shape) for t in value] if isinstance(value, tuple) else tuple(value.shape)
-    print(f"{name:<13}{shapes}")
+draw = model.draw(config.batch_size, trainer.generator(config.seed, "draw", 0))
+explore.what_is_drawn(draw)
 assert torch.equal(feed(0)[0][2], labels), "the batch of step 0 is always the same"
 
 # %% [markdown]
@@ -191,7 +156,7 @@ def scatter(times_of):
     """Standard deviation of the batch's loss over draws of the times alone."""
     random, values = lab.generator(1), []
     for _ in range(lab.pick(400, 6)):
-        drawn = replace(draw, local_time=times_of(random)).to(lab.device)
+        drawn = explore.with_times(draw, times_of(random)).to(lab.device)
         values.append(teacher.loss(latent, labels.to(lab.device), drawn).loss)
     return torch.stack(values).std().item()
 
@@ -238,7 +203,7 @@ def lr_factor(step, total, warmup, floor):
 # %%
 lr_factor = check.lr_factor(lr_factor)
 for step in (0, 5, 50, 99):
-    of_kit = kit_lr_factor(step, Plan(100), 10, 0.02)
+    of_kit = trainer.lr_factor(step, trainer.Plan(100), 10, 0.02)
     with beside_the_kit(lr_factor):
         found = float(lr_factor(step, 100, 10, 0.02))
         torch.testing.assert_close(found, of_kit, rtol=1e-5, atol=1e-6)
@@ -251,15 +216,11 @@ own.add(lr_factor)
 # > **Predict.** At step 400 of 1000 the plan is cut to 700 steps. Does the learning rate jump?
 
 # %%
-plan, shorter = Plan(1000), Plan(1000).revised(400, 700)
-first, then = range(1000), range(400, 700)
-planned = [kit_lr_factor(step, plan, 100, 0.02) for step in first]
-shortened = [kit_lr_factor(step, shorter, 100, 0.02) for step in then]
-lines = {"planned": (first, planned), "cut short": (then, shortened)}
-jump = shortened[0] - planned[400]
-caption = f"Figure 6.2. Warm-up and cosine. Cut short at step 400, the rate jumps by {jump:.2g}."
-alt = "A curve rises to 1 within 100 steps, falls to nearly 0 at step 1000; a branch leaves it at 400."
-show(explore.charts({"fraction of the peak learning rate": lines}, width=6), caption, alt)
+plan = trainer.Plan(1000)
+shorter = plan.revised(400, 700)
+planned = {step: trainer.lr_factor(step, plan, 100, 0.02) for step in range(1000)}
+shortened = {step: trainer.lr_factor(step, shorter, 100, 0.02) for step in range(400, 700)}
+explore.rate_cut_short(planned, shortened, jump=shortened[400] - planned[400])
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -322,14 +283,14 @@ def update_average(average, weights, decay):
 
 # %%
 update_average = check.update_average(update_average)
-weight = torch.nn.Parameter(torch.zeros(3))
-of_kit, average = EMAModel([weight], decay=0.9), [torch.zeros(3)]
+weight, average, of_torch = torch.zeros(3), [torch.zeros(3)], [torch.zeros(3)]
 for step in range(50):
-    weight.data.add_(torch.randn(3, generator=lab.generator(step)))
-    of_kit.step([weight])
-    update_average(average, [weight.detach()], min(0.9, (1 + step) / (10 + step)) if step else 0.0)
+    weight.add_(torch.randn(3, generator=lab.generator(step)))
+    decay = min(0.9, (1 + step) / (10 + step)) if step else 0.0
+    torch.optim.swa_utils.get_ema_multi_avg_fn(decay)(of_torch, [weight], step)
+    update_average(average, [weight], decay)
 with beside_the_kit(update_average):
-    torch.testing.assert_close(average, of_kit.shadow_params)
+    torch.testing.assert_close(average, of_torch)
 own.add(update_average)
 
 # %% [markdown]
@@ -389,12 +350,13 @@ MyECAR, flow_errors, multistage_loss, generate = pieces
 
 def train_by_hand(mine, recipe, config):
     """Trains in place; returns (loss, norm) of every step, and the averaged weights."""
-    optimizers = build_optimizers(mine, config)
+    optimizers = trainer.build_optimizers(mine, config)
     average = [weight.detach().clone() for weight in mine.parameters()]
-    feed, log = IndexedFeed(store, Share(config.batch_size), config.seed, flip=False), []
+    share, log = trainer.Share(config.batch_size), []
+    feed = trainer.IndexedFeed(store, share, config.seed, flip=False)
     for step in range(config.steps):
         ((mean, std, labels),) = feed(step)
-        draw = recipe.draw(config.batch_size, generator(config.seed, "draw", step))
+        draw = recipe.draw(config.batch_size, trainer.generator(config.seed, "draw", step))
         latent = mean + std * draw.latent_noise
         batch = latent.to(lab.device), labels.to(lab.device), draw.to(lab.device)
         loss = multistage_loss(flow_errors(mine, *batch, config.class_dropout))
@@ -413,17 +375,10 @@ print(f"{config.steps} steps by hand: loss {log[0][0]:.4f} -> {log[-1][0]:.4f}")
 # Now the kit's trainer, with the same configuration. It wants to show a progress bar, which a notebook that is
 # read does not need: `quietly` keeps it away.
 
-
 # %%
-def quietly(work, *arguments, **options):
-    """What ``work`` returns, without what it says on the way."""
-    with capture_output():
-        return work(*arguments, **options)
-
-
-run = quietly(train_model, config)
-rows = read_metrics(run)
-tensors, _ = load_checkpoint(list_checkpoints(run)[-1])
+run = trainer.quietly(trainer.train_model, config)
+rows = trainer.read_metrics(run)
+tensors, _ = trainer.load_checkpoint(trainer.list_checkpoints(run)[-1])
 answers = (train_step, lr_factor, clip, update_average, *pieces)
 with beside_the_kit(*answers):
     both = [[step[number] for step in log] for number in (0, 1)]
@@ -447,19 +402,18 @@ own.add(train_step)
 # before you run.
 
 # %%
-in_earnest = ModelTrainConfig.from_preset(
-    "digits", output=str(Path(folder.name) / "earnest"), tokenizer="digits",
+in_earnest = trainer.ModelTrainConfig.from_preset(
+    "digits", output=str(folder / "earnest"), tokenizer="digits",
     steps=lab.pick(450, 24), batch_size=lab.pick(256, 32), warmup_steps=lab.pick(50, 4),
     device=lab.device.type, dtype="float32",
 )  # fmt: skip
 recipe = shipped.model  # for its sizes and its draw()
 torch.manual_seed(lab.seed)
 mine = MyECAR(recipe.config).to(lab.device).train()
-started = time.perf_counter()
 log, average = train_by_hand(mine, recipe, in_earnest)
 tenth = max(1, len(log) // 10)
 first, last = (sum(loss for loss, _ in part) / tenth for part in (log[:tenth], log[-tenth:]))
-print(f"{len(log)} steps in {time.perf_counter() - started:.0f} s: loss {first:.3f} -> {last:.3f}")
+print(f"{len(log)} steps: loss {first:.3f} -> {last:.3f}")
 with beside_the_kit(*answers):
     assert last < first
 
@@ -471,13 +425,9 @@ wanted = torch.arange(samples) % 10
 plan = recipe.inference_steps(), recipe.guidance()
 latent = generate(mine.eval(), wanted.to(lab.device), *plan, lab.generator())[-1][2]
 my_images = shipped.decode(latent).cpu()
-my_share = share_right(my_images, wanted)
-show(
-    image_grid(2 * my_images[:40] - 1, 10, scale=5),
-    f"Figure 6.3. Forty digits of the model that you wrote and trained: {my_share:.1%} of {samples} are classified "
-    f"correctly (shipped checkpoint: {shipped_share:.1%}).",
-    "A grid of forty generated digits, one column for each of 0 to 9, from the learner's own model.",
-)
+my_share = explore.share_right(judge, my_images, wanted)
+beside = f"{my_share:.1%} (of the shipped checkpoint's {shipped_share:.1%}) are"
+explore.digits("6.3", my_images, samples, "the model that you wrote and trained", beside)
 with beside_the_kit(*answers):
     assert my_share >= lab.pick(0.95, 0.0), "the full profile trains long enough for 95%"
 sizes = ("latent_size", "num_stages", "window_ends", "coupling", "patch_size", "latent_channels")
@@ -500,45 +450,23 @@ own.save_weights(mine.state_dict(), {name: recipe.config[name] for name in sizes
 # > **Predict.** A checkpoint is written every third of the run, the power fails after two thirds and a bit. What
 # > of the log is lost, and what does the second half of the curve look like?
 
-
 # %%
-class PowerCut(Exception):
-    """Nothing is saved and nobody says goodbye."""
-
-
-def until(step):
-    """ModelTask.load, up to a step."""
-    load = ModelTask.load
-
-    def limited(task, wanted):
-        if wanted == step:
-            raise PowerCut
-        return load(task, wanted)
-
-    return patch.object(ModelTask, "load", limited)
-
-
 third = config.steps // 3
-cut = replace(config, output=config.output + "-cut", save_every=third)
-try:
-    with until(2 * third + 1):
-        quietly(train_model, cut)
-except PowerCut:
-    before = read_metrics(cut.run_folder)
-saved = list_checkpoints(cut.run_folder)[-1].name
+cut = configure("by-the-kit-cut", **short, save_every=third)
+with trainer.power_cut(step=2 * third + 1):
+    trainer.quietly(trainer.train_model, cut)
+before = trainer.read_metrics(cut.run_folder)
+saved = trainer.list_checkpoints(cut.run_folder)[-1].name
 print(f"log ends at step {before[-1]['step']} of {cut.steps}, newest checkpoint: {saved}")
 
 # %%
-after = read_metrics(quietly(train_model, cut))
+after = trainer.read_metrics(trainer.quietly(trainer.train_model, cut))
 on_cpu = lab.device.type == "cpu"  # a GPU may add in another order
 for number in ("step", "loss", "loss_stage", "gradient_norm", "lr"):
     both = [[row[number] for row in log] for log in (after, rows)]
     torch.testing.assert_close(*both, rtol=0.0 if on_cpu else 1e-3, atol=0.0 if on_cpu else 1e-4)
 courses = {"never killed": rows, "up to the kill": before, "resumed": after[2 * third :]}
-lines = {name: explore.series(log, "loss")["loss"] for name, log in courses.items()}
-caption = "Figure 6.4. The run that was killed lies on the one that never was, number for number (on a GPU up to rounding)."
-alt = "A thick loss curve; on it the points before the kill, and those of the resumed run after it."
-show(explore.charts({"loss": lines}, thick=True, width=6), caption, alt)
+explore.resumed(courses)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -562,17 +490,17 @@ show(explore.charts({"loss": lines}, thick=True, width=6), caption, alt)
 # well it did. Here the same from Python, with fewer steps: first the tokenizer, then the model on its latents.
 
 # %%
-tokenizer_config = TokenizerTrainConfig.from_preset(
+tokenizer_config = trainer.TokenizerTrainConfig.from_preset(
     "digits", output=str(lab.workspace / "tokenizer"), steps=lab.pick(800, 40)
 )
-tokenizer_run = quietly(train_tokenizer, tokenizer_config)
-log = read_metrics(tokenizer_run)
+tokenizer_run = trainer.quietly(trainer.train_tokenizer, tokenizer_config)
+log = trainer.read_metrics(tokenizer_run)
 quality = next(row for row in log if "test_psnr_db" in row)
 seconds = next(row["seconds"] for row in reversed(log) if "loss" in row)
 print(f"{tokenizer_config.steps} steps in {seconds:.0f} s; test images come back at "
       f"{quality['test_psnr_db']:.1f} dB")  # fmt: skip
 steps = lab.pick(250, 20)
-model_config = ModelTrainConfig.from_preset(
+model_config = trainer.ModelTrainConfig.from_preset(
     "digits",
     output=str(lab.workspace / "model"),
     tokenizer=str(tokenizer_run / "final"),
@@ -583,20 +511,23 @@ model_config = ModelTrainConfig.from_preset(
     keep=9,
     sample_every=0,
 )
-run = quietly(train_model, model_config)
-rows = read_metrics(run)
+run = trainer.quietly(trainer.train_model, model_config)
+rows = trainer.read_metrics(run)
 print(f"{rows[-1]['images']:,} images in {rows[-1]['seconds']:.0f} s, loss {rows[-1]['loss']:.3f}")
 
+
 # %%
-pipe = quietly(load_pipeline, str(run / "final"), dtype=torch.float32).to(lab.device)
-pipe.set_progress_bar_config(disable=True)
+def pipeline_of(run):
+    """The pipeline that a run has written."""
+    made = trainer.quietly(baselines.load_pipeline, str(run / "final"), dtype=torch.float32)
+    made.set_progress_bar_config(disable=True)
+    return made.to(lab.device)
+
+
+pipe = pipeline_of(run)
 share, images = named_right(pipe, samples)
-show(
-    image_grid(2 * images[:40] - 1, 10, scale=5),
-    f"Figure 6.5. Forty digits of the model that the kit trained here, tokenizer and all, in {steps} steps: {share:.1%} "
-    f"of {samples} are classified correctly.",
-    "A grid of forty generated digits, one column for each of 0 to 9, from the model trained above.",
-)
+whose = f"the model that the kit trained here, tokenizer and all, in {steps} steps"
+explore.digits("6.5", images, samples, whose, f"{share:.1%} are")
 
 # %% [markdown]
 # ## Reading the log
@@ -605,16 +536,7 @@ show(
 # shows the same: `tensorboard --logdir runs`.
 
 # %%
-kinds = ("loss per stage", "gradient norm", "images per second", "waiting for data")
-panels = {kind: explore.series(rows, kind) for kind in kinds}
-clipped = sum(row["gradient_norm"] > model_config.grad_clip for row in rows) / len(rows)
-show(
-    explore.charts(panels, 2, from_zero=True, height=2.3),
-    f"Figure 6.6. The log of the run. {clipped:.0%} of the logged gradient norms exceed the clip, "
-    f"{model_config.grad_clip:g}; the last losses are {rows[-1]['loss_stage'][0]:.3f} (stage 1) and "
-    f"{rows[-1]['loss_stage'][1]:.3f} (stage 2). Waiting is a share of the time.",
-    "Four charts over the step: losses of two stages, gradient norm, images per second, waiting.",
-)
+explore.log_of_the_run(rows, model_config.grad_clip)
 
 # %% [markdown]
 # > **Predict.** Each stage's loss is also split into eight bins of local time. Where is it largest at the end of
@@ -623,20 +545,8 @@ show(
 
 # %%
 middles = [(index + 0.5) / 8 for index in range(8)]
-moments = [rows[0], rows[len(rows) // 4], rows[-1]]
-panels = {
-    f"loss, stage {s + 1}": {
-        f"step {row['step']}": (middles, row["loss_bin"][s]) for row in moments
-    }
-    for s in (0, 1)
-}
 largest = [middles[max(range(8), key=rows[-1]["loss_bin"][s].__getitem__)] for s in (0, 1)]
-caption = (
-    "Figure 6.7. Loss by local time. At the end it is largest around τ = "
-    f"{largest[0]:.2f} in stage 1 and {largest[1]:.2f} in stage 2."
-)
-alt = "Two charts, one per stage, of the loss over local time at three moments; later curves lie lower."
-show(explore.charts(panels, x="local time τ", from_zero=True), caption, alt)
+explore.by_local_time(rows, middles, largest)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -654,28 +564,20 @@ show(explore.charts(panels, x="local time τ", from_zero=True), caption, alt)
 # %%
 def with_weights(checkpoint, averaged):
     """A pipeline with a checkpoint's raw or averaged weights."""
-    tensors, _ = load_checkpoint(checkpoint)
-    net = new_model(model_config, pipe.tokenizer, data.info)
+    tensors, _ = trainer.load_checkpoint(checkpoint)
+    net = trainer.new_model(model_config, pipe.tokenizer, data.info)
     net.load_state_dict({**tensors["model"], **(tensors["ema"] if averaged else {})})
-    made = make_pipeline(net.to(lab.device).eval(), pipe.tokenizer)
+    made = baselines.make_pipeline(net.to(lab.device).eval(), pipe.tokenizer)
     made.set_progress_bar_config(disable=True)
     return made
 
 
-checkpoints = list_checkpoints(run)
+checkpoints = trainer.list_checkpoints(run)
 scores = {
     name: [named_right(with_weights(one, averaged), lab.pick(300, 40))[0] for one in checkpoints]
     for name, averaged in (("raw weights", False), ("averaged weights", True))
 }
-x = [int(one.name.split("-")[1]) for one in checkpoints]
-lines = {name: (x, [100 * share for share in shares]) for name, shares in scores.items()}
-raw, averaged = ([f"{share:.1%}" for share in shares] for shares in scores.values())
-show(
-    explore.charts({"classified correctly, %": lines}, width=5),
-    f"Figure 6.8. At step {x[0]} {raw[0]} are classified correctly with raw weights, {averaged[0]} with averaged "
-    f"ones; at the end {raw[-1]} and {averaged[-1]}.",
-    "Two lines over the step, raw and averaged weights, of the share of samples classified correctly.",
-)
+explore.raw_and_averaged([int(one.name.split("-")[1]) for one in checkpoints], scores)
 
 # %% [markdown]
 # A share of 300 images is uncertain by about a point, so small gaps say nothing. What to expect: early the average
@@ -688,18 +590,8 @@ show(
 # boundaries, and speed that does not arrive. `ecar_lab.doctor.diagnose` has a named test for each, and `ecar doctor RUN`
 # runs them all. Here on the run above:
 
-
 # %%
-def ecar(*words):
-    """Runs a command of the kit and prints what it says."""
-    from ecar_lab.cli.main import dispatch
-
-    with capture_output() as said:
-        dispatch(list(words))
-    print(said.stdout)
-
-
-ecar("doctor", str(run), "--images", str(lab.pick(64, 16)))
+print(trainer.said_by(dispatch, ["doctor", str(run), "--images", str(lab.pick(64, 16))]))
 
 # %% [markdown]
 # Now we break things on purpose, with the small configuration and one change at a time.
@@ -718,10 +610,10 @@ logs, stopped, findings = {}, {}, {}
 for name, changes in CASES.items():
     case = configure(name, steps=lab.pick(120, 40), **changes)
     try:
-        quietly(train_model, case)
+        trainer.quietly(trainer.train_model, case)
     except EcarError as error:
         stopped[name] = str(error)
-    logs[name] = read_metrics(case.run_folder)
+    logs[name] = trainer.read_metrics(case.run_folder)
     findings[name] = diagnose.from_log(logs[name], case.to_dict())
 print(stopped.get("lr 1, no clipping", "it was not stopped on this machine"))
 
@@ -730,14 +622,7 @@ print(stopped.get("lr 1, no clipping", "it was not stopped on this machine"))
 # do the diagnostics say of the rest?
 
 # %%
-SPEED = ("data_starved", "training_slow")  # they depend on what else the machine does
-rows_of_cases = []
-for name, found in findings.items():
-    fired = [one for one in found if one.fired and one.name not in SPEED]
-    names = ", ".join(one.name for one in fired) or "nothing"
-    first = f"{fired[0].found} → {fired[0].remedy}" if fired else "–"
-    rows_of_cases.append((name, logs[name][-1]["step"], names, first))
-table(["run", "steps", "fired", "the first of them → its remedy"], rows_of_cases)
+explore.diagnoses(findings, logs)
 
 # %% [markdown]
 # ### Unstable, not falling, oscillating
@@ -758,18 +643,7 @@ panels = {
     "batch": ("healthy", "batch of 1"),
     "warm-up": ("healthy", "lr 0.05, no warm-up", "lr 0.05, warm-up"),
 }
-panels = {
-    title: {name: explore.series(logs[name], "loss")["loss"] for name in names}
-    for title, names in panels.items()
-}
-show(
-    explore.charts(panels, logarithmic=True, thick=True, width=3.6),
-    "Figure 6.9. Loss of three failures beside the healthy run (thick), which is their cure: a rate that warms "
-    "up, neither too high nor next to nothing, and a batch that is large enough.",
-    "Three charts of the loss on a logarithmic axis. Left: one curve explodes within a few steps, one stays "
-    "flat, the healthy one falls. Middle: with a batch of 1 the loss jumps up and down. Right: without warm-up "
-    "the loss first rises and then falls late.",
-)
+explore.three_failures(panels, logs)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -784,21 +658,7 @@ show(
 
 # %%
 curves = explore.committed_runs(lab.result("failure-signatures-cpu"))
-chosen = {"A": "lr 1e-7", "B": "healthy", "C": "lr 0.3 with AdamW, not clipped"}
-panels = {letter: explore.series(curves[name], "loss") for letter, name in chosen.items()}
-caption = "Figure 6.10. Three logs of the experiment `failure-signatures`. Mind the axes."
-alt = "Three loss curves. A stays within a few per cent of one value, B falls, C grows thirtyfold."
-show(explore.charts(panels, logarithmic=True, width=3.2, height=2.2), caption, alt)
-quiz(
-    "Which of the three needs a lower learning rate?",
-    {
-        "A": "It does not move at all: its rate is so low that a hundred steps change nothing. Look at the axis: "
-        "what seems to swing is a few per cent.",
-        "B": "It falls and settles. Leave it alone.",
-        "C": "It grows by an order of magnitude: diverged, and stopped by the trainer.",
-    },
-    right="C",
-)
+explore.which_rate_is_too_high(curves)
 
 # %% [markdown]
 # ### A leak: what the loss does not show
@@ -812,12 +672,9 @@ quiz(
 # %%
 def judge_run(name):
     """Diagnostics of a short run's samples, and the share classified correctly."""
-    made = quietly(load_pipeline, str(configure(name).run_folder / "final"), dtype=torch.float32)
-    made = made.to(lab.device)
-    made.set_progress_bar_config(disable=True)
-    latents = probe.sample_latents(made, 128, 0)
-    found = judge_samples(made.model, latents, *real_or_why(made, "digits", None))
-    return {one.name: one for one in found}, named_right(made, lab.pick(300, 60))[0]
+    made = pipeline_of(configure(name).run_folder)
+    found = explore.judged(made, probe.sample_latents(made, 128, 0), "digits")
+    return found, named_right(made, lab.pick(300, 60))[0]
 
 
 judged = {name: judge_run(name) for name in ("healthy", "leak")}
@@ -825,25 +682,7 @@ assert judged["leak"][0]["leak"].fired
 assert not judged["healthy"][0]["leak"].fired
 tail = len(logs["leak"]) // 5
 late = {n: sum(row["loss_stage"][-1] for row in logs[n][-tail:]) / tail for n in judged}
-table(
-    [
-        "run",
-        "finest stage's loss, last fifth",
-        "leak (below 0.5 fires)",
-        "flat_samples",
-        "classified correctly",
-    ],
-    [
-        (
-            n,
-            f"{late[n]:.3f}",
-            f"{d['leak'].value:.2f}",
-            f"{d['flat_samples'].value:.2f}",
-            f"{s:.0%}",
-        )
-        for n, (d, s) in judged.items()
-    ],
-)
+explore.leaky_and_healthy(late, judged)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -862,28 +701,20 @@ table(
 # %%
 cifar = lab.pipeline("cifar10")
 count = lab.pick(64, 12)
-verdicts, pictures = {}, []
+verdicts, pictures = {}, {}
 for name, renoise in (("re-noising off", False), ("re-noising on", True)):
     latents = probe.sample_latents(cifar, count, 0, renoise=renoise)
-    found = judge_samples(cifar.model, latents, None, "no real images here")
-    verdicts[name] = {one.name: one for one in found}
-    pictures += to_pil(2 * cifar.decode(latents[:10]).cpu() - 1)
-words = {
-    n: f"{v['boundary_artefacts'].found}; {v['flat_samples'].found}" for n, v in verdicts.items()
-}
-show(
-    image_grid(pictures, 10, scale=3),
-    f"Figure 6.11. Above, broken: {words['re-noising off']}. Below, cured: {words['re-noising on']}.",
-    "Two rows of ten generated CIFAR-10 images of the same seed. The upper row is flat and blurred, without "
-    "any object; the lower row has contrast, colour and detail.",
-)
+    verdicts[name] = explore.judged(cifar, latents, None)
+    pictures[name] = cifar.decode(latents[:10]).cpu()
+explore.boundaries(pictures, verdicts)
 assert verdicts["re-noising off"]["boundary_artefacts"].fired
 assert not verdicts["re-noising on"]["boundary_artefacts"].fired
 small = lab.pipeline("digits")
 for name, renoise in (("off", False), ("on", True)):
     latents = probe.sample_latents(small, lab.pick(128, 32), 0, renoise=renoise)
-    found = judge_samples(small.model, latents, *real_or_why(small, "digits", None))
-    print(f"re-noising {name}: " + ", ".join(f"{d.name} {d.value:.2f}" for d in found[1:]))
+    found = explore.judged(small, latents, "digits")
+    scores = (f"{one} {found[one].value:.2f}" for one in ("flat_samples", "boundary_artefacts"))
+    print(f"re-noising {name}:", ", ".join(scores))
 
 # %% [markdown]
 # The eye sees no blocks in the upper row, only flatness: the later stages could not add detail. The score sees
@@ -904,41 +735,16 @@ timings = {
     "default steps": probe.time_sampling(clocked, 1, usual, lab.pick(3, 1)),
     "100 steps in stage 1": probe.time_sampling(clocked, 1, [100, *usual[1:]], lab.pick(3, 1)),
 }
-rows_of_timings = []
-for name, timing in timings.items():
-    verdict = timing.judge()
-    in_flops, in_time = (part[0] / sum(part) for part in (timing.flops, timing.seconds))
-    state = "fired" if verdict.fired else "silent"
-    rows_of_timings.append(
-        (name, f"{in_flops:.0%}", f"{in_time:.0%}", f"{verdict.value:.2f}", state)
-    )
-table(
-    [
-        "sampling",
-        "stage 1: of the FLOPs",
-        "stage 1: of the time",
-        "time saved / FLOPs saved, against a DiT of 50 steps",
-        "verdict (fires below 0.5)",
-    ],
-    rows_of_timings,
-)
+explore.times_of_stages(timings)
 sizes = lab.pick([1, 4, 16, 64], [1, 8])
-speeds = [size / sum(probe.time_sampling(clocked, size, None, 1).seconds) for size in sizes]
-table(["images at once", *map(str, sizes)], [("images per second", *(f"{s:.1f}" for s in speeds))])
+seconds = {size: sum(probe.time_sampling(clocked, size, None, 1).seconds) for size in sizes}
+explore.speeds({size: size / seconds[size] for size in sizes})
 
 # %% [markdown]
 # How reliable are these signs? The experiment `failure-signatures` provoked each with three seeds.
 
 # %%
-result = lab.result("failure-signatures-cpu")
-rows_of_result = []
-for row in result["rows"]:
-    seen = [n for n in result["columns"] if any(n in failures.fired(r) for r in row["seeds"])]
-    values = ", ".join(f"{n} ({failures.cell(row, n)[0]})" for n in seen) or "–"
-    rows_of_result.append((row["name"], values, failures.told(row)))
-table(["case", "fired (median value)", "seeds"], rows_of_result)
-print("{detected} of {provoked} seen, {false_alarms} false alarms in {sound} sound cases".format(
-    **result["verdict"]))  # fmt: skip
+explore.signatures(lab.result("failure-signatures-cpu"))
 
 # %% [markdown]
 # ## Your own data
@@ -948,24 +754,14 @@ print("{detected} of {provoked} seen, {false_alarms} false alarms in {sound} sou
 # images are encoded as they come. Otherwise the latents are cached, in half precision.
 
 # %%
-ecar("data")
-here = Path(folder.name) / "own"
-drawn = open_dataset("shapes", limit=40)
-for index, (image, kind) in enumerate(zip(*drawn.arrays(), strict=True)):
-    place = here / drawn.info.class_names[kind]
-    place.mkdir(parents=True, exist_ok=True)
-    to_pil(image[None] / 127.5 - 1)[0].save(place / f"{index}.png")
-stream = quietly(open_dataset, str(here), streaming=True)
+print(trainer.said_by(dispatch, ["data"]))
+drawn = trainer.open_dataset("shapes", limit=40)
+explore.folder_of_classes(*drawn.arrays(), drawn.info.class_names, folder / "own")
+stream = trainer.quietly(trainer.open_dataset, str(folder / "own"), streaming=True)
 first_images, first_labels = next(stream.batches(8, seed=0))
 print("own folder:", ", ".join(stream.info.class_names), "->", tuple(first_images.shape))
-first = 'ecar train tokenizer --preset cifar10 --data "$ECAR_DATA"'
-second = 'ecar train model --preset cifar10 --data "$ECAR_DATA" --max-minutes 480'
-if lab.has_data("cifar10"):
-    count = open_dataset("cifar10").info.num_images
-    print(f"{count:,} images of CIFAR-10 are here. In a terminal:\n{first}\n{second}")
-else:
-    print(f"CIFAR-10 is not here. With it one would type:\n{first}\n{second}")
-print("Imagenette:\necar train tokenizer --preset imagenet64\necar train model --preset imagenet64")
+has_cifar = lab.has_data("cifar10")
+explore.commands(trainer.open_dataset("cifar10").info.num_images if has_cifar else None)
 
 # %% [markdown]
 # The shipped CIFAR-10 model saw 1.67 million images in ten hours on one core of a CPU; its card,
@@ -1012,7 +808,7 @@ print(f"this notebook's run: {60 * hours:.2f} minutes computed, {last['seconds']
 # (noise, time) pairs for one token map.
 
 # %%
-net = new_model(model_config, pipe.tokenizer, data.info)
+net = trainer.new_model(model_config, pipe.tokenizer, data.info)
 several = net.draw(2, lab.generator())
 
 
@@ -1020,7 +816,7 @@ def one_pass():
     net.loss(several.latent_noise, torch.zeros(2, dtype=torch.long), several).loss.backward()
 
 
-counted = count_flops(one_pass) / 2
+counted = machine.count_flops(one_pass) / 2
 print(f"digits: {flops / 1e9:.4f} GFLOP per image by formula, {counted / 1e9:.4f} counted")
 torch.testing.assert_close(flops, counted, rtol=0.02, atol=0.0)
 IMAGES, MINUTES = 1_035_392, 479.0  # the longer part of the shipped checkpoint's, see its card
@@ -1030,24 +826,12 @@ print(
 )
 knobs = [
     (None, None),
-    ([1, 1, 2], None),
-    ([1, 1, 4], None),
-    (None, [2, 2, 1]),
-    ([1, 1, 2], [2, 2, 1]),
+    ((1, 1, 2), None),
+    ((1, 1, 4), None),
+    (None, (2, 2, 1)),
+    ((1, 1, 2), (2, 2, 1)),
 ]
-base = explore.training_flops("cifar10")
-costs = [explore.training_flops("cifar10", *knob) for knob in knobs]
-table(
-    ["stage_strides", "head_draws", "GFLOP per image", "of the plain cost"],
-    [
-        (
-            *("1 1 1" if k is None else " ".join(map(str, k)) for k in knob),
-            f"{c / 1e9:.2f}",
-            f"{c / base:.0%}",
-        )
-        for knob, c in zip(knobs, costs, strict=True)
-    ],
-)
+explore.knobs({knob: explore.training_flops("cifar10", *knob) for knob in knobs})
 
 # %% [markdown]
 # | knob | what it does | where it is measured |
@@ -1078,23 +862,12 @@ explore.losses(
 explore.budget(
     ["digits", "cifar10", "imagenet64-s", "imagenet128-s", "imagenet256-s", "imagenet256-b"],
     images=IMAGES // 1000 * 1000,
-    rate=matmul_rate(lab.dtype, lab.device),
+    rate=machine.matmul_rate(lab.dtype, lab.device),
     share=share_of_rate,
 )
 
 # %%
-quiz(
-    "A run was killed at step 7,340; checkpoints are written every 500 steps. What do you do?",
-    {
-        "Start it again with the same command": "It finds the checkpoint of step 7,000, drops the log rows "
-        "after it, and repeats 340 steps with the same numbers.",
-        "Start it again with a new seed, so that it does not see the same batches twice": "The kit refuses: "
-        "another seed bends the curve. And the 340 steps left no trace in the checkpoint, so nothing is seen twice.",
-        "Lower the learning rate, since it is resumed": "The optimiser's state and the plan are in the "
-        "checkpoint: the rate goes on where it was.",
-    },
-    right="Start it again with the same command",
-)
+explore.after_a_kill()
 
 # %% [markdown]
 # ## Recap
@@ -1105,8 +878,8 @@ quiz(
 # - A loss is no proof: here the leaky run's equals the healthy one's.
 # - FLOPs × images / rate is a budget; the share of the rate is what you must measure.
 #
-# **What breaks if…** you resume with another batch size? Try `replace(cut, batch_size=32)` in `train_model` and
-# read the sentence. Then try `batch_size=32, grad_accum=2`.
+# **What breaks if…** you resume with another batch size? Give `configure("by-the-kit-cut", **short, save_every=third, batch_size=32)` to
+# `train_model` and read the sentence. Then try `batch_size=32, grad_accum=2`.
 #
 # **On**: notebook 7 generates; the *Runs* tab of `make demo` keeps what you like; the loop lives in
 # `ecar_lab/training/loop.py`.

@@ -22,23 +22,15 @@
 
 # %%
 import copy
-import hashlib
 import json
-from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 
-from ecar_lab import LatentEdit, trace
-from ecar_lab.cost import total_flops
-from ecar_lab.evaluation.feature_net import load_features
-from ecar_lab.experiments.lab.figures import line, logarithmic
-from ecar_lab.flow import pyramid, upsample
-from ecar_lab.interventions import stage_noise
-from ecar_lab.teaching import beside_the_kit, hue, new_figure, own, quiz, setup, show, table
+from ecar_lab import LatentEdit, cost, flow, interventions, trace
+from ecar_lab.evaluation import feature_net
+from ecar_lab.teaching import beside_the_kit, own, setup
 from ecar_lab.teaching.check import generation as check
 from ecar_lab.teaching.explore import generation as explore
-from ecar_lab.viz.pictures import contact_sheet, image_grid, save_gif, strip_frames
 
 lab = setup(7)
 
@@ -53,31 +45,14 @@ model, names = pipe.model, pipe.class_names
 rows = lab.pick(3, 2)
 generators = [lab.generator(seed) for seed in range(rows) for _ in names]
 out = pipe(names * rows, generator=generators, dtype=lab.dtype)
-show(
-    image_grid(out.images, 10, scale=3, labels=names * rows),
-    "Figure 7.1. One seed per row. With the same seed, classes share colours and layout.",
-    f"Generated images, ten classes wide, {rows} seeds high. Cars, trucks and most ships and horses can be made out; cats, dogs and some birds are blurs.",
-)
+explore.every_class(out.images, names)
 
 # %% [markdown]
 # How good is that? `ecar evaluate` made 5,000 images and asked the kit's own classifier, the *judge* of this
 # notebook. Its Frechet distance is on that net's features and is not FID.
 
 # %%
-card = lab.result("evaluate-cifar10")
-made, real = card["metrics"], card["reference_points"]["real train images"]
-shares = card["class_accuracy"]["per_class"]
-metrics = [
-    f"{name}[features-cifar10]" for name in ("frechet_distance", "precision_k3", "recall_k3")
-]
-table(
-    ["", "generated", "real"],
-    [(key.split("[")[0], f"{made[key]:.2f}", f"{real[key]:.2f}") for key in metrics]
-    + [
-        (f"{name} classified correctly", *(f"{x:.0%}" for x in shares[name].values()))
-        for name in names
-    ],
-)
+explore.quality(lab.result("evaluate-cifar10"), names)
 
 # %% [markdown]
 # Read it with care. The judge classifies generated cats correctly more often than real ones: guidance makes images that are
@@ -94,7 +69,8 @@ table(
 # %%
 mine, whose = own.trained(lab.device)
 generate, stages = own.piece("generate"), mine.schedule.num_stages
-digits, judge_of_digits = lab.pipeline("digits"), load_features("features-digits")
+digits = lab.pipeline("digits")
+judge_of_digits = feature_net.load_features("features-digits")
 wanted = torch.arange(lab.pick(500, 40)) % 10
 
 
@@ -109,17 +85,7 @@ def draw(steps, scale):
 
 
 tried = {(steps, scale): draw(steps, scale) for steps in (1, 2, 4, 8) for scale in (1, 3)}
-shares = ", ".join(f"{tried[steps, 1][1]:.0%}" for steps in (1, 2, 4, 8))
-show(
-    image_grid(torch.cat([tried[steps, 1][0] for steps in (1, 2, 4, 8)]), 10, scale=5),
-    f"Figure 7.2. Digits of your model ({whose}), 1, 2, 4 and 8 steps per stage from the same noise: {shares} of {len(wanted)} "
-    "are classified correctly.",
-    f"Four rows of ten small generated digits, one row per number of steps; classified correctly: {shares}.",
-)
-table(
-    ["steps per stage", "no guidance", "guidance 3"],
-    [(steps, *(f"{tried[steps, scale][1]:.1%}" for scale in (1, 3))) for steps in (1, 2, 4, 8)],
-)
+explore.own_digits(tried, whose, len(wanted))
 
 # %% [markdown]
 # The rest of this notebook turns the same knobs on the shipped CIFAR-10 model, where more can go wrong.
@@ -127,7 +93,7 @@ table(
 # Helpers for what follows. Each image gets a generator of its own.
 
 # %%
-judge = load_features("features-cifar10").to(lab.device)
+judge = feature_net.load_features("features-cifar10").to(lab.device)
 
 
 def run(labels, seeds, **options):
@@ -146,12 +112,6 @@ def images(latent):
     return 2 * pipe.decode(latent) - 1
 
 
-def gallery(groups, columns, per_row=4):
-    """{label: latent} as one picture: the images of each group, its label below."""
-    tiles = [image_grid(images(latent), per_row, scale=3) for latent in groups.values()]
-    return image_grid(tiles, columns, labels=list(groups))
-
-
 @torch.no_grad()
 def named(latent):
     """The classes that the judge names, (B,) ids."""
@@ -164,8 +124,9 @@ def named(latent):
 # The pipeline reads the stream of `trace`, so both give the same latent, bit for bit.
 
 # %%
-alone = list(pipe.trace("ship", generator=lab.generator(3)))
-latent = pipe("ship", generator=lab.generator(3), output_type="latent").images
+SHIP = 31  # a seed that makes a ship which one can see
+alone = list(pipe.trace("ship", generator=lab.generator(SHIP)))
+latent = pipe("ship", generator=lab.generator(SHIP), output_type="latent").images
 assert torch.equal(alone[-1].latent, latent)
 
 # %% [markdown]
@@ -174,8 +135,8 @@ assert torch.equal(alone[-1].latent, latent)
 
 # %%
 batch = ["ship", "horse", "cat", "truck"]
-shared = list(pipe.trace(batch, generator=lab.generator(3)))
-one_each = list(pipe.trace(batch, generator=[lab.generator(seed) for seed in (3, 4, 5, 6)]))
+shared = list(pipe.trace(batch, generator=lab.generator(SHIP)))
+one_each = list(pipe.trace(batch, generator=[lab.generator(seed) for seed in (SHIP, 4, 5, 6)]))
 gaps = [
     [
         (at(events, s).latent[:1] - at(alone, s).latent).abs().max().item()
@@ -183,10 +144,7 @@ gaps = [
     ]
     for s in range(3)
 ]
-table(
-    ["stage", "one generator", "one each"],
-    [(s + 1, *map("{:.2g}".format, gaps[s])) for s in range(3)],
-)
+explore.gaps_in_a_batch(gaps)
 assert max(each for _, each in gaps) < 1e-4
 
 # %% [markdown]
@@ -207,11 +165,7 @@ one, two = model.flops(1, 1.0), model.flops(2, 1.0)
 call = one["transformer"]
 step = [b - a for a, b in zip(one["head"], two["head"], strict=True)]
 read = [a - s for a, s in zip(one["head"], step, strict=True)]
-table(
-    ["stage", "transformer call", "reading the token map", "one flow step"],
-    [(s + 1, *(f"{costs[s] / 1e6:,.1f}" for costs in (call, read, step))) for s in range(3)],
-)
-print("in millions of FLOPs")
+explore.prices(call, read, step)
 
 # %% [markdown]
 # ### Exercise 7.1: FLOPs of a plan
@@ -244,7 +198,7 @@ plan_flops = check.plan_flops(plan_flops)
 for steps, guidance in [((8, 6, 6), (1, 2.5, 2.5)), ((4, 2, 2), (1, 1, 1)), ((1, 2, 3), (3, 2, 1))]:
     flops = plan_flops(steps, guidance, call, read, step)
     with beside_the_kit(plan_flops):
-        assert flops == total_flops(model.flops(steps, guidance))
+        assert flops == cost.total_flops(model.flops(steps, guidance))
     print(f"steps {steps}, guidance {guidance}: {flops / 1e9:.2f} GFLOP")
 
 # %% [markdown]
@@ -256,12 +210,8 @@ some = lab.pick(names, ["automobile", "horse", "ship"])
 seeds = range(len(some))
 euler = {n: run(some, seeds, num_inference_steps=n)[-1].latent for n in counts}
 chosen = [some.index("automobile"), some.index("horse")]
-gflop = {n: total_flops(model.flops(n)) / 1e9 for n in counts}
-show(
-    gallery({f"{n}+{n}+{n}: {gflop[n]:.1f} GFLOP": euler[n][chosen] for n in counts}, 5, 1),
-    "Figure 7.3. 1 to 16 steps per stage. One step is a blur. From four on the picture stays and gains in detail.",
-    "An automobile and a horse with 1, 2, 4, 8 and 16 steps per stage, from a blur to a sharp small picture.",
-)
+gflop = {n: cost.total_flops(model.flops(n)) / 1e9 for n in counts}
+explore.by_steps({n: images(euler[n][chosen]) for n in counts}, gflop)
 
 # %% [markdown]
 # ### Euler or Heun?
@@ -281,25 +231,12 @@ def off(latent):
 
 
 heun = {n: run(some, seeds, num_inference_steps=n, solver="heun")[-1].latent for n in counts[:4]}
-curves = {
-    "Euler": ([gflop[n] for n in counts], [off(euler[n]) for n in counts]),
-    "Heun": (
-        [total_flops(model.flops(n, None, "heun")) / 1e9 for n in heun],
-        [*map(off, heun.values())],
-    ),
+of_heun = {n: cost.total_flops(model.flops(n, None, "heun")) / 1e9 for n in heun}
+errors = {
+    "Euler": {gflop[n]: off(euler[n]) for n in counts},
+    "Heun": {of_heun[n]: off(heun[n]) for n in heun},
 }
-
-# %%
-figure, (axis,) = new_figure(width=6, height=3)
-for index, (name, (x, y)) in enumerate(curves.items()):
-    line(axis, name, x, y, index)
-logarithmic(axis, "x", "y", xlabel="GFLOP per image", ylabel="distance from Heun, 16 steps")
-axis.legend(frameon=False)
-show(
-    figure,
-    f"Figure 7.4. The solver's error, mean of {len(some)} images. Heun gains nothing at few FLOPs and much at many. The reference is a Heun run, which flatters Heun's last point a little.",
-    "Two falling lines over GFLOP, logarithmic: Euler and Heun start close together, Heun ends lower.",
-)
+explore.solver_errors(errors, len(some))
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -316,10 +253,9 @@ show(
 found = []
 for plan in ((8, 4, 4), (4, 8, 4), (4, 4, 8)):
     closer = off(euler[4]) - off(run(some, seeds, num_inference_steps=plan)[-1].latent)
-    extra = total_flops(model.flops(plan)) / 1e9 - gflop[4]
-    found.append((plan, f"{extra:.2f}", f"{closer:+.3f}", f"{closer / extra:+.3f}"))
-table(["steps", "extra GFLOP", "closer to Heun, 16 steps", "closer per GFLOP"], found)
-print(f"4 + 4 + 4 is {off(euler[4]):.3f} away from it")
+    extra = cost.total_flops(model.flops(plan)) / 1e9 - gflop[4]
+    found.append((plan, extra, closer))
+explore.bought(found, off(euler[4]))
 
 # %% [markdown]
 # That was the distance to a finely solved flow, of a few images. What counts is how good many images are:
@@ -329,19 +265,8 @@ print(f"4 + 4 + 4 is {off(euler[4]):.3f} away from it")
 # %%
 trials = lab.result("steps-and-guidance-cpu")["rows"]
 
-
-def score(row):
-    """Cells of a table for one way of sampling."""
-    shares = (f"{row[key]:.0%}" for key in ("named_right", "recall"))
-    return f"{row['gflop']:.2f}", f"{row['frechet']:.2f}", *shares
-
-
-columns = ["GFLOP", "Frechet distance", "classified correctly", "recall"]
 stepped = sorted((r for r in trials if r["kind"] in ("steps", "Heun")), key=lambda r: r["gflop"])
-table(
-    ["steps", "solver", *columns],
-    [(" + ".join(map(str, r["num_inference_steps"])), r["solver"], *score(r)) for r in stepped],
-)
+explore.plans(stepped)
 
 # %%
 by_plan = {(r["solver"], *r["num_inference_steps"]): r for r in stepped}
@@ -413,13 +338,11 @@ with beside_the_kit(guided):
 # > 1 / 1 / 1 to 1 / 1 / 2.5?
 
 # %%
-assert sum(event.flops for event in alone) == total_flops(model.flops())
-prices = []
+assert sum(event.flops for event in alone) == cost.total_flops(model.flops())
+costs = {}
 for scales in (1.0, 1.0001, (2.5, 1.0, 1.0), (1.0, 1.0, 2.5), (1.0, 2.5, 2.5)):
-    parts = model.flops(None, scales)
-    both = [*map(sum, parts.values())]
-    prices.append((scales, *(f"{flops / 1e9:.2f}" for flops in (*both, sum(both)))))
-table(["guidance", *(f"{name}, GFLOP" for name in parts), "together"], prices)
+    costs[scales] = {part: sum(stages) for part, stages in model.flops(None, scales).items()}
+explore.guided_prices(costs)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -438,34 +361,25 @@ plans = {
     " / ".join(map(str, scales)): run(four, range(4), guidance_scale=scales)[-1].latent
     for scales in patterns
 }
-show(
-    gallery(plans, 2),
-    "Figure 7.5. Guidance of the three stages, coarsest first. Without any the objects are vague; 6 burns colours and "
-    "contrast. The coarsest stage's alone changes little.",
-    "Six groups of the same four images under six guidance plans, from vague shapes at 1 to glaring colours at 6.",
-)
+explore.by_guidance({plan: images(latent) for plan, latent in plans.items()})
 
 # %% [markdown]
 # > **Predict.** The shipped model has guidance 1 / 2 / 2. Does guidance in stage 1 help or harm?
 
 # %%
 by_guidance = [r for r in trials if r["kind"].startswith("guidance")]
-table(
-    ["guidance", *columns],
-    [(" / ".join(f"{g:g}" for g in r["guidance_scale"]), *score(r)) for r in by_guidance],
-)
+explore.guidances(by_guidance)
 
 # %%
-scored, rows = {tuple(r["guidance_scale"]): r for r in by_guidance}, []
-for where, g in (("alone", 1.0), ("beside stages 2 and 3", 2.5)):
-    pair = scored[1.0, g, g], scored[2.5, g, g]
-    distances, recalls = (f"{r['frechet']:.2f}" for r in pair), (f"{r['recall']:.0%}" for r in pair)
-    rows.append((where, *distances, *recalls))
-table(["guidance in stage 1", "distance without", "with", "recall without", "with"], rows)
+scored = {tuple(r["guidance_scale"]): r for r in by_guidance}
+pairs = {
+    "alone": (scored[1.0, 1.0, 1.0], scored[2.5, 1.0, 1.0]),
+    "beside stages 2 and 3": (scored[1.0, 2.5, 2.5], scored[2.5, 2.5, 2.5]),
+}
 errors = lab.result("stage-errors-cpu")["rows"]
 plain = [r["frechet"] for r in errors if set(r["guidance_scale"]) == {1.0}]
-falls = [f"{before - after:.2f}" for before, after in pairwise(plain)]
-print("the distance falls by", *falls, "when stages 1, 2, 3 are taken from real images")
+falls = [plain[stage] - plain[stage + 1] for stage in range(3)]
+explore.in_stage_1(pairs, falls)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -511,7 +425,7 @@ def fork_noise(base, fresh, kept):
 
 # %%
 fork_noise = check.fork_noise(fork_noise)
-first, other = stage_noise(model, 3), stage_noise(model, 4)
+first, other = interventions.stage_noise(model, SHIP), interventions.stage_noise(model, 4)
 shortcut = list(pipe.trace("ship", start_from=at(alone, 0), noise=dict(enumerate(other))))
 with beside_the_kit(fork_noise):
     whole_run = list(pipe.trace("ship", noise=fork_noise(first, other, 0)))
@@ -526,8 +440,8 @@ with beside_the_kit(fork_noise):
 # %%
 def forks(labels, kept, count):
     """Finished latents, (labels, count, C, R, R): seed 0 up to ``kept``, then other seeds."""
-    base = stage_noise(model, 0)
-    each = [fork_noise(base, stage_noise(model, 1 + n), kept) for n in range(count)] * len(labels)
+    base, *fresh = (interventions.stage_noise(model, seed) for seed in range(1 + count))
+    each = [fork_noise(base, one, kept) for one in fresh] * len(labels)
     noise = {s: torch.cat([one[s] for one in each]) for s in range(3)}
     repeated = [label for label in labels for _ in range(count)]
     events = list(pipe.trace(repeated, noise=noise, dtype=lab.dtype))
@@ -540,13 +454,8 @@ members = {kept: forks(forked, kept, 4) for kept in keeping}
 
 # %%
 chosen = [forked.index("automobile"), forked.index("horse")]
-show(
-    gallery({keeping[kept]: members[kept][chosen].flatten(0, 1) for kept in (0, 1)}, 2),
-    "Figure 7.7. Forks of an automobile and of a horse. After stage 1 colours and pose are still open; after stage 2 "
-    "they are fixed, and stage 3 draws the detail.",
-    "Two groups of two rows of four images. With stage 1 kept the four differ in colour and pose; with stages "
-    "1 and 2 kept they are alike but for details.",
-)
+some_forks = {keeping[kept]: members[kept][chosen].flatten(0, 1) for kept in (0, 1)}
+explore.forks({kept: images(latent) for kept, latent in some_forks.items()})
 
 # %% [markdown]
 # In numbers: cut each finished latent into bands, what 4×4 pixels can show, what 8×8 add, what 16×16 add.
@@ -556,11 +465,8 @@ show(
 # %%
 def bands(latent):
     """D_0, and what each finer level adds to the one before."""
-    levels = pyramid(latent, 3)
-    return [
-        levels[0],
-        *(fine - upsample(coarse) for coarse, fine in pairwise(levels)),
-    ]
+    levels = flow.pyramid(latent, 3)
+    return [levels[0], *(levels[k] - flow.upsample(levels[k - 1]) for k in (1, 2))]
 
 
 def open_variance(latent):
@@ -572,30 +478,15 @@ def open_variance(latent):
 variance = {kept: open_variance(members[kept]) for kept in keeping}
 still_open = {kept: variance[kept] / variance[-1] for kept in (0, 1)}
 base_named = named(run(forked, [0] * len(forked))[-1].latent)[:, None]
-report = []
+report = {}
 for kept, latent in members.items():
     apart = (2 * latent.var(dim=1).mean()).sqrt().item()  # two draws differ by twice the variance
-    as_base = (
-        (named(latent.flatten(0, 1)).unflatten(0, latent.shape[:2]) == base_named).float().mean()
-    )
-    report.append((keeping[kept], f"{apart:.2f}", f"{as_base:.0%}"))
-table(["", "two forks are apart (root mean square)", "classified like the run of seed 0"], report)
+    as_base = named(latent.flatten(0, 1)).unflatten(0, latent.shape[:2]) == base_named
+    report[keeping[kept]] = apart, as_base.float().mean().item()
+explore.apart(report)
 
 # %%
-figure, (axis,) = new_figure(width=6, height=2.8)
-for kept, shares in still_open.items():
-    places = [band + 0.38 * (kept - 0.5) for band in range(3)]
-    drawn = axis.bar(places, shares, 0.36, color=hue(kept), label=f"after stage {kept + 1}")
-    axis.bar_label(drawn, [f"{share:.0%}" for share in shares], fontsize=8)
-axis.set_xticks(range(3), ["4×4", "8×8 adds", "16×16 adds"])
-axis.set(ylabel="variance still open")
-axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-after = {kept: ", ".join(f"{share:.0%}" for share in shares) for kept, shares in still_open.items()}
-show(
-    figure,
-    f"Figure 7.8. Of the variance between {len(members[0])} × 4 runs, what is left open, by band. Stage 1 settles part of the coarsest band and little else; stage 2 most of what is left.",
-    f"Three pairs of bars. Still open after stage 1: {after[0]}. After stage 2: {after[1]}.",
-)
+explore.still_open({kept: shares.tolist() for kept, shares in still_open.items()}, len(forked))
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -621,7 +512,7 @@ pairs = [("automobile", "frog"), ("horse", "ship"), ("ship", "truck"), ("airplan
 tries = lab.pick(12, 2)
 before = [first for first, _ in pairs for _ in range(tries)]
 later = [second for _, second in pairs for _ in range(tries)]
-seeds = list(range(tries)) * len(pairs)
+seeds = list(range(SHIP, SHIP + tries)) * len(pairs)
 switched = {
     f"from stage {stage + 1}": run(before, seeds, class_labels_from={stage: later})[-1].latent
     for stage in (0, 1, 2)
@@ -630,35 +521,19 @@ switched["never"] = run(before, seeds)[-1].latent
 
 # %%
 picks = [index * tries for index in range(len(pairs))]
-show(
-    gallery({when: latent[picks] for when, latent in switched.items()}, 2),
-    "Figure 7.10. Automobile → frog, horse → ship, ship → truck, airplane → deer. From stage 2 on the second class "
-    "wins; from stage 3 on it can only repaint what is there.",
-    "Four groups of four images: the second class from stage 1, 2, 3 or never. Switched at stage 2 the second "
-    "object appears; at stage 3 the first one's outline stays.",
-)
-found = []
+explore.switches({when: images(latent[picks]) for when, latent in switched.items()}, pairs)
+found = {}
 for when, latent in switched.items():
     hits = [named(latent) == model.class_ids(wanted) for wanted in (before, later)]
-    first, second = (hit.float().mean().item() for hit in hits)
-    found.append((when, f"{first:.0%}", f"{second:.0%}", f"{1 - first - second:.0%}"))
-table(["second class", "classified as the first", "as the second", "as neither"], found)
+    found[when] = tuple(hit.float().mean().item() for hit in hits)
+explore.switched(found)
 
 # %% [markdown]
 # Stage 2 is where the object is decided, as in the forks. Switched at stage 3, some images are classified as neither
 # class: the judge is asked about something that looks like none.
 
 # %%
-quiz(
-    "You have a horse you like and want eight variants with other details, as cheaply as can be. What do you do?",
-    {
-        "Eight new seeds": "Those are eight other horses, at the full price.",
-        "Fork after stage 1": "Much of the picture is still open then: eight other horses again.",
-        "Fork after stage 2": "Layout and colours stay; only the steps of stage 3 are computed, though those are "
-        "most of the cost.",
-    },
-    right="Fork after stage 2",
-)
+explore.cheap_variants()
 
 # %% [markdown]
 # ## Edit the latent
@@ -691,32 +566,27 @@ left_half = check.left_half(left_half)
 with beside_the_kit(left_half):
     assert torch.equal(left_half(model.sides, 1)[0], torch.arange(8) < 4)
 ships, autos = (lab.pick(12, 2) * [name] for name in ("ship", "automobile"))
-each = [stage_noise(model, seed) for seed in range(len(ships))]
+seeds = range(SHIP, SHIP + len(ships))
+each = [interventions.stage_noise(model, seed) for seed in seeds]
 fixed = {s: torch.cat([noise[s] for noise in each]) for s in range(3)}
-run_a, run_b = run(ships, range(len(ships))), run(autos, range(50, 50 + len(autos)))
+run_a, run_b = run(ships, seeds), run(autos, range(50, 50 + len(autos)))
 edited, kinds = {}, ("zero", "noise", "paste")
 for stage in range(3):
     mask = left_half(model.sides, stage)
     for kind in kinds:
         new = at(run_b, stage).latent if kind == "paste" else kind
         options = {"edits": [LatentEdit(stage, mask, new)], "noise": fixed}
-        edited[kind, stage] = run(ships, range(len(ships)), **options)[-1].latent
+        edited[kind, stage] = run(ships, seeds, **options)[-1].latent
 
 # %% [markdown]
 # > **Predict.** The left half of an automobile is pasted into a ship at the end of stage 1, 2 or 3. Where do you
 # > see the seam?
 
 # %%
-flat = run(ships, range(len(ships)), renoise=False)[-1].latent
+flat = run(ships, seeds, renoise=False)[-1].latent
 shown = {"A: ship": run_a[-1].latent, "B: automobile": run_b[-1].latent, "A, no re-noise": flat}
 shown |= {f"{kind}, stage {stage + 1}": latent for (kind, stage), latent in edited.items()}
-show(
-    gallery({label: latent[:1] for label, latent in shown.items()}, 3, 1),
-    "Figure 7.11. Top: two runs, and A without re-noising, which has lost its detail. Below, one row per stage: A's left "
-    "half zeroed, made noise, or taken from B, at that stage's end.",
-    "Three columns: zero, noise, paste; one row per stage. Edits at the end of stage 1 leave little trace; after stage 2 "
-    "the seam is soft; after stage 3 a hard edge cuts the image in two.",
-)
+explore.edits({label: images(latent[:1]) for label, latent in shown.items()})
 
 
 # %%
@@ -727,13 +597,11 @@ def seam(latent):
     return (jumps[middle] / torch.cat((jumps[:middle], jumps[middle + 1 :])).mean()).item()
 
 
-table(
-    ["seam at the middle", "stage 1", "stage 2", "stage 3"],
-    [(kind, *(f"{seam(edited[kind, s]):.2f}" for s in range(3))) for kind in kinds],
-)
-plain, coarse = run_a[-1].latent, bands(flat)[-1]
-print(f"seam without edits: {seam(plain):.2f} (A), {seam(run_b[-1].latent):.2f} (B)")
-print(f"finest detail: {bands(plain)[-1].std():.2f}, without re-noising {coarse.std():.2f}")
+plain, other_run = run_a[-1].latent, run_b[-1].latent
+by_stage = {kind: [seam(edited[kind, stage]) for stage in range(3)] for kind in kinds}
+explore.seams(by_stage, without=(seam(plain), seam(other_run)))
+detail, without = (bands(latent)[-1].std() for latent in (plain, flat))
+print(f"finest detail: {detail:.2f}, without re-noising {without:.2f}")
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -750,10 +618,11 @@ print(f"finest detail: {bands(plain)[-1].std():.2f}, without re-noising {coarse.
 # Mix the noises of two images half and half. Does that give an image between the two?
 
 # %%
-a, b = stage_noise(model, 3), stage_noise(model, 20)
+a, b = interventions.stage_noise(model, 3), interventions.stage_noise(model, 20)
 middle = (a[2] + b[2]) / 2
 print(f"standard deviation: {a[2].std():.2f}, {b[2].std():.2f}, half and half {middle.std():.2f}")
-print(f"cosine of the angle: {F.cosine_similarity(a[2].flatten(), b[2].flatten(), dim=0):.2f}")
+cosine = torch.cosine_similarity(a[2].flatten(), b[2].flatten(), dim=0)
+print(f"cosine of the angle: {cosine:.2f}")
 
 # %% [markdown]
 # White noises of many dimensions are nearly equally long and at right angles. The middle of the straight line is
@@ -768,7 +637,7 @@ print(f"cosine of the angle: {F.cosine_similarity(a[2].flatten(), b[2].flatten()
 # One angle for the whole tensor.
 #
 # <details><summary>Hint</summary>
-# <code>F.cosine_similarity(first.flatten(), second.flatten(), dim=0).acos()</code>.
+# <code>torch.cosine_similarity(first.flatten(), second.flatten(), dim=0).acos()</code>.
 # </details>
 
 
@@ -776,7 +645,7 @@ print(f"cosine of the angle: {F.cosine_similarity(a[2].flatten(), b[2].flatten()
 def slerp(first, second, share):
     """The noise at ``share`` of the arc, 0 = first, 1 = second."""
     # SOLUTION 7.5
-    angle = F.cosine_similarity(first.flatten(), second.flatten(), dim=0).acos()
+    angle = torch.cosine_similarity(first.flatten(), second.flatten(), dim=0).acos()
     start, end = torch.sin((1 - share) * angle), torch.sin(share * angle)
     return (start * first + end * second) / torch.sin(angle)
     # END
@@ -819,21 +688,14 @@ def mixed(share):
 blends = {share: mixed(share) for share in shares}
 
 # %%
-rows = {f"straight line: {on_line[1]}": on_line[0], f"arc: {on_arc[1]}": on_arc[0]}
-rows["classes, 0% to 100% horse"] = torch.cat([latent[:1] for latent in blends.values()])
-show(
-    gallery(rows, 1, len(shares)),
-    "Figure 7.12. Between two noises on the straight line and on the arc: with too little noise the middle goes smooth. "
-    "Bottom: between two classes, with the same noise.",
-    "Three rows of five images. Top: the middle image is smooth, with little detail. Middle row: every image is an "
-    "automobile with detail. Bottom: from an automobile to a horse.",
-)
-found = []
+ways = {f"straight line: {on_line[1]}": on_line[0], f"arc: {on_arc[1]}": on_arc[0]}
+ways["classes, 0% to 100% horse"] = torch.cat([latent[:1] for latent in blends.values()])
+explore.walks({way: images(latent) for way, latent in ways.items()})
+found = {}
 for share, latent in blends.items():
     votes = named(latent).tolist()
-    counted = [votes.count(label) / tries for label in (first, second)]
-    found.append((f"{share:.0%}", *(f"{x:.0%}" for x in (*counted, 1 - sum(counted)))))
-table(["share of horse", "classified as automobile", "as horse", "as something else"], found)
+    found[share] = tuple(votes.count(label) / tries for label in (first, second))
+explore.votes(found)
 
 # %% [markdown]
 # Is the middle anything? On either side the nearer class wins. In the middle the judge mostly sees something else.
@@ -854,21 +716,14 @@ def bake(recipe):
     return pipe(**{key: recipe[key] for key in settings}, generator=generator).images[0]
 
 
-def fingerprint(image):
-    return hashlib.sha256(image.tobytes()).hexdigest()
-
-
-recipe = {"checkpoint": "cifar10", "class_labels": "ship", "seed": 3, "num_inference_steps": [8, 6, 6],
+recipe = {"checkpoint": "cifar10", "class_labels": "ship", "seed": SHIP, "num_inference_steps": [8, 6, 6],
           "guidance_scale": [1.0, 2.5, 2.5], "solver": "euler", "torch": torch.__version__}  # fmt: skip
-recipe["sha256"] = fingerprint(bake(recipe))
+recipe["sha256"] = explore.fingerprint(bake(recipe))
 lab.workspace.mkdir(parents=True, exist_ok=True)
 (lab.workspace / "ship.json").write_text(json.dumps(recipe, indent=1))
 again = json.loads((lab.workspace / "ship.json").read_text())
-assert fingerprint(bake(again)) == again["sha256"]
-save_gif(strip_frames(alone, pipe.tokenizer, side=96), lab.workspace / "ship.gif")
-contact_sheet(alone, pipe.tokenizer, title="ship, seed 3").save(lab.workspace / "ship.png")
-for file in sorted(lab.workspace.glob("ship.*")):
-    print(f"{file.name}: {file.stat().st_size / 1024:.1f} KiB")
+assert explore.fingerprint(bake(again)) == again["sha256"]
+explore.keep(alone, pipe.tokenizer, lab.workspace, f"ship, seed {SHIP}")
 
 # %% [markdown]
 # Byte for byte holds on one machine with one version. Another processor or number of threads may round
@@ -888,11 +743,9 @@ def watch(pipe, index, t, tensors):
     return tensors
 
 
-stopped = pipe(
-    "ship", generator=lab.generator(3), callback_on_step_end=watch, output_type="pt"
-).images
-print("step: std of the latent", *seen, sep="  ")
-print("stopped after stage 2:", tuple(stopped.shape))
+how = {"callback_on_step_end": watch, "output_type": "pt"}
+stopped = pipe("ship", generator=lab.generator(SHIP), **how).images
+explore.watched(seen, stopped)
 
 # %% [markdown]
 # Another program can ask the page for all this. With `make demo` running:
@@ -937,7 +790,7 @@ knobs = {
 def bill(options):
     """GFLOP of one image, and the seconds of the fastest of a few runs."""
     runs = [
-        list(pipe.trace("ship", generator=lab.generator(3), **options))
+        list(pipe.trace("ship", generator=lab.generator(SHIP), **options))
         for _ in range(lab.pick(5, 1))
     ]
     seconds = min(sum(event.seconds for event in events) for events in runs)
@@ -946,31 +799,14 @@ def bill(options):
 
 bill({})  # to warm up
 bills = {name: bill(options) for name, options in knobs.items()}
-usual = bills["the model's own plan"]
-table(
-    ["knob", "GFLOP", "of the usual", "seconds, of the usual"],
-    [
-        (name, f"{g:.2f}", f"{g / usual[0]:.2f}", f"{s / usual[1]:.2f}")
-        for name, (g, s) in bills.items()
-    ],
-)
-print(f"the usual: {usual[0]:.2f} GFLOP, {1000 * usual[1]:.0f} ms")
+explore.bills(bills)
 
 # %% [markdown]
 # Steps and guidance are what you pay for. Forks save what they keep. Everything else, classes, edits and noises, is
 # free. Seconds follow FLOPs only roughly: a call on 4 tokens costs more than its FLOPs (notebook 9).
 
 # %%
-quiz(
-    "Which plan costs most?",
-    {
-        "Guidance 1.0001 in stage 3 only": "Stage 3's head runs twice, and the transformer twice in all stages.",
-        "Guidance 4 in stage 1 only": "Both halves run in stage 1 alone, and that has the fewest tokens.",
-        "Guidance 0 in stage 2 only": "The scale is not 1, so both halves run up to stage 2. But most tokens are "
-        "in stage 3.",
-    },
-    right="Guidance 1.0001 in stage 3 only",
-)
+explore.dearest_plan()
 
 # %% [markdown]
 # ## Recap

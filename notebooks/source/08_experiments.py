@@ -20,36 +20,15 @@
 # on the kit's own feature nets, *not FID*.
 
 # %%
-import itertools
-import json
-import math
-import operator
-import statistics
-from dataclasses import replace
-
-import numpy as np
 import torch
-from IPython.utils.capture import capture_output
 from scipy.stats import ttest_ind
 
-from ecar_lab.baselines import load_pipeline
-from ecar_lab.cost import total_flops
-from ecar_lab.data import open_dataset
-from ecar_lab.evaluation.feature_net import extract, load_features
-from ecar_lab.evaluation.metrics import frechet_distance, precision_recall
-from ecar_lab.experiments import EXPERIMENTS, load_experiment
-from ecar_lab.experiments.lab import figures
-from ecar_lab.experiments.lab.growth import exponents
-from ecar_lab.experiments.lab.lab import Lab
-from ecar_lab.experiments.lab.scores import frechet as frechet_of
-from ecar_lab.experiments.lab.scores import named, plus_minus, spread
-from ecar_lab.experiments.lab.sizes import SIZES
-from ecar_lab.experiments.steps_and_guidance import front
-from ecar_lab.files import write_json
-from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
+from ecar_lab import baselines, cost, data, experiments, files
+from ecar_lab.evaluation import feature_net, metrics
+from ecar_lab.experiments.lab import scores
+from ecar_lab.teaching import beside_the_kit, setup
 from ecar_lab.teaching.check import experiments as check
 from ecar_lab.teaching.explore import experiments as explore
-from ecar_lab.teaching.explore import trade_offs
 
 lab = setup(8)
 
@@ -69,16 +48,16 @@ def load(name):
 
 
 shipped = load("shipped")
-ours, dit = shipped["E-CAR"]["points"], shipped["DiT"]["points"]
-show(
-    load_experiment("shipped").draw(shipped),
-    f"Figure 8.1. The two CIFAR-10 checkpoints that ship, {shipped['E-CAR']['images']:,} images each; smaller is better. DiT at {dit[0]['num_inference_steps']} steps is the best point, at {shipped['flops_ratio']:.1f} times the FLOPs of E-CAR's best.",
-    "Distance over GFLOP per image, two points for E-CAR and two for DiT. DiT's costly point is lowest, then E-CAR's costly point, then DiT's cheap one at about the same cost as that; E-CAR's cheap one is highest.",
-)
+explore.shipped.figure(shipped, "8.1")
 
 # %% [markdown]
-# So the headline ("10× fewer FLOPs … comparable image quality") is half borne out here: cheaper, yes; as
-# good, no; at equal FLOPs it is ahead. Before more verdicts: how does one judge at all?
+# The headline to be judged is "10× fewer FLOPs … comparable image quality". What this file says of it, computed from its numbers:
+
+# %%
+explore.shipped.headline(shipped)
+
+# %% [markdown]
+# These are two or three checkpoints, one training of each. Before more verdicts: how does one judge at all?
 #
 # ## Part 1: how to judge
 #
@@ -87,16 +66,15 @@ show(
 # Features come from a small classifier that ships with the kit; here are those of all real digits.
 
 # %%
-net = load_features("features-digits")
-data = [open_dataset("digits", split=split).arrays() for split in ("train", "test")]
-digits = torch.cat([images for images, _ in data])
+net = feature_net.load_features("features-digits")
+digits = torch.cat([data.open_dataset("digits", split=s).arrays()[0] for s in ("train", "test")])
 digits = digits[torch.randperm(len(digits), generator=lab.generator())]
 
 
 @torch.inference_mode()
 def features_of(images):
     """Images (N, 3, 8, 8) of bytes -> features (N, D)."""
-    return extract(net, images, device=lab.device).features.double()
+    return feature_net.extract(net, images, device=lab.device).features.double()
 
 
 features = features_of(digits)
@@ -129,7 +107,7 @@ frechet = check.frechet(frechet)
 half = len(features) // 2
 real, held_out = features[:half], features[half:]
 with beside_the_kit(frechet):
-    own, of_kit = float(frechet(real, held_out)), frechet_distance(real, held_out)
+    own, of_kit = float(frechet(real, held_out)), metrics.frechet_distance(real, held_out)
     torch.testing.assert_close(own, of_kit, rtol=1e-4, atol=1e-4)
 
 # %% [markdown]
@@ -147,24 +125,16 @@ noisy = features_of((digits + noise).round().clamp(0, 255).byte())
 def mean_distance(features, count):
     """Distance of `count` random rows of the first half to the real second half."""
     draws = [torch.randperm(half, generator=lab.generator(k))[:count] for k in range(repeats)]
-    return spread([frechet_distance(features[some], held_out) for some in draws])
+    return scores.spread([metrics.frechet_distance(features[some], held_out) for some in draws])
 
 
-figure, (axis,) = new_figure(width=5.4)
-for index, (name, some) in enumerate({"real digits": features, "noisy digits": noisy}.items()):
-    entries = [mean_distance(some, count) for count in counts]
-    figures.line(axis, name, counts, entries, index)
-    print(
-        f"{name}:",
-        ", ".join(f"{n} images {plus_minus(e, 1)}" for n, e in zip(counts, entries, strict=True)),
-    )
-figures.logarithmic(axis, "x", "y", xlabel="images that are judged", ylabel="Frechet distance")
-axis.set_xticks(counts, map(str, counts))
-axis.legend(frameon=False)
-show(
-    figure,
-    f"Figure 8.2. The same images, more or fewer of them; mean and spread of {repeats} draws. Judged on few images, real ones look worse than noisy ones judged on many.",
-    "Two falling lines over the number of images. They lie close together, within their spread, at 50 and 100 images and part towards the right; with all images noisy digits lie clearly above real ones.",
+explore.few_images(
+    counts,
+    {
+        "real digits": [mean_distance(features, count) for count in counts],
+        "noisy digits": [mean_distance(noisy, count) for count in counts],
+    },
+    repeats,
 )
 
 # %% [markdown]
@@ -184,7 +154,7 @@ generator = lab.generator(2)
 
 def ring(count, modes=8, blur=0.15):
     """Points (count, 2) around `modes` of eight centres on a circle."""
-    angle = torch.randint(modes, (count,), generator=generator) * (2 * math.pi / 8)
+    angle = torch.randint(modes, (count,), generator=generator) * (2 * torch.pi / 8)
     centre = torch.stack([angle.cos(), angle.sin()], dim=1)
     return centre + blur * torch.randn(count, 2, generator=generator)
 
@@ -198,23 +168,11 @@ cases = {
 }
 
 # %%
-figure, axes = new_figure(3, width=3.0, height=3.2)
-measured = {}
-for axis, (name, fake) in zip(axes, cases.items(), strict=True):
-    precision, recall = precision_recall(truth, fake)
-    measured[name] = (frechet_distance(truth, fake), precision, recall)
-    axis.plot(*truth.T, ".", color="#B8BFC7", markersize=3)
-    axis.plot(*fake.T, "x", color=hue(0), markersize=3)
-    axis.set_title(
-        f"{name}\ndistance {measured[name][0]:.2f}\nprecision {precision:.2f}, recall {recall:.2f}",
-        fontsize=9,
-    )
-    axis.set(xlim=(-1.7, 1.7), ylim=(-1.7, 1.7), aspect="equal")
-show(
-    figure,
-    f"Figure 8.3. Real points grey, generated ones blue. The cloud has the ring's mean and covariance, so its distance is {measured['a cloud'][0]:.2f}; only precision ({measured['a cloud'][1]:.2f}) tells that it misses the ring.",
-    "Three scatter plots over a ring of eight grey clusters: crosses on all clusters, on three of them, and in one round cloud that fills the middle as well.",
-)
+measured = {
+    name: (metrics.frechet_distance(truth, fake), *metrics.precision_recall(truth, fake))
+    for name, fake in cases.items()
+}
+explore.three_clouds(truth, cases, measured)
 
 # %% [markdown]
 # This happens in earnest. Notebook 4 left out the noise that a transition adds. Its distance:
@@ -223,12 +181,7 @@ show(
 windows = load("windows-and-couplings")
 rows = {row["name"]: row for row in windows["rows"]}
 DEFAULT, WITHOUT = "end 0.5, independent, history", "re-noising left out"
-last = {name: rows[name]["quality"][-1] for name in (DEFAULT, WITHOUT)}
-measures = ("frechet", "precision", "recall")
-table(
-    ["8 + 8 steps", *measures],
-    [(name, *(plus_minus(entry[m]) for m in measures)) for name, entry in last.items()],
-)
+explore.without_noise({name: rows[name]["quality"][-1] for name in (DEFAULT, WITHOUT)})
 
 # %% [markdown]
 # By the distance alone, leaving the noise out would be the better method. Recall says what it costs: nearly all
@@ -242,7 +195,7 @@ table(
 # Write t for two lists of values, one value per seed.
 #
 # <details><summary>Hint</summary>
-# <code>statistics.variance</code> divides by n - 1, as it should.
+# <code>torch.tensor(a).var()</code> divides by n - 1, as it should. Let the tensors be of float64.
 # </details>
 
 
@@ -250,8 +203,9 @@ table(
 def welch_t(a, b):
     """Difference of the means of two lists, over its standard error."""
     # SOLUTION 8.2
-    error = statistics.variance(a) / len(a) + statistics.variance(b) / len(b)
-    return (statistics.mean(a) - statistics.mean(b)) / math.sqrt(error)
+    a, b = (torch.tensor(values, dtype=torch.float64) for values in (a, b))
+    error = a.var() / len(a) + b.var() / len(b)
+    return ((a.mean() - b.mean()) / error.sqrt()).item()
     # END
 
 
@@ -272,12 +226,17 @@ with beside_the_kit(welch_t):
 def compare(a, b, digits=1):
     """Two entries in words; and -1 or 1 if a is lower or higher by more than the spread, else 0."""
     p = ttest_ind(a["values"], b["values"], equal_var=False).pvalue
-    order = int(np.sign(a["mean"] - b["mean"])) if p < 0.05 else 0
+    lower = a["mean"] < b["mean"]
+    order = 0 if p >= 0.05 else -1 if lower else 1
     said = f"{'beyond' if order else 'within'} the spread (p = {p:.3f})"
-    return f"{plus_minus(a, digits)} against {plus_minus(b, digits)}: {said}", order
+    return f"{scores.plus_minus(a, digits)} against {scores.plus_minus(b, digits)}: {said}", order
 
 
-by_mean = operator.itemgetter("mean")
+def lowest(entries):
+    """The entry with the smallest mean distance."""
+    return min(entries, key=lambda entry: entry["frechet"]["mean"])
+
+
 verdicts = {}
 
 
@@ -302,11 +261,7 @@ def verdict(claim, holds, reason, yes="confirmed", no="not confirmed"):
 # %%
 two = load("two-stage")
 one_stage, two_stages = (row["quality"] for row in two["rows"])
-show(
-    load_experiment("two-stage").draw(two),
-    f"Figure 8.4. One stage and two, of equal size and with equal images seen ({two['rows'][0]['images']:,}), three seeds. Both get worse again after a few steps.",
-    "Distance over GFLOP per image for one and for two stages. Both lines fall steeply at first, have their lowest point at two to four steps and rise again; the line of two stages rises higher.",
-)
+explore.two_stages(two)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -319,14 +274,11 @@ show(
 for one, second in zip(one_stage, two_stages, strict=True):
     said, _ = compare(second["frechet"], one["frechet"])
     print(f"{one['steps'][0]:2d} steps per stage, two stages against one: {said}")
-best = [min(rows, key=lambda e: e["frechet"]["mean"]) for rows in (two_stages, one_stage)]
+best = [lowest(entries) for entries in (two_stages, one_stage)]
 said, order = compare(*(entry["frechet"] for entry in best))
 verdict("a second stage improves quality", order < 0, f"best step count each, {said}")
-for name, entry in zip(("two", "one", "one"), (*best, one_stage[1]), strict=True):
-    steps, distance = entry["steps"][0], plus_minus(entry["frechet"], 1)
-    print(f"stages: {name}, {steps} steps per stage: {entry['gflop']:.4f} GFLOP, {distance}")
-for name, timed in two["time"].items():
-    print(f"{name}, 8 steps per stage: {1e3 * timed['seconds_per_image']:.1f} ms per image")
+two_and_one = {"two stages": best[0], "one stage": best[1], "one stage, fewer steps": one_stage[1]}
+explore.costs_of_stages(two_and_one, two["time"])
 
 # %% [markdown]
 # Two stages at their best cost less than one at its best, but one stage with 2 steps costs less still, and the three
@@ -340,23 +292,12 @@ for name, timed in two["time"].items():
 # %%
 scaling = load("resolution-scaling")
 at_8 = {row["name"]: row["quality"][-1] for row in scaling["rows"]}
-table(
-    ["latent sides", "Frechet, 8 steps per stage", "GFLOP", f"ms, {scaling['timed_steps']} steps"],
-    [
-        (
-            name,
-            plus_minus(entry["frechet"]),
-            f"{entry['gflop']:.3f}",
-            f"{1e3 * row['seconds_per_image']:.2f}",
-        )
-        for (name, entry), row in zip(at_8.items(), scaling["rows"], strict=True)
-    ],
-)
+explore.pyramids(scaling)
 same_number, order = compare(at_8["4 → 8"]["frechet"], at_8["2 → 8"]["frechet"])
 said = f"two stages, 4 → 8 against 2 → 8, {same_number}"
 verdict("resolutions that double are better", order < 0, said, no="open")
 said, order = compare(at_8["2 → 4 → 8"]["frechet"], at_8["2 → 8"]["frechet"])
-said, pairs = f"2 → 4 → 8 against 2 → 8, {said}", math.comb(len(at_8), 2)
+said, pairs = f"2 → 4 → 8 against 2 → 8, {said}", len(at_8) * (len(at_8) - 1) // 2
 seen = f"seen (p < 0.05 with two seeds, one of {pairs} pairs)"
 verdict("a stage between 2 and 8 helps", order < 0, said, seen, "open")
 
@@ -374,28 +315,10 @@ verdict("a stage between 2 and 8 helps", order < 0, said, seen, "open")
 
 # %%
 ablation = load("stage-ablation")
-budgets = [[row[budget] for budget in ("equal_images", "equal_flops")] for row in ablation["rows"]]
-table(
-    ["stages", "parameters", "images", "training TFLOP", "images at equal FLOPs", "training TFLOP"],
-    [
-        (
-            f"S = {s}",
-            a["parameters"],
-            a["images"],
-            f"{1e3 * a['train_pflop']:.2f}",
-            b["images"],
-            f"{1e3 * b['train_pflop']:.2f}",
-        )
-        for s, (a, b) in enumerate(budgets, start=1)
-    ],
-)
+explore.budgets(ablation)
 
 # %%
-show(
-    load_experiment("stage-ablation").draw(ablation),
-    "Figure 8.5. The same four models under two budgets. Left, three and four stages are lowest; right, where they see fewer images, the lines of one, three and four stages lie on each other.",
-    "Two panels, distance over FLOPs per image, a line for each number of stages from one to four. In the left one the lines of three and four stages lie lowest; in the right one those of one, three and four coincide, and that of two lies well above.",
-)
+explore.two_budgets(ablation)
 
 # %%
 by_name, said, orders = {row["name"]: row for row in ablation["rows"]}, [], []
@@ -419,12 +342,7 @@ verdict("three stages are better than one", max(orders) < 0, "; ".join(said), no
 
 # %%
 objective = load("flow-vs-diffusion")
-figure = load_experiment("flow-vs-diffusion").draw(objective)
-show(
-    figure,
-    "Figure 8.6. The same network with two objectives: filled markers are flow matching, hollow ones noise prediction. E-CAR, blue, has no such twin. The grey dotted line is real training images. One seed.",
-    "Three panels over steps per stage: stage 1 alone, stage 2 alone, end to end. Noise prediction lies above its twin in flow matching at every step count, most of all at two steps. In stage 2 E-CAR lies above full denoise per scale.",
-)
+explore.flow_and_noise(objective)
 
 # %%
 pairs = (("full denoise per scale", "noise prediction per scale"), ("DiT", "DiT, noise"))
@@ -457,7 +375,7 @@ verdict("flow matching beats noise prediction", wins == len(gaps), said, "seen, 
 # Fit values ~ tokensᵖ by least squares between the logarithms, and return p.
 #
 # <details><summary>Hint</summary>
-# If v = c · nᵖ then log v = log c + p · log n. <code>np.polyfit(x, y, 1)[0]</code> is the slope.
+# If v = c · nᵖ then log v = log c + p · log n: with x = log n and y = log v, both less their means, the slope is Σ x y / Σ x².
 # </details>
 
 
@@ -465,7 +383,9 @@ verdict("flow matching beats noise prediction", wins == len(gaps), said, "seen, 
 def exponent(tokens, values):
     """p of the best fit values ~ tokens ** p."""
     # SOLUTION 8.3
-    return float(np.polyfit(np.log(tokens), np.log(values), 1)[0])
+    x, y = (torch.tensor(values, dtype=torch.float64).log() for values in (tokens, values))
+    x, y = x - x.mean(), y - y.mean()
+    return ((x * y).sum() / x.square().sum()).item()
     # END
 
 
@@ -477,32 +397,16 @@ tokens = [row["tokens"] for row in lines["E-CAR"]]
 for line in lines.values():
     flops = [row["gflop"] for row in line]
     with beside_the_kit(exponent):
-        torch.testing.assert_close(float(exponent(tokens, flops)), exponents(tokens, flops)["all"])
-table(
-    ["exponents over the three largest images", "FLOPs, in theory", "FLOPs", "seconds"],
-    [
-        (
-            name,
-            growth["theory"][name][0],
-            *(
-                f"{exponent(tokens[-3:], [r[column] for r in line[-3:]]):.2f}"
-                for column in ("gflop", "seconds")
-            ),
-        )
-        for name, line in lines.items()
-    ],
-)
+        of_kit = growth["fits"][line[0]["name"]]["gflop"]["all"]
+        torch.testing.assert_close(float(exponent(tokens, flops)), of_kit)
+of_large = {
+    name: [exponent(tokens[-3:], [row[k] for row in line[-3:]]) for k in ("gflop", "seconds")]
+    for name, line in lines.items()
+}
+explore.growth(growth, of_large)
 
 # %%
-memory = {name: line[-1]["peak_mib"] for name, line in lines.items()}
-most, least = (f"{name} ({memory[name]:.0f} MiB)" for name in ("E-CAR", "DiT"))
-assert memory["E-CAR"] == max(memory.values())
-assert memory["DiT"] == min(memory.values())
-show(
-    load_experiment("complexity").draw(growth),
-    f"Figure 8.7. FLOPs, seconds and memory of one image, random weights, 64 to 1024 px. FLOPs need no training, so these carry. Memory grows alike for all, but at 1024 px {most} needs most and {least} least. Long runs were timed in part and extrapolated.",
-    "Three panels over image side. In FLOPs token by token without cache rises most steeply and ends far above all others; E-CAR is lowest at every size, and from 512 px on lower still with windows. In seconds E-CAR with and without windows is lowest at every size. Memory grows alike for all, but at 1024 px E-CAR needs most and DiT least.",
-)
+explore.complexity(growth, {name: line[-1]["peak_mib"] for name, line in lines.items()})
 p = {name: fit["gflop"]["largest_three"] for name, fit in growth["fits"].items()}
 before, after = p["token by token, no KV cache"], p["E-CAR"]
 said = f"n^{before:.2f} becomes n^{after:.2f} over three sizes: one lies above 2, one below, no more; with a KV cache token by token has n^{p['token by token']:.2f}, DiT n^{p['DiT']:.2f}"
@@ -524,22 +428,13 @@ verdict("O(n³) becomes O(n²)", before > 2 > after, said, "fits, against no KV 
 # Boundary score: squared differences of neighbours across 2×2 block borders, over those inside.
 
 # %%
-figure = load_experiment("windows-and-couplings").draw(windows)
-figure.axes[1].set_xlim(1, 1.3)
-for label, row in zip(figure.axes[1].texts, windows["rows"], strict=False):  # the last: "data"
-    label.set_text(f"{row['boundary']['mean']:.2f}")
-    label.set_bbox(dict(facecolor="white", edgecolor="none", pad=0.5))
-show(
-    figure,
-    "Figure 8.8. Left: the distance at 4 + 4 steps, three seeds. Right: the boundary score; its axis begins at 1, the dashed line is the score of real latents.",
-    "Two panels of horizontal bars for nine variants. Left: full denoise per scale has the shortest bar. Right, on an axis from 1: all scores lie between 1.1 and 1.25, none beyond the dashed line of the data.",
-)
+explore.boundaries(windows)
 
 # %%
 partial = [row for name, row in rows.items() if name == DEFAULT or name.startswith("first window")]
 outcomes = []
 for index, entry in enumerate(rows["full denoise per scale"]["quality"]):
-    best = min((row["quality"][index]["frechet"] for row in partial), key=by_mean)
+    best = lowest(row["quality"][index] for row in partial)["frechet"]
     said, order = compare(best, entry["frechet"])
     word = {-1: "better", 0: "level", 1: "worse"}[order]
     outcomes.append((order, f"{entry['steps'][0]} steps {word}, {said}"))
@@ -548,7 +443,7 @@ never_worse = all(order <= 0 for order, _ in outcomes)
 verdict("a stage need go only part of the way", never_worse, said, "open", "not confirmed here")
 score, real_score = rows[DEFAULT]["boundary"], windows["boundary_of_data"]
 blind = rows[WITHOUT]["boundary"]  # known to be bad
-said = f"boundary score {plus_minus(score)}, data {real_score:.2f}, {WITHOUT} {plus_minus(blind)}"
+said = f"boundary score {scores.plus_minus(score)}, data {real_score:.2f}, {WITHOUT} {scores.plus_minus(blind)}"
 unseen = "not seen, by a score that does not see left-out re-noising either"
 assert blind["mean"] < real_score
 verdict("… quality breaks at boundaries", score["mean"] > real_score, said, "seen", unseen)
@@ -565,15 +460,10 @@ verdict("… quality breaks at boundaries", score["mean"] > real_score, said, "s
 
 # %%
 kinds = load("continuous-vs-quantized")
-measures = ("psnr", "frechet_reconstructed", "frechet_generated")
-table(
-    ["16 tokens", "bits each", "PSNR, dB", "Frechet, reconstructed", "Frechet, generated"],
-    [(row["name"], *(plus_minus(row[m], 1) for m in ("bits", *measures))) for row in kinds["rows"]],
-)
+explore.tokens(kinds)
 said, order = compare(*(row["frechet_generated"] for row in kinds["rows"]))
 yes = "confirmed at equal number of tokens"
 verdict("continuous beats quantized", order < 0, said, yes, "open")
-print("\n".join(f"not equal: {sentence}" for sentence in kinds["confounded"]))
 
 # %% [markdown]
 # Equal tokens are not equal bits. A fair reading: with this number of tokens, continuous numbers give better images than codes from a code book of this size.
@@ -586,17 +476,19 @@ print("\n".join(f"not equal: {sentence}" for sentence in kinds["confounded"]))
 # %%
 ecar, dit50 = lab.result("benchmark-cpu")["peers"]["models"][:2]
 ratio, faster = dit50["flops_ratio"], dit50["batches"][0]["time_ratio"]
-needed = math.ceil(10 / ratio * dit50["steps"][0])
+needed = next(n for n in range(1, 1001) if n * ratio >= 10 * dit50["steps"][0])
 said = f"{ratio:.1f}× at {dit50['steps'][0]} DiT steps, {ecar['steps']} of E-CAR; 10× needs {needed} DiT steps"
-worse = "worse" if ours[0]["frechet"] > dit[0]["frechet"] else "no worse"
-caveat = f"random weights, a plan of ours; the trained pair has {shipped['flops_ratio']:.1f}× at {worse} quality"
+ours, dit = (explore.shipped.best(shipped, name) for name in ("E-CAR", "DiT"))
+trained = dit["gflop"] / ours["gflop"]  # each at its smallest distance
+quality = explore.shipped.standing(ours, dit)
+caveat = f"random weights, a plan of ours; the trained pair has {trained:.1f}×, distance {quality}"
 verdict("10× fewer FLOPs than DiT", ratio >= 10, f"{said}; {caveat}", "as a cost only")
 said = f"{faster:.1f}×, same run, one image at a time, on a CPU; {caveat.split(';')[0]}"
 verdict("5× less time than DiT", faster >= 5, said, "as a cost only")
 
 # %% [markdown]
-# These are ratios of two plans. Ours, 4+3+3+2, is not the paper's, and random weights say nothing of its quality; the only
-# trained pair saves 7.5× and is worse than DiT at its best (plans with better solvers: `docs/results.md`). And whoever chooses the rival's step count chooses the ratio. So compare *fronts*: what no other setting beats in both quality
+# These are ratios of two plans. Ours, 4+3+3+2, is not the paper's, and random weights say nothing of its quality. And whoever chooses the rival's
+# step count chooses the ratio. So compare *fronts*: what no other setting beats in both quality
 # and cost.
 #
 # ### Exercise 8.4: the Pareto front
@@ -624,15 +516,11 @@ def pareto(points):
 pareto = check.pareto(pareto)
 sampling = load("steps-and-guidance")
 points = [(row["gflop"], row["frechet"]) for row in sampling["rows"]]
-with beside_the_kit(pareto):
-    of_kit = [(row["gflop"], row["frechet"]) for row in front(sampling["rows"])]
-    assert [tuple(p) for p in pareto(points)] == of_kit
 best = pareto(points)
-show(
-    load_experiment("steps-and-guidance").draw(sampling),
-    f"Figure 8.9. {len(points)} ways to sample the shipped E-CAR, {sampling['size']['num_samples']} images each; {len(best)} are on the front. Right: guidance buys classes classified correctly with recall.",
-    "Left: distance over FLOPs, a step line along the lowest points. Right: over the guidance scale the distance falls and rises again with its lowest point at 2, the share classified correctly rises, recall falls.",
-)
+with beside_the_kit(pareto):
+    of_kit = experiments.load_experiment("steps-and-guidance").front(sampling["rows"])
+    assert [tuple(p) for p in best] == [(row["gflop"], row["frechet"]) for row in of_kit]
+explore.ways_to_sample(sampling, len(best))
 
 # %% [markdown]
 # DiT's front has a point at E-CAR's cost, if one knows how many steps that is.
@@ -656,58 +544,51 @@ def matched_steps(flops, budget):
 
 # %%
 matched_steps = check.matched_steps(matched_steps)
-with capture_output():
-    dit_model = load_pipeline("cifar10-dit").model
-guidance = dit[0]["guidance_scale"]
-steps = matched_steps(lambda n: total_flops(dit_model.flops(n, guidance)) / 1e9, ours[0]["gflop"])
+with explore.quiet():
+    dit_model = baselines.load_pipeline("cifar10-dit").model
+
+
+def dit_cost(steps):
+    """GFLOP of an image of DiT, guided as at its best."""
+    how = {"guidance_interval": dit.get("guidance_interval")}
+    return cost.total_flops(dit_model.flops(steps, dit["guidance_scale"], **how)) / 1e9
+
+
+steps = matched_steps(dit_cost, ours["gflop"])
 with beside_the_kit(matched_steps):
-    assert steps == dit[1]["num_inference_steps"]  # what the experiment took
-table(
-    ["CIFAR-10", "steps", "GFLOP", "Frechet distance", "recall", "classified correctly"],
-    [
-        (
-            name,
-            p["num_inference_steps"],
-            f"{p['gflop']:.1f}",
-            f"{p['frechet']:.2f}",
-            f"{p['recall']:.2f}",
-            f"{p['named_right']:.0%}",
-        )
-        for name, p in (
-            ("DiT, its best", dit[0]),
-            ("E-CAR, its best", ours[0]),
-            ("DiT at E-CAR's cost", dit[1]),
-        )
-    ],
+    off = [abs(dit_cost(n) - ours["gflop"]) for n in (steps - 1, steps, steps + 1)]
+    assert min(off) == off[1]
+    print(f"as much as E-CAR at its best: DiT at {steps} steps, {dit_cost(steps):.1f} GFLOP")
+equal = explore.shipped.nearest(shipped, "DiT", ours["gflop"])
+explore.shipped.at_equal_cost(
+    {"DiT, its best": dit, "E-CAR, its best": ours, "DiT, nearest cost measured": equal}
 )
 
 # %%
-few_flops = "ahead" if ours[0]["frechet"] < dit[1]["frechet"] else "behind"
-said = f"{ours[0]['frechet']:.2f} against {dit[0]['frechet']:.2f} at {shipped['flops_ratio']:.1f}× the FLOPs; at equal FLOPs {few_flops} ({dit[1]['frechet']:.2f}); one checkpoint each"
-verdict("quality comparable to DiT, CIFAR-10", ours[0]["frechet"] <= dit[0]["frechet"], said)
-quality = {row["name"]: [e["frechet"] for e in row["quality"]] for row in load("quality")["rows"]}
-lowest = {name: min(entries, key=by_mean) for name, entries in quality.items()}
-said, order = compare(lowest["E-CAR"], lowest["DiT"])
+words = {"lower": "ahead", "level": "level", "higher": "behind"}
+at_equal = words[explore.shipped.standing(ours, equal)]
+said = f"{ours['frechet']:.2f} against {dit['frechet']:.2f} at {trained:.1f}× the FLOPs; at the nearest FLOPs {at_equal} ({equal['frechet']:.2f}); one checkpoint each"
+verdict("quality comparable to DiT, CIFAR-10", quality != "higher", said)
+digits_best = {row["name"]: lowest(row["quality"])["frechet"] for row in load("quality")["rows"]}
+said, order = compare(digits_best["E-CAR"], digits_best["DiT"])
 said = f"best step count each, {said}"
 verdict("… on digits, early in training", order < 0, said, "E-CAR ahead", "E-CAR not ahead")
 for name in ("one stage", "full denoise per scale"):
-    print(f"E-CAR against {name}: {compare(lowest['E-CAR'], lowest[name])[0]}")
+    print(f"E-CAR against {name}: {compare(digits_best['E-CAR'], digits_best[name])[0]}")
 
 # %% [markdown]
-# Against DiT ahead on digits early in training, behind on CIFAR-10; and against its own relatives E-CAR has no lead: one stage of the same blocks does as well, and full
-# denoise per scale better. So the early lead over DiT may be the blocks', not the stages'.
+# On digits, early in training, E-CAR is ahead of DiT; CIFAR-10 stands in the first verdict above. Against its own relatives E-CAR has no
+# lead: one stage of the same blocks does as well, and full denoise per scale better. So the early lead over DiT may be the blocks', not the stages'.
 #
 # **Where is it lost?** `stage-errors` puts real end states in the place of the coarse stages' own.
 
 # %%
 errors = load("stage-errors")
-lines = load_experiment("stage-errors").by_guidance(errors)
+lines = experiments.load_experiment("stage-errors").by_guidance(errors)
 lines = {name: [row["frechet"] for row in line] for name, line in lines.items()}
-table(
-    ["stages taken from real images", *map(str, range(len(lines["no guidance"])))],
-    [(name, *(f"{distance:.2f}" for distance in line)) for name, line in lines.items()],
-)
-parts = [(a - b) / lines["no guidance"][0] for a, b in itertools.pairwise(lines["no guidance"])]
+explore.stage_errors(lines)
+pairs = zip(lines["no guidance"], lines["no guidance"][1:], strict=False)
+parts = [(a - b) / lines["no guidance"][0] for a, b in pairs]
 said = "without guidance, stages 1, 2, 3: " + ", ".join(f"{part:.0%}" for part in parts)
 verdict("which stage errs most", parts[-1] == max(parts), said, "the finest", "a coarser one")
 
@@ -723,11 +604,7 @@ plain, windowed = (growth["growth"][name]["gflop"] for name in ("E-CAR", "E-CAR,
 said = f"256 to 1024 px: FLOPs grow {plain:.1f} times as much as pixels, {windowed:.2f} times with windows"
 verdict("512 and 1024 px", True, said, "cost measured, quality open")
 few = load("few-shot")
-show(
-    load_experiment("few-shot").draw(few),
-    f"Figure 8.10. A class that was not trained on, for three classes one after the other. Right: what the new class {few['strips']['class']} looks like.",
-    "Left and middle: share classified correctly and distance over the number of images shown. With learned embeddings DiT does better than E-CAR at every number; mixes of other classes are hardly better than nothing. Right: strips of generated digits, real ones on top.",
-)
+explore.new_class(few)
 learned = {(r["arm"], r["shots"]): r["named_right"] for r in few["rows"] if r["how"] == "learned"}
 said = [f"{k}: {compare(learned['E-CAR', k], learned['DiT', k], 2)[0]}" for k in few["shots"]]
 ahead = all(learned["E-CAR", k]["mean"] > learned["DiT", k]["mean"] for k in few["shots"])
@@ -750,7 +627,7 @@ verdict("few-shot", ahead, said, "ahead of DiT", "not ahead of DiT")
 # > at once: does the memory rise in that order? And which share of the FLOPs has the finest of four stages, and which of the time?
 
 # %%
-trade_offs.trade_offs(lab)
+explore.trade_offs(lab)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -766,7 +643,7 @@ trade_offs.trade_offs(lab)
 # steps that we chose, or for random weights, is reached.
 
 # %%
-trade_offs.beside_the_seed(lab, verdicts)
+explore.beside_the_seed(lab, verdicts)
 
 # %% [markdown]
 # ## Part 8: your turn
@@ -783,14 +660,14 @@ explore.results(lab)
 # quality.*
 
 # %%
-bench = Lab(SIZES["smoke"], lab.workspace)
+bench = explore.workbench(lab.workspace)
 some = ("single-stage", "steps-and-guidance", "stage-errors", "few-shot", "flow-vs-diffusion")
 for name in some[: lab.pick(len(some), 2)]:
-    experiment = load_experiment(name)
-    with capture_output():  # progress bars
+    experiment = experiments.load_experiment(name)
+    with explore.quiet():  # no progress bars
         result = experiment.run(bench)
     assert experiment.table(result)
-    print(f"{name}: {EXPERIMENTS[name].question} It runs; parts: {', '.join(result)}")
+    print(f"{name}: {experiments.EXPERIMENTS[name].question} It runs; parts: {', '.join(result)}")
 
 # %% [markdown]
 # **An experiment of your own** is a function from a lab to a dictionary. The lab trains, evaluates and remembers under a key that holds all
@@ -800,37 +677,32 @@ for name in some[: lab.pick(len(some), 2)]:
 # %%
 def run(lab):
     """Euler and Heun at equal FLOPs of the head, several sampling seeds -> what goes into the JSON."""
-    model, rows = load_pipeline("digits").model, []
+    model, rows = baselines.load_pipeline("digits").model, []
     for solver, steps in (("euler", 4), ("heun", 2)):
         setting = {"num_inference_steps": steps, "solver": solver}
         found = [lab.evaluate("digits", seed=seed, **setting) for seed in lab.size.seeds]
         rows.append(
             {
                 "name": f"{solver}, {steps} steps per stage",
-                "gflop": total_flops(model.flops(steps, solver=solver)) / 1e9,
-                "frechet": spread([frechet_of(one) for one in found]),
-                "recall": spread([named(one["metrics"], ["recall"]) for one in found]),
+                "gflop": cost.total_flops(model.flops(steps, solver=solver)) / 1e9,
+                "frechet": scores.spread([scores.frechet(one) for one in found]),
+                "recall": scores.spread(
+                    [scores.named(one["metrics"], ["recall"]) for one in found]
+                ),
             }
         )
     return {"rows": rows}
 
 
 # %%
-size = replace(SIZES["smoke"], seeds=lab.pick((0, 1, 2), (0, 1)), num_samples=lab.pick(150, 16))
-mine = Lab(size, lab.workspace / "mine")
-with capture_output():
+smallest = {"seeds": lab.pick((0, 1, 2), (0, 1)), "num_samples": lab.pick(150, 16)}
+mine = explore.workbench(lab.workspace / "mine", **smallest)
+with explore.quiet():
     result = {"experiment": "heun", "question": "Heun or Euler?", **mine.about(), **run(mine)}
     again = run(mine)  # nothing is sampled a second time
 assert again["rows"] == result["rows"]
-write_json(mine.folder / "heun-smoke.json", result)
-result = json.loads((mine.folder / "heun-smoke.json").read_text("utf-8"))
-table(
-    [f"digits, {size.num_samples} images", "GFLOP", "Frechet distance", "recall"],
-    [
-        (row["name"], f"{row['gflop']:.3f}", plus_minus(row["frechet"]), plus_minus(row["recall"]))
-        for row in result["rows"]
-    ],
-)
+files.write_json(mine.folder / "heun-smoke.json", result)
+explore.own_result(result)
 print("Heun against Euler:", compare(result["rows"][1]["frechet"], result["rows"][0]["frechet"])[0])
 
 # %% [markdown]
@@ -847,26 +719,18 @@ found = lab.result("failure-signatures-cpu")["verdict"]
 said = f"{found['detected']} of {found['provoked']} seen, {found['false_alarms']} of {found['sound']} false alarms (notebook 6)"
 sound = found["detected"] == found["provoked"] and not found["false_alarms"]
 verdict("failures are told by their signatures", sound, said, "confirmed for those provoked")
-table(["claim or question", "verdict", "the numbers"], list(verdicts.values()))
+explore.all_verdicts(verdicts)
 
 # %%
-quiz(
-    "E-CAR and DiT have equal parameters and saw equal numbers of images. What else may still differ?",
-    {
-        "Nothing: the comparison is fair": "Fair in two respects. Training FLOPs and FLOPs of sampling can still differ by any factor.",
-        "FLOPs of training and of sampling": "Stages, steps and what is trained per image decide those. Say which of them are equal.",
-        "The feature net": "It judges both alike, as long as one and the same is used.",
-    },
-    right="FLOPs of training and of sampling",
-)
+explore.equal_in_what()
 
 # %% [markdown]
 # ## Recap
 # - A distance needs its feature net, its number of images, and a recall beside it.
 # - A difference needs a spread; two seeds rarely give one.
 # - Say what is equal: parameters, images, training FLOPs or sampling FLOPs.
-# - Here: the cost claims hold for our own plan of steps, on random weights; equal quality does not; full denoise per scale beats
-#   partial windows at 4 and 8 steps, at this budget.
+# - Here: the cost claims hold for our own plan of steps, on random weights; whether quality is equal stands in the table of verdicts;
+#   full denoise per scale beats partial windows at 4 and 8 steps, at this budget.
 #
 # **What breaks if…** you compare a distance on 500 images with one on 2,000? Look at Figure 8.2, then try to put `shipped` and
 # `steps-and-guidance` into one figure above.

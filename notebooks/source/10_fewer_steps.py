@@ -24,9 +24,10 @@ import torch
 from torch import nn
 
 from ecar_lab import cost, flow, schedule, trace
-from ecar_lab.teaching import beside_the_kit, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, setup
 from ecar_lab.teaching.check import few_steps as check
 from ecar_lab.teaching.explore import few_steps as explore
+from ecar_lab.teaching.explore.known_flow import EVALUATED, errors_of, gap, moons, order_of, walk
 from ecar_lab.training.turbo import SPANS
 
 lab = setup(10)
@@ -52,26 +53,15 @@ def final(pipe, plan=None, **how):
     return list(pipe.trace(names, plan, generator=lab.generator(9), **how))[-1].latent
 
 
-def told(plan):
-    """A plan in words."""
-    return "+".join(map(str, plan))
-
-
 # %%
 FEW = [2, 2, 2]
 default = teacher.model.inference_steps()
 rows = {
-    f"teacher, {told(default)}": teacher.decode(final(teacher)),
-    f"teacher, {told(FEW)}": teacher.decode(final(teacher, FEW)),
-    f"few-step head, {told(FEW)}": turbo.decode(final(turbo, FEW)),
+    f"teacher, {explore.told(default)}": teacher.decode(final(teacher)),
+    f"teacher, {explore.told(FEW)}": teacher.decode(final(teacher, FEW)),
+    f"few-step head, {explore.told(FEW)}": turbo.decode(final(turbo, FEW)),
 }
-show(
-    explore.gallery(rows, len(names)),
-    "Figure 10.1. The teacher as it is usually sampled; the teacher in two steps per stage; the few-step head in two steps per "
-    "stage. All rows start from the same noise.",
-    "Three rows of small generated images, one column per class. The second row is blurred and pale; the third is about as clear "
-    "as the first.",
-)
+explore.first_result(rows)
 
 # %% [markdown]
 # The middle row is what this notebook is about. What went wrong there, how much of it can a better solver mend, and what does the
@@ -84,16 +74,16 @@ show(
 #
 # $$\mathbb{E}[x - \varepsilon \mid x_t, m] = m + \frac{t s^2 - (1 - t)}{(1 - t)^2 + t^2 s^2}\,(x_t - t m) ,$$
 #
-# and the velocity is the mean of that over all m, each with its probability given $x_t$. `explore.moons` has it, with class (which
+# and the velocity is the mean of that over all m, each with its probability given $x_t$. `moons` has it, with class (which
 # moon) and without. So nothing has to be trained, and every error below is an error of steps.
 
 # %%
 N = lab.pick(400, 200)
 labels = torch.arange(N) % 2
-fields = explore.moons(labels)
+fields = moons(labels)
 velocity = fields.everything
 start = torch.randn(N, 2, generator=lab.generator(1), dtype=torch.float64)
-exact = explore.walk(velocity, start, schedule.time_grid(lab.pick(512, 256)))[-1]
+exact = walk(velocity, start, schedule.time_grid(lab.pick(512, 256)))[-1]
 
 # At t = 0 the state tells nothing about the data: the velocity leads to the mean of all.
 mean = velocity.centres.mean(0).double()
@@ -106,16 +96,10 @@ torch.testing.assert_close(velocity(start, 0.0), mean - start)
 # If v changes evenly, at a rate $\dot v$, that is off by $\tfrac12 h^2 \dot v$. There are $1/h$ steps, so all in all the error is
 # proportional to h: *order one*.
 #
-# > **Predict.** You take twice as many steps of half the length. What becomes of the error, if the order is one? And if it is two?
+# > **Predict.** You take twice as many steps of half the length. What happens to the error, if the order is one? And if it is two?
 
 # %%
-show(
-    explore.believed(velocity, start, 5),
-    "Figure 10.2. One particle's velocity on its way (black), asked for at the dots. Coloured: what a solver takes it for until the "
-    "next dot. The shaded area is what the step gets wrong.",
-    "Two panels of a velocity over time. Left, Euler's stairs leave large shaded areas; right, lines through the last two dots "
-    "follow the curve closely after the first step, and less so where it bends.",
-)
+explore.steps_in_time(velocity, start, 5)
 
 # %% [markdown]
 # Right: the velocity of the step before was asked for anyway. A line through it and the present one costs nothing more. That is the method of
@@ -155,29 +139,22 @@ def ab2_step(velocity, state, times, step, previous=None):
 ab2_step = check.ab2_step(ab2_step)
 uneven = [0.0, 0.1, 0.35, 1.0]
 with beside_the_kit(ab2_step):
-    mine = explore.walk(velocity, start, uneven, ab2_step)
-    torch.testing.assert_close(mine, explore.walk(velocity, start, uneven, flow.ab2_step))
+    mine = walk(velocity, start, uneven, ab2_step)
+    torch.testing.assert_close(mine, walk(velocity, start, uneven, flow.ab2_step))
 
 # %%
 errors = {
-    name: explore.errors_of(step, calls, velocity, start, exact)
+    name: errors_of(step, calls, velocity, start, exact)
     for name, step, calls in (
         ("Euler", flow.euler_step, 1),
         ("Heun", flow.heun_step, 2),
         ("Adams-Bashforth 2", ab2_step, 1),
     )
 }
-found = {name: explore.order_of(explore.EVALUATED[2:], each[2:]) for name, each in errors.items()}
+found = {name: order_of(EVALUATED[2:], each[2:]) for name, each in errors.items()}
 assert round(found["Euler"]) == 1
 assert round(found["Adams-Bashforth 2"]) == 2
-
-# %%
-said = ", ".join(f"{name} {order:.2f}" for name, order in found.items())
-show(
-    explore.orders(errors),
-    f"Figure 10.3. The error at the end over calls of the velocity: Heun calls twice per step, so it takes half as many. Measured orders: {said}.",
-    f"Straight falling lines on logarithmic axes. Euler falls as one over n; Heun and Adams-Bashforth fall as one over n squared, and Adams-Bashforth is lowest. Orders: {said}.",
-)
+explore.orders(errors, found)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -204,13 +181,10 @@ def digit_ends(steps, solver, power=1.0):
 many = digit_ends(lab.pick(32, 16), "ab2", 1.4)
 calls = lab.pick((2, 4, 8, 16), (4, 8))
 by_solver = {
-    name: [explore.gap(digit_ends(n // flow.EVALUATIONS[name], name), many) for n in calls]
+    name: [gap(digit_ends(n // flow.EVALUATIONS[name], name), many) for n in calls]
     for name in flow.SOLVERS
 }
-table(
-    ["calls per stage", *by_solver],
-    [(n, *(f"{each[k]:.3f}" for each in by_solver.values())) for k, n in enumerate(calls)],
-)
+explore.by_calls(calls, by_solver)
 
 # %% [markdown]
 # These are root mean squares; the latent itself has been scaled to about 1. They hold the solver against the model's own flow, not
@@ -218,7 +192,7 @@ table(
 #
 # ## Play with it
 #
-# Choose a solver, how often it may call, and the power of the grid (next section). Where does the order stop to matter?
+# Choose a solver, how often it may call, and the power of the grid (next section). Where does the order stop mattering?
 
 # %%
 explore.solvers(velocity, start, exact)
@@ -249,12 +223,7 @@ def time_grid(steps, power):
 time_grid = check.time_grid(time_grid)
 with beside_the_kit(time_grid):
     assert time_grid(6, 1.3) == schedule.time_grid(6, 1.3)
-show(
-    explore.grids(6, (0.7, 1.0, 1.5, 2.0)),
-    "Figure 10.4. Six steps. Above p = 1 the first ones are the shorter ones.",
-    "Four rows of ticks between 0 and 1: for p = 0.7 they crowd towards the end, for p = 1 they are even, for 1.5 and 2 they crowd "
-    "towards the start.",
-)
+explore.grids(6, (0.7, 1.0, 1.5, 2.0))
 
 # %%
 POWERS = lab.pick([0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0], [0.6, 1.0, 1.4, 2.0])
@@ -263,7 +232,7 @@ K = 6
 
 def plane_error(step, power):
     """Of K steps in the plane."""
-    return explore.gap(explore.walk(velocity, start, time_grid(K, power), step)[-1], exact)
+    return gap(walk(velocity, start, time_grid(K, power), step)[-1], exact)
 
 
 in_plane = {
@@ -271,22 +240,10 @@ in_plane = {
     "Adams-Bashforth 2": [plane_error(ab2_step, p) for p in POWERS],
 }
 of_digits = {
-    name: [explore.gap(digit_ends(K, solver, p), many) for p in POWERS]
+    name: [gap(digit_ends(K, solver, p), many) for p in POWERS]
     for name, solver in (("Euler", "euler"), ("Adams-Bashforth 2", "ab2"))
 }
-
-# %%
-best = {
-    where: POWERS[min(range(len(POWERS)), key=each["Adams-Bashforth 2"].__getitem__)]
-    for where, each in (("the plane", in_plane), ("digits", of_digits))
-}
-said = ", ".join(f"p = {p:g} in {where}" for where, p in best.items())
-show(
-    explore.over_powers(POWERS, {"the plane": in_plane, "digits, both stages": of_digits}),
-    f"Figure 10.5. Error of {K} steps (per stage) over p; rings mark the least. Adams-Bashforth: {said}.",
-    f"Two panels of error over the power p, two curves each. Each curve is a bowl, steep towards small p. Least for "
-    f"Adams-Bashforth: {said}.",
-)
+explore.over_powers(POWERS, {"the plane": in_plane, "digits, both stages": of_digits}, K)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -298,21 +255,10 @@ show(
 # The shipped models have their powers in their configuration, chosen by such a measurement:
 
 # %%
-for pipe in (teacher, turbo):
-    model = pipe.model
-    print("powers", model.powers(None), "for", told(model.inference_steps()), "steps")
+explore.own_grids((teacher, turbo))
 
 # %%
-quiz(
-    "Adams-Bashforth 2 has the error of one Euler step in it, its first one. Why is its order two all the same?",
-    {
-        "The second step corrects the first one": "It does not look back at the state: an error made stays.",
-        "One step of length h errs by h², and there is only one of them": "Euler's order is one because 1/h steps err by h² each. A "
-        "single such error is as small as what all the others leave together.",
-        "The first step is made so short that it does not count": "That helps, but the order is two on an even grid as well.",
-    },
-    right="One step of length h errs by h², and there is only one of them",
-)
+explore.why_order_two()
 
 # %% [markdown]
 # ## Guidance in an interval
@@ -400,7 +346,7 @@ with beside_the_kit(head_passes):
 
 # %%
 EIGHT, SCALE = schedule.time_grid(8), 2.5
-soft = explore.moons(labels, blur=0.45)  # blurred more: now the moons overlap
+soft = moons(labels, blur=0.45)  # blurred more: now the moons overlap
 intervals = {
     "nowhere": (0.0, 0.0),
     "all the way": (0.0, 1.0),
@@ -416,7 +362,7 @@ def guided_end(interval):
     def field(x, t):
         return guided_velocity(soft, x, t, SCALE, interval)
 
-    return explore.walk(field, start, EIGHT, ab2_step)[-1]
+    return walk(field, start, EIGHT, ab2_step)[-1]
 
 
 # %%
@@ -426,24 +372,18 @@ for name, interval in intervals.items():
     one = ends[name][labels == 0]
     spread = (one - one.mean(0)).square().sum(1).mean().sqrt()
     passes = head_passes(EIGHT, SCALE, interval)
-    rows.append((name, passes, f"{soft.certainty(ends[name]):.1%}", f"{spread:.2f}"))
-table([f"guided at {SCALE:g}", "passes", "probability of the own moon", "spread of one moon"], rows)
+    rows.append((name, passes, soft.certainty(ends[name]), spread))
+explore.guided_parts(SCALE, rows)
 
 # %%
-show(
-    explore.rows_of_clouds(
-        {name: end[labels == 0] for name, end in ends.items()}, ends["nowhere"], 5
-    ),
-    "Figure 10.6. One class in eight steps, guided in different parts of the way. Grey: both classes without guidance.",
-    "Five panels of points over a grey cloud. Without guidance they fill a half moon and reach into the other one; guided all the way "
-    "they are drawn together and away from it; guided in a part of the way, something in between.",
-)
+one_class = {name: end[labels == 0] for name, end in ends.items()}
+explore.guided_clouds(one_class, behind=ends["nowhere"])
 
 # %% [markdown]
 # <details><summary>Explain</summary>
 # Twelve. Guidance says which of the two moons. At the very start the state says nothing yet, and near the end it says it by itself: then
 # v_class and v_none are nearly alike, and to exaggerate their difference changes little. So the middle does most: from 0.2 to 0.7 it buys nearly the
-# certainty of the whole way for a quarter less passes, and keeps more of the spread. Both halves alone buy less. Where the middle lies is a matter of the data.
+# certainty of the whole way for a quarter fewer passes, and keeps more of the spread. Both halves alone buy less. Where the middle lies is a matter of the data.
 # </details>
 #
 # What it saves on the real model, by its own count (`model.flops`), at the teacher's steps:
@@ -455,10 +395,14 @@ plans = {
     "first half of every stage": {"guidance_scale": 2.5, "guidance_interval": (0.0, 0.5)},
     "as its checkpoint prefers": {},
 }
-table(
-    [f"steps {told(default)}", "GFLOP"],
-    [(name, f"{explore.cost_of(teacher, None, **how):.2f}") for name, how in plans.items()],
-)
+
+
+def gflop_of(pipe, plan=None, **how):
+    """GFLOP of one image by the model's own formula."""
+    return cost.total_flops(pipe.model.flops(plan, **how)) / 1e9
+
+
+explore.gflop_of_plans(default, {name: gflop_of(teacher, **how) for name, how in plans.items()})
 
 # %% [markdown]
 # ### Guidance in one pass
@@ -483,13 +427,7 @@ table(
 # A step $x + d\,u(x, t, d)$ is exact, however long it is.
 
 # %%
-show(
-    explore.spans(velocity, start),
-    "Figure 10.7. One particle's way (black). The velocity at its start (dashed) points elsewhere; the mean velocities of both halves lead from "
-    "point to point, and together they make the whole span's.",
-    "A curved path with a dashed arrow that leaves it at once, two arrows that join its start, middle and end, and one from start "
-    "to end.",
-)
+explore.spans(velocity, start)
 
 # %% [markdown]
 # To go on for $d_1$ and then for $d_2$ is to go on for $d_1 + d_2$. So mean velocities of neighbouring spans determine that of both together.
@@ -512,7 +450,7 @@ def joined(first, d1, second, d2):
 
 # %%
 joined = check.joined(joined)
-fine = explore.walk(velocity, start, schedule.time_grid(64))
+fine = walk(velocity, start, schedule.time_grid(64))
 first, second, whole = (
     (fine[later] - fine[now]) / ((later - now) / 64) for now, later in ((8, 24), (24, 56), (8, 56))
 )
@@ -549,9 +487,9 @@ def span_rows(states, spans):
 
 
 # %%
-span_rows = check.span_rows(span_rows)
 print("spans, in quarters:", SPANS)
-five = list(explore.walk(velocity, start, schedule.time_grid(8))[::2])
+span_rows = check.span_rows(span_rows)
+five = list(walk(velocity, start, schedule.time_grid(8))[::2])
 target = {(a, b): row[3] for (a, b), row in zip(SPANS, span_rows(five, SPANS), strict=True)}
 with beside_the_kit(span_rows, joined):
     torch.testing.assert_close(joined(target[0, 2], 0.5, target[2, 4], 0.5), target[0, 4])
@@ -599,8 +537,8 @@ generator = lab.generator(3)
 begin = torch.randn(WALKS, 2, generator=generator)
 kind = torch.randint(2, (WALKS,), generator=generator)
 scale = 3.5 ** torch.rand(WALKS, 1, generator=generator)  # 1 to 3.5, as in the kit
-guided = explore.moons(kind).guided(scale)
-walked = explore.walk(guided, begin, schedule.time_grid(8))[::2]
+guided = moons(kind).guided(scale)
+walked = walk(guided, begin, schedule.time_grid(8))[::2]
 walks = span_rows(list(walked), SPANS)
 
 # %%
@@ -641,30 +579,16 @@ def leap(steps, scale=1.0):
 
 GUIDANCE = 2.0
 flow_guided = fields.guided(GUIDANCE)
-goal = explore.walk(flow_guided, start, schedule.time_grid(64))[-1]
+goal = walk(flow_guided, start, schedule.time_grid(64))[-1]
 teacher_ends = {
-    k: explore.walk(flow_guided, start, schedule.time_grid(k), ab2_step)[-1] for k in (1, 2, 4, 8)
+    k: walk(flow_guided, start, schedule.time_grid(k), ab2_step)[-1] for k in (1, 2, 4, 8)
 }
 student_ends = {k: leap(k, GUIDANCE) for k in (1, 2, 4)}
 
 # %%
-panels = {f"teacher, steps: {k}": teacher_ends[k] for k in (1, 2, 4, 8)}
-panels |= {f"few-step, steps: {k}": student_ends[k] for k in (1, 2, 4)}
-panels["where they should be"] = goal
-show(
-    explore.rows_of_clouds(panels, goal, 4),
-    f"Figure 10.8. Both classes, guided at {GUIDANCE:g}. Above: the teacher with Adams-Bashforth. Below: the student. Grey: the teacher's many steps.",
-    "Two rows of four panels. The teacher's single step collapses to two spots, two and four steps miss the moons, eight fit. The "
-    "student's single step already lies on both moons, roughly; two and four steps too.",
-)
-missed = [
-    [f"{explore.gap(ends[k], goal):.3f}" for ends in (teacher_ends, student_ends)]
-    for k in (1, 2, 4)
-]
-table(
-    ["steps", "error of the teacher", "its passes", "error of the student", "its passes"],
-    [(k, own, 2 * k, taught, k) for k, (own, taught) in zip((1, 2, 4), missed, strict=True)],
-)
+explore.ends_of_both(teacher_ends, student_ends, goal, GUIDANCE)
+missed = {k: (gap(teacher_ends[k], goal), gap(student_ends[k], goal)) for k in (1, 2, 4)}
+explore.errors_of_both(missed)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -678,17 +602,7 @@ table(
 # small ones, as MeanFlow does (Geng et al., 2025). And the transformer stays as it was: Hang et al., 2025, put a shortcut on a head alone, too.
 
 # %%
-quiz(
-    "A student learned spans of 1, 1/2 and 1/4 from walks of 8 Adams-Bashforth steps. Can its samples be better than the teacher's?",
-    {
-        "Yes, with 4 steps: its error falls with the steps": "A solver's does. The student's steps are as exact as it has "
-        "learned them, however many it takes.",
-        "No: at best it leads to where those walks lead": "Its targets are the teacher's walks, with their solver's error and the "
-        "teacher's own. A better teacher has to come first.",
-        "Yes: it has seen more classes of noise": "The noise decides which image, not how good it is.",
-    },
-    right="No: at best it leads to where those walks lead",
-)
+explore.better_than_the_teacher()
 
 # %% [markdown]
 # ## The real thing
@@ -707,15 +621,17 @@ pipes = {"teacher": teacher, "few-step": turbo}
 
 
 def measured(who, plan):
-    """(GFLOP, seconds for an image, distance to the own flow, spread, images) of a plan."""
+    """Cost, time, distance to the own flow, spread, images and their sharpness of a plan."""
     latent = final(pipes[who], plan)
-    return (
-        explore.cost_of(pipes[who], plan),
-        explore.seconds_of(pipes[who], names[0], plan, lab.pick(5, 1)),
-        explore.gap(latent, own_flow[who]),
-        latent.std().item(),
-        pipes[who].decode(latent),
-    )
+    images = pipes[who].decode(latent)
+    return {
+        "gflop": gflop_of(pipes[who], plan),
+        "seconds": explore.seconds_of(pipes[who], names[0], plan, lab.pick(5, 1)),
+        "distance": gap(latent, own_flow[who]),
+        "spread": latent.std().item(),
+        "images": images,
+        "edges": explore.edges(images),
+    }
 
 
 # %%
@@ -728,44 +644,15 @@ arms = [
     ("few-step", [2, 2, 2]),
     ("few-step", [1, 1, 1]),
 ]
-results = {f"{who}, {told(plan)}": measured(who, plan) for who, plan in arms}
-show(
-    explore.gallery({name: result[-1] for name, result in results.items()}, len(names)),
-    "Figure 10.9. The same noise in every row.",
-    "Seven rows of generated images. The teacher's rows get blurred and pale with fewer steps; the few-step head's rows stay clear "
-    "and look much like each other.",
-)
+results = {f"{who}, {explore.told(plan)}": measured(who, plan) for who, plan in arms}
+explore.images_of(results)
 
 # %%
-show(
-    explore.costs([(name, *result[:1], result[2]) for name, result in results.items()]),
-    "Figure 10.10. Distance to the own flow in many steps, over the cost of an image; steps per stage beside each point.",
-    "A plot on logarithmic axes with a line for each model. The few-step head lies to the left of the teacher at equal distance; its "
-    "line is flat where the teacher's is steep.",
-)
+explore.costs(results)
 
 # %%
-usual = results[f"teacher, {told(default)}"]
-
-
-def row_of(name, result):
-    """A row of the closing table."""
-    gflop, seconds, distance, spread, images = result
-    return (
-        name,
-        f"{gflop:.2f}",
-        f"{usual[0] / gflop:.1f}×",
-        f"{1000 * seconds:.0f}",
-        f"{usual[1] / seconds:.1f}×",
-        f"{distance:.3f}",
-        f"{spread:.2f}",
-        f"{explore.edges(images) / explore.edges(usual[4]):.2f}",
-    )
-
-
-HEADER = ["model, steps", "GFLOP", "fewer by", "ms for an image", "faster by"]
-HEADER += ["distance to own flow", "spread of the latent", "edges, of the teacher's"]
-table(HEADER, [row_of(*item) for item in results.items()])
+usual = results[f"teacher, {explore.told(default)}"]
+explore.closing_table(results, usual)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -777,7 +664,7 @@ table(HEADER, [row_of(*item) for item in results.items()])
 # ### What the few-step head loses
 #
 # Read the last three columns honestly. Its distance to its own flow is above that of the teacher at its usual steps, and more steps bring it
-# down only slowly: that error was learned, and a solver can not mend it. Edges are a crude measure of sharpness; what they say of *these few images* stands in the table.
+# down only slowly: that error was learned, and a solver cannot mend it. Edges are a crude measure of sharpness; what they say of *these few images* stands in the table.
 # It knows 1, 2 and 4 even steps per stage and guidance from 1 to 3.5, and refuses the rest. It is bound to the teacher it was taught by: new weights
 # there want a new training here, while a solver works with any. And its distance says how well it follows a flow, not how good images are.
 # For that there is the Frechet distance on thousands of images: `docs/results.md`, "A better solver and a few-step head", and the model card in
@@ -795,8 +682,9 @@ MINE = [
     ("teacher", [6, 3, 3]),
 ]
 for who, plan in MINE:
-    results.setdefault(f"{who}, {told(plan)}", measured(who, plan))
-table(HEADER, [row_of(*item) for item in sorted(results.items(), key=lambda item: item[1][0])])
+    results.setdefault(f"{who}, {explore.told(plan)}", measured(who, plan))
+cheapest_first = dict(sorted(results.items(), key=lambda item: item[1]["gflop"]))
+explore.closing_table(cheapest_first, usual)
 
 # %% [markdown]
 # ## Recap
@@ -804,9 +692,9 @@ table(HEADER, [row_of(*item) for item in sorted(results.items(), key=lambda item
 # - A grid with short first steps suits a solver whose first step is Euler's; the best power is measured.
 # - A guided step is two passes. Guide where class and no class still differ; or teach the head the guided velocity.
 # - A flow map gives the mean velocity over a span. Spans compose; targets are cut out of a teacher's walk.
-# - A few-step head buys cost with a training of its own, and can not be better than its teacher.
+# - A few-step head buys cost with a training of its own, and cannot be better than its teacher.
 #
-# **What breaks if…** the solver remembers the velocity of the stage before? Walk `explore.moons` from 0 to 0.5, then from other noise, and
+# **What breaks if…** the solver remembers the velocity of the stage before? Walk `moons` from 0 to 0.5, then from other noise, and
 # hand the first walk's last velocity to `ab2_step` as `previous`.
 #
 # **On**: `ecar sample --checkpoint cifar10-turbo --steps 2 2 2` from a terminal; `--solver` and `--power` work for every

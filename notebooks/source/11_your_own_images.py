@@ -25,7 +25,7 @@ import torch
 
 from ecar_lab import load_tokenizer
 from ecar_lab.cli.main import main
-from ecar_lab.teaching import beside_the_kit, quiz, setup, table
+from ecar_lab.teaching import beside_the_kit, folders, setup
 from ecar_lab.teaching.check import own_images as check
 from ecar_lab.teaching.explore import own_images as explore
 
@@ -48,7 +48,7 @@ lab = setup(11)
 
 # %%
 MINE = ""
-folder = explore.folder(lab, MINE)
+folder = folders.folder(lab, MINE)
 
 # %% [markdown]
 # Below, `ecar(...)` runs a command of the kit just as a terminal does. What has been made already is kept: delete the folder
@@ -56,21 +56,23 @@ folder = explore.folder(lab, MINE)
 
 
 # %%
-def ecar(line, makes=None):
-    """Runs a command line, unless the file or folder that it makes is there; what it printed."""
+def ecar(line, makes=None, quietly=False):
+    """Runs a command line, unless the file or folder that it makes is there; says what it says."""
     print(f"$ ecar {line}")
     if makes is not None and makes.exists():
-        return f"kept: {makes}"
+        print(f"kept: {makes}")
+        return
     with explore.terminal() as captured:
         status = main(shlex.split(line))
     if status:
         raise RuntimeError(captured.stderr)
-    return captured.stdout
+    if not quietly:
+        print(captured.stdout)
 
 
 work = lab.workspace
 FOLDER, SIZE = shlex.quote(str(folder)), 32
-print(ecar(f"data {FOLDER} --image-size {SIZE} --look 5000 --out {work}/sheet.png"))
+ecar(f"data {FOLDER} --image-size {SIZE} --look 5000 --out {work}/sheet.png")
 explore.contact_sheet(work / "sheet.png")
 
 # %% [markdown]
@@ -115,8 +117,8 @@ explore.squares(folder, middle_square)
 # hand first. Transparent pictures are laid on white, and of animations the first frame is taken.
 
 # %%
-known, names = explore.pictures(folder, "train")  # (N, 3, 32, 32) in [-1, 1]
-unseen, _ = explore.pictures(folder, "test")
+known, names = folders.pictures(folder, "train")  # (N, 3, 32, 32) in [-1, 1]
+unseen, _ = folders.pictures(folder, "test")
 print(f"{len(known):,} training images, {len(unseen)} held out; classes: {', '.join(names)}")
 
 # %% [markdown]
@@ -131,7 +133,7 @@ print(f"{len(known):,} training images, {len(unseen)} held out; classes: {', '.j
 # %%
 steps, batch = lab.pick((120, 32), (1, 4))
 line = f"train tokenizer --preset cifar10 --dataset {FOLDER} --steps {steps} --batch-size {batch}"
-print(ecar(f"{line} --warmup-steps 10 --output {work}/tokenizer", work / "tokenizer" / "final"))
+ecar(f"{line} --warmup-steps 10 --output {work}/tokenizer", work / "tokenizer" / "final")
 
 
 def rebuild(tokenizer, images):
@@ -190,7 +192,7 @@ rows = first_rows(list(names), list(shipped.class_names))
 with beside_the_kit(first_rows):
     for new, old in zip(before.model.class_embeddings, shipped.class_embeddings, strict=True):
         torch.testing.assert_close(new.weight, old.weight[rows].to(new.weight))
-table(["class", "begins with row"], [*zip([*names, "no class"], rows, strict=True)])
+explore.begins_with(names, rows)
 
 # %% [markdown]
 # > **Predict.** Not a step has been taken. The same noise, and one image of each class: what will the model draw for a class that it does not know?
@@ -221,8 +223,9 @@ steps, batch = lab.pick((220, 32), (2, 4))
 line = f"train model --preset cifar10 --init-from cifar10 --dataset {FOLDER} --output {work}/model"
 if lab.device.type == "cpu" and lab.dtype == torch.float32:
     line += " --optimizer adamw"
-print(ecar(f"{line} --steps {steps} --batch-size {batch} --warmup-steps 20 --stage-strides 1 1 2 "
-           "--log-every 10 --save-every 25 --sample-every 0", work / "model" / "final"))  # fmt: skip
+line += f" --steps {steps} --batch-size {batch} --warmup-steps 20 --stage-strides 1 1 2"
+line += " --log-every 10 --save-every 25 --sample-every 0"
+ecar(line, work / "model" / "final")
 explore.curve(work / "model", len(known))
 
 # %% [markdown]
@@ -233,7 +236,7 @@ explore.curve(work / "model", len(known))
 result = work / "model" / "final"
 each, plan = lab.pick((8, ""), (1, " --steps 2 1 1"))
 line = f"sample --checkpoint {result} --classes all --per-class {each}{plan}"
-print(ecar(f"{line} --out {work}/grid.png --strip {work}/stages.png"))
+ecar(f"{line} --out {work}/grid.png --strip {work}/stages.png")
 explore.finished(work / "grid.png", work / "stages.png")
 
 # %% [markdown]
@@ -245,10 +248,10 @@ explore.finished(work / "grid.png", work / "stages.png")
 # %%
 epochs, count = lab.pick((12, 100), (1, 8))
 line = f"train features --dataset {FOLDER} --image-size {SIZE} --epochs {epochs}"
-print(ecar(f"{line} --output {work}/features", work / "features"))
+ecar(f"{line} --output {work}/features", work / "features")
 line = f"evaluate --checkpoint {result} --dataset {FOLDER} --feature-net {work}/features"
 line += f" --num-samples {count} --batch-size 50{plan}"
-ecar(f"{line} --out {work}/evaluation.json", work / "evaluation.json")
+ecar(f"{line} --out {work}/evaluation.json", work / "evaluation.json", quietly=True)
 explore.evaluation(work / "evaluation.json")
 
 # %% [markdown]
@@ -258,15 +261,7 @@ explore.evaluation(work / "evaluation.json")
 # small lead of one model over another means nothing here (notebook 8).
 
 # %%
-quiz(
-    "Your model has a Frechet distance of 9 here, a friend's has 5, on another folder, with a feature net trained there. Whose is better?",
-    {
-        "The friend's: smaller is better": "On the same images, with the same net and the same number of samples. None of the three holds.",
-        "It cannot be said": "Other pictures, another net, another number of images: these distances have different units.",
-        "Mine: 9 of 10": "It is a distance: smaller is better, and it has no largest value.",
-    },
-    right="It cannot be said",
-)
+explore.whose_is_better()
 
 # %% [markdown]
 # ## Learned, or learned by heart?
@@ -356,15 +351,7 @@ explore.verdict(distance, copies)
 explore.neighbours(mine, known, nearest, how)
 
 # %%
-quiz(
-    "The share is 0.97, and every image of Figure 11.8 is the training image below it. What helps most?",
-    {
-        "More pictures, or fewer passes over these": "A model repeats what it has seen often. Half the passes, or twice the pictures, and look again.",
-        "More flow steps when sampling": "They follow the learned flow more exactly, to the same copies.",
-        "Another seed": "Another noise leads to another copy.",
-    },
-    right="More pictures, or fewer passes over these",
-)
+explore.against_copies()
 
 # %% [markdown]
 # ## The page

@@ -1,121 +1,98 @@
-"""The exploration of notebook 8: what it takes from the results, and what it draws."""
+"""Notebook 8: what is said of the shipped checkpoints follows their file; its figures are shown."""
 
+import copy
 import json
 
 import pytest
+import torch
 
-from ecar_lab import EcarError
+from ecar_lab.experiments.lab.scores import spread
 from ecar_lab.teaching.explore import experiments as explore
+from ecar_lab.teaching.explore import shipped
 from ecar_lab.teaching.session import RESULTS
 
 
-@pytest.fixture(scope="module")
-def results():
-    return {
-        name: json.loads((RESULTS / f"{name}-cpu.json").read_text("utf-8"))
-        for name in explore.RESULTS
-    }
+@pytest.fixture
+def result():
+    return json.loads((RESULTS / "shipped-cpu.json").read_text("utf-8"))
 
 
-@pytest.fixture(scope="module")
-def lines(results):
-    return explore.collect(results)
+def as_if(result, ours, dit):
+    """The file, as if E-CAR and DiT had one point each, of these (distance, GFLOP, interval)."""
+    result = {key: copy.deepcopy(result[key]) for key in ("E-CAR", "DiT")}
+    for name, (frechet, gflop, interval) in {"E-CAR": ours, "DiT": dit}.items():
+        point = {**result[name]["points"][0], "frechet": frechet, "gflop": gflop}
+        result[name]["points"] = [{**point, "interval": interval}]
+    return result
 
 
-def chosen(experiment, lines):
-    return [name for name in lines if name.startswith(f"{experiment} ·")]
+@pytest.mark.parametrize(
+    ("ours", "dit", "quality", "equal", "no_worse"),
+    [
+        ((2.0, 10.0, 0.1), (1.0, 80.0, 0.1), "No:", "behind", ": none"),
+        ((1.0, 10.0, 0.1), (2.0, 80.0, 0.1), "Better:", "ahead of", "8.0× fewer"),
+        ((1.1, 10.0, 0.1), (1.0, 40.0, 0.1), "Yes:", "level with", ": none"),
+    ],
+)
+def test_the_headline_is_judged_by_the_numbers(result, ours, dit, quality, equal, no_worse):
+    cheaper, good, at_equal, as_dit = shipped.verdict_lines(as_if(result, ours, dit))
+    assert f"{dit[1] / ours[1]:.1f}×" in cheaper
+    assert f"**As good?** {quality}" in good
+    assert f"E-CAR is {equal} DiT" in at_equal
+    assert no_worse in as_dit
 
 
-@pytest.mark.parametrize("experiment", explore.RESULTS)
-def test_every_result_has_lines_with_a_cost_and_a_distance(experiment, lines):
-    names = chosen(experiment, lines)
-    assert names
-    for name in names:
-        assert lines[name].points
-        for point in lines[name].points:
-            assert point["gflop"] > 0
-            assert point["steps"] >= 1
-            assert explore.mean_of(point["frechet"]) > 0
+def test_without_intervals_the_smaller_distance_is_lower():
+    assert shipped.standing({"frechet": 1.0}, {"frechet": 1.01}) == "lower"
+    assert shipped.standing({"frechet": 1.02}, {"frechet": 1.01}) == "higher"
 
 
-def test_points_are_those_of_the_result(results, lines):
-    entry = results["quality"]["rows"][1]["quality"][2]
-    point = lines["quality · DiT"].points[2]
-    assert point["frechet"] == entry["frechet"]
-    assert (point["steps"], point["gflop"]) == (sum(entry["steps"]), entry["gflop"])
+def test_the_nearest_cost_is_nearest_by_its_ratio(result):
+    costs = [point["gflop"] for point in result["DiT"]["points"]]
+    assert shipped.nearest(result, "DiT", 1e-3)["gflop"] == min(costs)
+    assert shipped.nearest(result, "DiT", 1e6)["gflop"] == max(costs)
 
 
-def test_steps_count_all_stages(results, lines):
-    """The flow-vs-diffusion file counts per stage, the quality file lists every stage."""
-    staged, listed = lines["flow-vs-diffusion · E-CAR"], lines["quality · E-CAR"]
-    at = {round(point["gflop"], 6): point["steps"] for point in listed.points}
-    for point in staged.points[:4]:
-        assert at[round(point["gflop"], 6)] == point["steps"]
+def test_the_figure_names_all_points(result, monkeypatch):
+    said = []
+    monkeypatch.setattr(shipped, "show", lambda figure, *words: said.extend(words))
+    shipped.figure(result, "8.1")
+    caption, alt = said
+    lowest = min(p["frechet"] for _, p in shipped.points(result))
+    assert f"{lowest:.2f}" in caption.split("Lowest: ")[1]
+    assert all(f"{point['frechet']:.2f}" in alt for _, point in shipped.points(result))
 
 
-def test_only_what_was_timed_has_milliseconds(results, lines):
-    points = lines["two-stage · two stages"].points
-    timed = [point for point in points if point["ms"] is not None]
-    assert [point["steps"] for point in timed] == [2 * results["two-stage"]["timed_steps"]]
-    seconds = results["two-stage"]["time"]["two stages"]["seconds_per_image"]
-    assert timed[0]["ms"] == pytest.approx(1e3 * seconds)
+def test_figures_are_shown_with_the_numbers_that_were_computed(monkeypatch, capsys):
+    said = []
+    monkeypatch.setattr(explore, "show", lambda figure, *words: said.append(words))
+    entries = [spread([3.0, 4.0]), spread([1.0, 2.0])]
+    explore.few_images([50, 100], {"real digits": entries}, 2)
+    assert "50 images 3.5 ± 0.7" in capsys.readouterr().out
+    dots, names = torch.rand(5, 2), ("a", "b", "a cloud")
+    measured = dict.fromkeys(names, (0.25, 0.5, 1.0))
+    explore.three_clouds(dots, dict.fromkeys(names, dots), measured)
+    assert "distance is 0.25; only precision (0.50)" in said[-1][0]
 
 
-def test_both_budgets_of_the_ablation_are_there(lines):
-    names = chosen("stage-ablation", lines)
-    assert len(names) == 8
-    assert sum(name.endswith("equal training FLOPs") for name in names) == 4
+def test_a_workbench_is_of_the_smallest_size(tmp_path):
+    lab = explore.workbench(tmp_path, num_samples=5)
+    assert (lab.size.name, lab.size.num_samples, lab.folder) == ("smoke", 5, tmp_path)
 
 
-def test_lines_that_do_not_compare_are_refused(lines):
-    names = ["shipped · DiT", "steps-and-guidance · steps"]
-    with pytest.raises(EcarError, match=r"2,000 images of cifar10 and on 500 images"):
-        explore.chart(lines, names)
-
-
-def test_what_cannot_be_drawn_is_said(lines):
-    with pytest.raises(EcarError, match="no line is chosen"):
-        explore.chart(lines, [])
-    with pytest.raises(EcarError, match="'recall' over 'GFLOP per image'"):
-        explore.chart(lines, ["single-stage · one stage"], y="recall")
-    with pytest.raises(EcarError, match="over 'ms per image'"):
-        explore.chart(lines, ["quality · DiT"], x="ms per image")
-
-
-def rings(axis):
-    (ringed,) = [line for line in axis.lines if line.get_label() == "front"]
-    return list(zip(*ringed.get_data(), strict=True))
-
-
-@pytest.mark.parametrize(("y", "sign"), [("Frechet distance", 1), ("recall", -1)])
-def test_rings_are_where_nothing_is_better(y, sign, lines):
-    names = chosen("quality", lines)
-    (axis,) = explore.chart(lines, names, y=y).axes
-    points = [
-        (point["gflop"], explore.mean_of(point[explore.UPWARDS[y]]))
-        for name in names
-        for point in lines[name].points
-    ]
-    best = [
-        (x, v)
-        for x, v in points
-        if not any(a <= x and sign * b <= sign * v and (a, b) != (x, v) for a, b in points)
-    ]
-    assert rings(axis) == sorted(best)
-
-
-def test_axes_and_lines_follow_the_choice(lines):
-    names = ["quality · E-CAR", "flow-vs-diffusion · E-CAR"]
-    figure = explore.chart(lines, names, "steps, all stages", "classified correctly", False, False)
-    (axis,) = figure.axes
-    assert (axis.get_xlabel(), axis.get_ylabel()) == ("steps, all stages", "classified correctly")
-    assert (axis.get_xscale(), axis.get_yscale()) == ("linear", "linear")
-    # One name twice: the experiment tells them apart.
-    assert axis.get_legend_handles_labels()[1] == names
-    (axis,) = explore.chart(lines, names).axes
-    assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
-
-
-def test_settings_that_are_no_series_are_not_joined(lines):
-    (axis,) = explore.chart(lines, ["steps-and-guidance · steps"], pareto=False).axes
-    assert {line.get_linestyle() for line in axis.lines} == {"None"}
+def test_a_file_with_a_few_step_head_intervals_and_times_is_read_as_well(result, monkeypatch):
+    result["few-step E-CAR"] = copy.deepcopy(result["E-CAR"])
+    cheapest = result["few-step E-CAR"]["points"][1]
+    cheapest.update(gflop=1.0, frechet=1.3, num_inference_steps=[4, 2, 2])
+    for _, point in shipped.points(result):
+        point.update(interval=0.05, seconds_per_image={"1": 0.1, "16": 0.05})
+    said = []
+    monkeypatch.setattr(shipped, "show", lambda figure, *words: said.append((figure, *words)))
+    shipped.figure(result, "8.1")
+    figure, caption, alt = said[0]
+    assert len(figure.axes) == 2
+    assert "few-step E-CAR, 4+2+2 steps: 1.30 ± 0.05 at 1 GFLOP" in caption
+    assert "milliseconds" in alt
+    assert "DiT at 50 steps (1.31 ± 0.05): few-step E-CAR at 4+2+2 steps" in "".join(
+        shipped.verdict_lines(result)
+    )

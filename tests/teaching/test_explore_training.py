@@ -1,4 +1,4 @@
-"""Notebook 6: curves read from logs, and budgets computed from shapes."""
+"""Notebook 6: curves read from logs, budgets computed from shapes, and what captions say."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,10 @@ import torch
 
 from ecar_lab import ECAR, EcarError
 from ecar_lab.machine import count_flops
-from ecar_lab.teaching.explore import training
+from ecar_lab.teaching import trainer
+from ecar_lab.teaching.explore import training as shown
+from ecar_lab.teaching.explore import training_curves as training
+from ecar_lab.training.model import ModelTask
 
 RESULTS = Path(__file__).parents[2] / "data" / "results"
 
@@ -110,3 +113,33 @@ def test_the_explorers_have_controls(monkeypatch, capsys):
     before = box.children[-1].value
     box.children[0].value = 2000
     assert box.children[-1].value != before
+
+
+def test_a_power_cut_ends_a_training_at_its_step_and_is_over_then(monkeypatch):
+    monkeypatch.setattr(ModelTask, "load", lambda task, step: step)
+    reached = []
+    with trainer.power_cut(step=3):
+        for step in (2, 3, 4):
+            reached.append(ModelTask.load(None, step))
+    assert reached == [2]
+    assert ModelTask.load(None, 3) == 3
+
+
+def test_captions_say_what_was_measured(monkeypatch):
+    said = []
+    monkeypatch.setattr(shown, "show", lambda picture, *words: said.append(words))
+    shown.digits("6.1", torch.zeros(40, 3, 8, 8), 500, "the shipped checkpoint", "97.0% are")
+    assert "Forty of 500 digits of the shipped checkpoint, 8×8 pixels" in said[-1][0]
+    shown.log_of_the_run(rows([3.0, 1.0]), limit=0.5)
+    assert "100% of the logged gradient norms exceed the clip, 0.5" in said[-1][0]
+    shown.raw_and_averaged([10, 20], {"raw weights": [0.2, 0.9], "averaged weights": [0.1, 0.95]})
+    assert "At step 10 20.0%" in said[-1][0]
+    assert "at the end 90.0% and 95.0%" in said[-1][0]
+
+
+def test_a_folder_of_classes_opens_as_a_data_set(tmp_path):
+    images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+    shown.folder_of_classes(images, torch.tensor([0, 1, 1, 0]), ["cat", "dog"], tmp_path)
+    found, kinds = trainer.open_dataset(str(tmp_path), image_size=8).arrays()
+    assert kinds.tolist() == [0, 0, 1, 1]
+    torch.testing.assert_close(found[0], images[0])

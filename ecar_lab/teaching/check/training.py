@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ecar_lab.teaching.check import Wrong, exercise, expect_close, expect_tensor
 from ecar_lab.teaching.check._step import train_step
-from ecar_lab.teaching.explore.training import budget_hours as hours_of
+from ecar_lab.teaching.explore.training_curves import budget_hours as hours_of
 from ecar_lab.training.optim import Plan
 from ecar_lab.training.optim import lr_factor as lr_factor_of_plan
 

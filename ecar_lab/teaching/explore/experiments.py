@@ -1,225 +1,326 @@
-"""Exploration of notebook 8: any lines of the committed results, on axes of one's own choice."""
+"""Notebook 8: its figures and tables, drawn from numbers that its cells have computed or read.
+
+The figures of experiments are those that ``ecar experiment`` draws; here they get their captions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
-from matplotlib.figure import Figure
+from IPython.utils.capture import capture_output
+from torch import Tensor
 
-from ecar_lab.errors import EcarError
+from ecar_lab.experiments import few_shot, load_experiment
 from ecar_lab.experiments.lab import figures
-from ecar_lab.experiments.steps_and_guidance import front, mark_front
-from ecar_lab.teaching.explore import WIDE, choice, explorer, flag
-from ecar_lab.teaching.session import Session
+from ecar_lab.experiments.lab.lab import Lab
+from ecar_lab.experiments.lab.scores import plus_minus
+from ecar_lab.experiments.lab.sizes import SIZES
+from ecar_lab.teaching.explore import shipped
+from ecar_lab.teaching.explore.result_lines import results
+from ecar_lab.teaching.explore.trade_offs import beside_the_seed, trade_offs
+from ecar_lab.teaching.figures import hue, new_figure, show, table
+from ecar_lab.teaching.question import quiz
 
-# What is on an axis -> its name among the measures of a point.
-ACROSS = {"GFLOP per image": "gflop", "steps, all stages": "steps", "ms per image": "ms"}
-UPWARDS = {
-    "Frechet distance": "frechet",
-    "recall": "recall",
-    "precision": "precision",
-    "classified correctly": "named_right",
-}
-RESULTS = (
-    *("quality", "single-stage", "two-stage", "resolution-scaling", "stage-ablation"),
-    *("flow-vs-diffusion", "windows-and-couplings", "shipped", "steps-and-guidance"),
-)
-USUAL = ("E-CAR", "DiT", "one stage", "full denoise per scale")  # of experiment quality
-BUDGETS = {"equal_images": "equal images", "equal_flops": "equal training FLOPs"}
+__all__ = ["beside_the_seed", "quiet", "results", "shipped", "trade_offs"]  # and all below
+
+Result = Mapping[str, Any]
+Entry = Mapping[str, Any]  # a spread: mean, std, values
+quiet = capture_output  # around what has progress bars
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line of a result.
-
-    Attributes:
-        name: of what was measured, without the experiment's. judged: what images were compared
-            with and how many; only lines that agree in it have distances that compare.
-        points: ``gflop``, ``steps`` and, where it was timed, ``ms``; then the measures, each a
-            number or a ``spread`` over seeds. joined: whether a line may be drawn through them.
-    """
-
-    name: str
-    judged: str
-    points: tuple[dict[str, Any], ...]
-    joined: bool = True
+# -- part 1: how to judge --------------------------------------------------------------------------
 
 
-def collect(results: Mapping[str, dict[str, Any]]) -> dict[str, Line]:
-    """All lines of results, as ``experiment · line``.
+def few_images(counts: Sequence[int], lines: Mapping[str, Sequence[Entry]], repeats: int) -> None:
+    """Shows the distance over the number of images that are judged, a line for each kind."""
+    figure, (axis,) = new_figure(width=6)
+    for index, (name, entries) in enumerate(lines.items()):
+        figures.line(axis, name, counts, entries, index)
+        pairs = zip(counts, entries, strict=True)
+        print(f"{name}:", ", ".join(f"{n} images {plus_minus(dict(e), 1)}" for n, e in pairs))
+    figures.logarithmic(axis, "x", "y", xlabel="images that are judged", ylabel="Frechet distance")
+    axis.set_xticks(counts, [str(count) for count in counts])
+    axis.legend(frameon=False)
+    show(
+        figure,
+        f"Figure 8.2. The same images, more or fewer of them; mean and spread of {repeats} draws. "
+        "Judged on few images, real ones look worse than noisy ones judged on many.",
+        "Two falling lines over the number of images. They lie close together, within their "
+        "spread, at 50 and 100 images and part towards the right; with all images noisy digits "
+        "lie clearly above real ones.",
+    )
+
+
+def three_clouds(
+    truth: Tensor,
+    cases: Mapping[str, Tensor],
+    measured: Mapping[str, tuple[float, float, float]],
+) -> None:
+    """Shows generated points over real ones with what is measured of them, a panel per case.
 
     Args:
-        results: name of an experiment -> its result JSON.
+        measured: case -> (distance, precision, recall).
     """
-    return {
-        f"{name} · {label}": Line(
-            label, judged(result), tuple(points), joined=name != "steps-and-guidance"
-        )
-        for name, result in results.items()
-        for label, points in lines_of(result)
-    }
+    figure, axes = new_figure(3, width=3.6, height=3.8)
+    for axis, (name, fake) in zip(axes, cases.items(), strict=True):
+        distance, precision, recall = measured[name]
+        axis.plot(*truth.T, ".", color="#B8BFC7", markersize=4)
+        axis.plot(*fake.T, "x", color=hue(0), markersize=4)
+        numbers = f"distance {distance:.2f}\nprecision {precision:.2f}, recall {recall:.2f}"
+        axis.set_title(f"{name}\n{numbers}", fontsize=10)
+        axis.set(xlim=(-1.7, 1.7), ylim=(-1.7, 1.7), aspect="equal")
+    distance, precision, _ = measured["a cloud"]
+    show(
+        figure,
+        "Figure 8.3. Real points grey, generated ones blue. The cloud has the ring's mean and "
+        f"covariance, so its distance is {distance:.2f}; only precision ({precision:.2f}) tells "
+        "that it misses the ring.",
+        "Three scatter plots over a ring of eight grey clusters: crosses on all clusters, on three "
+        "of them, and in one round cloud that fills the middle as well.",
+    )
 
 
-def judged(result: Mapping[str, Any]) -> str:
-    """Data set and number of images, e.g. ``1,000 images of digits``."""
-    name, images = result["size"]["preset"], result["size"]["num_samples"]
-    if result["experiment"] == "shipped":
-        name, images = result["E-CAR"]["checkpoint"], result["E-CAR"]["images"]
-    name, images = result.get("checkpoint", name), result.get("samples", images)
-    return f"{images:,} images of {name}"
+def without_noise(rows: Mapping[str, Entry]) -> None:
+    """Shows distance, precision and recall with the noise of transitions and without it."""
+    measures = ("frechet", "precision", "recall")
+    table(
+        ["8 + 8 steps", *measures],
+        [(name, *(plus_minus(entry[m]) for m in measures)) for name, entry in rows.items()],
+    )
 
 
-def lines_of(result: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Name and points of every line of a result."""
-    experiment = result["experiment"]
-    if experiment == "shipped":
-        for name in (n for n in ("E-CAR", "few-step E-CAR", "DiT") if n in result):
-            entries = result[name]["points"]
-            yield name, sorted((point(e) for e in entries), key=lambda p: p["gflop"])
-    elif experiment == "steps-and-guidance":
-        for kind in dict.fromkeys(row["kind"] for row in result["rows"]):
-            entries = [point(row) for row in result["rows"] if row["kind"] == kind]
-            yield kind, sorted(entries, key=lambda p: p["gflop"])
-    elif experiment == "single-stage":
-        yield "one stage", [point(row) for row in result["rows"]]
-    elif experiment == "flow-vs-diffusion":
-        for name, entries in result["end_to_end"].items():
-            # These steps are per stage; a DiT has one stage.
-            stages = len(result["real"]) if name in result["per_stage"] else 1
-            yield name, [point({**e, "steps": [e["steps"]] * stages}) for e in entries]
-    else:
-        for row in result["rows"]:
-            yield from lines_of_row(row, result)
+# -- parts 2 and 3: stages -------------------------------------------------------------------------
 
 
-def lines_of_row(
-    row: Mapping[str, Any], result: Mapping[str, Any]
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The lines of a row that has its ``quality`` at several step counts."""
-    timed = result.get("time", {}).get(row["name"], row).get("seconds_per_image")
-    budgets = {budget: row[budget]["quality"] for budget in BUDGETS if budget in row}
-    for budget, entries in (budgets or {"": row["quality"]}).items():
-        name = ", ".join(filter(None, (row["name"], BUDGETS.get(budget))))
-        yield name, [point(entry, timed, result.get("timed_steps")) for entry in entries]
+def two_stages(result: Result) -> None:
+    """Shows distance over cost for one stage and for two."""
+    show(
+        load_experiment("two-stage").draw(result),
+        "Figure 8.4. One stage and two, of equal size and with equal images seen "
+        f"({result['rows'][0]['images']:,}), three seeds. Both get worse again after a few steps.",
+        "Distance over GFLOP per image for one and for two stages. Both lines fall steeply at "
+        "first, have their lowest point at two to four steps and rise again; the line of two "
+        "stages rises higher.",
+    )
 
 
-def point(
-    entry: Mapping[str, Any], seconds: float | None = None, timed_steps: int | None = None
-) -> dict[str, Any]:
-    """One point of a line; ``seconds`` were measured at ``timed_steps`` steps per stage."""
-    steps = entry["num_inference_steps" if "num_inference_steps" in entry else "steps"]
-    steps = steps if isinstance(steps, list) else [steps]
-    measures = {name: entry.get(name) for name in UPWARDS.values()}
-    timed = seconds is not None and steps[0] == timed_steps
-    return {
-        "gflop": entry["gflop"],
-        "steps": sum(steps),
-        "ms": 1e3 * seconds if timed else None,
-        **measures,
-    }
+def costs_of_stages(best: Mapping[str, Entry], times: Mapping[str, Entry]) -> None:
+    """Prints cost and distance of chosen plans, and the time of an image at eight steps."""
+    for name, entry in best.items():
+        distance, steps = plus_minus(entry["frechet"], 1), entry["steps"][0]
+        print(f"{name}, {steps} steps per stage: {entry['gflop']:.4f} GFLOP, {distance}")
+    for name, timed in times.items():
+        print(f"{name}, 8 steps per stage: {1e3 * timed['seconds_per_image']:.1f} ms per image")
 
 
-def chart(
-    lines: Mapping[str, Line],
-    names: Sequence[str],
-    x: str = "GFLOP per image",
-    y: str = "Frechet distance",
-    logarithmic: bool = True,
-    pareto: bool = True,
-) -> Figure:
-    """The lines called ``names`` on the chosen axes, with what is on the front ringed.
+def pyramids(result: Result) -> None:
+    """Shows distance, cost and time of every pyramid of resolutions."""
+    rows = [(row["name"], row["quality"][-1], row["seconds_per_image"]) for row in result["rows"]]
+    header = ["latent sides", "Frechet, 8 steps per stage", "GFLOP"]
+    table(
+        [*header, f"ms, {result['timed_steps']} steps"],
+        [
+            (name, plus_minus(entry["frechet"]), f"{entry['gflop']:.3f}", f"{1e3 * seconds:.2f}")
+            for name, entry, seconds in rows
+        ],
+    )
 
-    Raises:
-        EcarError: nothing chosen, lines that do not compare, or a measure that they do not have.
+
+def budgets(result: Result) -> None:
+    """Shows what models of one to four stages were trained with, under both budgets."""
+    header = ["stages", "parameters", "images", "training TFLOP"]
+    table(
+        [*header, "images at equal FLOPs", "training TFLOP"],
+        [
+            (
+                *(row["name"], row["equal_images"]["parameters"]),
+                *(row["equal_images"]["images"], tflop(row["equal_images"])),
+                *(row["equal_flops"]["images"], tflop(row["equal_flops"])),
+            )
+            for row in result["rows"]
+        ],
+    )
+
+
+def tflop(trained: Entry) -> str:
+    """FLOPs of a training."""
+    return f"{1e3 * trained['train_pflop']:.2f}"
+
+
+def two_budgets(result: Result) -> None:
+    """Shows distance over cost for one to four stages, a panel for each budget."""
+    show(
+        load_experiment("stage-ablation").draw(result),
+        "Figure 8.5. The same four models under two budgets. Left, three and four stages are "
+        "lowest; right, where they see fewer images, the lines of one, three and four stages lie "
+        "on each other.",
+        "Two panels, distance over FLOPs per image, a line for each number of stages from one to "
+        "four. In the left one the lines of three and four stages lie lowest; in the right one "
+        "those of one, three and four coincide, and that of two lies well above.",
+    )
+
+
+def flow_and_noise(result: Result) -> None:
+    """Shows distance over steps for flow matching and noise prediction, per stage and in all."""
+    show(
+        load_experiment("flow-vs-diffusion").draw(result),
+        "Figure 8.6. The same network with two objectives: filled markers are flow matching, "
+        "hollow ones noise prediction. E-CAR, blue, has no such twin. The grey dotted line is real "
+        "training images. One seed.",
+        "Three panels over steps per stage: stage 1 alone, stage 2 alone, end to end. Noise "
+        "prediction lies above its twin in flow matching at every step count, most of all at two "
+        "steps. In stage 2 E-CAR lies above full denoise per scale.",
+    )
+
+
+def growth(result: Result, exponents: Mapping[str, tuple[float, float]]) -> None:
+    """Shows the exponents in theory beside those that were measured: method -> (FLOPs, seconds)."""
+    table(
+        ["exponents over the three largest images", "FLOPs, in theory", "FLOPs", "seconds"],
+        [
+            (name, result["theory"][name][0], *(f"{p:.2f}" for p in measured))
+            for name, measured in exponents.items()
+        ],
+    )
+
+
+def complexity(result: Result, memory: Mapping[str, float]) -> None:
+    """Shows FLOPs, seconds and memory of an image over its side, a line for each method.
+
+    Args:
+        memory: method -> peak MiB at the largest image.
     """
-    if not names:
-        raise EcarError("no line is chosen: mark one or several")
-    chosen = [lines[name] for name in names]
-    judges = sorted({line.judged for line in chosen})
-    if len(judges) > 1:
-        raise EcarError(
-            f"these lines do not compare, they were measured on {' and on '.join(judges)}: choose "
-            "lines of one kind"
-        )
-    across, upwards = ACROSS[x], UPWARDS[y]
-    held = [[p for p in line.points if None not in (p[across], p[upwards])] for line in chosen]
-    if not any(held):
-        raise EcarError(f"none of these lines has {y!r} over {x!r}: choose other axes")
-
-    figure, (axis,) = figures.new_figure(width=7.2, height=4.0)
-    alone = len({line.name for line in chosen}) == len(chosen)
-    for index, (name, line, points) in enumerate(zip(names, chosen, held, strict=True)):
-        if points:
-            values = [p[upwards] for p in points]
-            look = figures.style(line.name if alone else "", index)
-            look = look if line.joined else {**look, "linestyle": "none"}
-            label = line.name if alone else name
-            figures.line(axis, label, [p[across] for p in points], values, index, **look)
-    if pareto:
-        ring(axis, [p for points in held for p in points], across, upwards)
-    axis.set(xlabel=x, ylabel=y)
-    axis.set_title(judges[0], fontsize=10, loc="left")
-    if logarithmic:
-        # Shares stay on a plain axis: it begins at 0, which has no logarithm.
-        figures.logarithmic(axis, "x", *(["y"] if upwards == "frechet" else []))
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    return figure
+    most, least = max(memory, key=memory.__getitem__), min(memory, key=memory.__getitem__)
+    show(
+        load_experiment("complexity").draw(result),
+        "Figure 8.7. FLOPs, seconds and memory of one image, random weights, 64 to 1024 px. FLOPs "
+        "need no training, so these carry. Memory grows alike for all, but at 1024 px "
+        f"{most} ({memory[most]:.0f} MiB) needs most and {least} ({memory[least]:.0f} MiB) least. "
+        "Long runs were timed in part and extrapolated.",
+        "Three panels over image side. In FLOPs token by token without cache rises most steeply "
+        "and ends far above all others; E-CAR is lowest at every size, and from 512 px on lower "
+        "still with windows. In seconds E-CAR with and without windows is lowest at every size. "
+        f"Memory grows alike for all, but at 1024 px {most} needs most and {least} least.",
+    )
 
 
-def ring(axis: Any, points: Sequence[dict[str, Any]], across: str, upwards: str) -> None:
-    """Rings around the points that no other one beats: small is good on the x axis and for
-    distances, large for shares."""
-    sign = 1 if upwards == "frechet" else -1
-    rows: list[dict[str, Any]] = [
-        {"gflop": p[across], "frechet": sign * mean_of(p[upwards])} for p in points
-    ]
-    mark_front(rows)
-    best = front(rows)
-    axis.plot(
-        [row["gflop"] for row in best], [sign * row["frechet"] for row in best],
-        "o", markersize=12, markerfacecolor="none", markeredgecolor="#1B1F24", label="front",
-    )  # fmt: skip
+# -- parts 4 to 6 ----------------------------------------------------------------------------------
 
 
-def mean_of(entry: Any) -> float:
-    """Of a ``spread``, or the number itself."""
-    return entry["mean"] if isinstance(entry, Mapping) else entry
+def boundaries(result: Result) -> None:
+    """Shows the distance of every window and coupling, and the score of its block borders."""
+    figure = load_experiment("windows-and-couplings").draw(result)
+    axis = figure.axes[1]
+    axis.set_xlim(1, 1.3)
+    for label, row in zip(axis.texts, result["rows"], strict=False):  # the last is of the data
+        label.set_text(f"{row['boundary']['mean']:.2f}")
+        label.set_bbox(dict(facecolor="white", edgecolor="none", pad=0.5))
+    show(
+        figure,
+        "Figure 8.8. Left: the distance at 4 + 4 steps, three seeds. Right: the boundary score; "
+        "its axis begins at 1, the dashed line is the score of real latents.",
+        "Two panels of horizontal bars for nine variants. Left: full denoise per scale has the "
+        "shortest bar. Right, on an axis from 1: all scores lie between 1.1 and 1.25, none beyond "
+        "the dashed line of the data.",
+    )
 
 
-def results(lab: Session):
-    """Controls for lines and axes above the figure that they make."""
-    lines = collect({name: lab.result(f"{name}-cpu") for name in RESULTS})
-    usual = [f"quality · {name}" for name in USUAL]
+def tokens(result: Result) -> None:
+    """Shows continuous beside quantized tokens, and says in what else the two differ."""
+    measures = ("bits", "psnr", "frechet_reconstructed", "frechet_generated")
+    table(
+        ["16 tokens", "bits each", "PSNR, dB", "Frechet, reconstructed", "Frechet, generated"],
+        [(row["name"], *(plus_minus(row[m], 1) for m in measures)) for row in result["rows"]],
+    )
+    print("\n".join(f"not equal: {sentence}" for sentence in result["confounded"]))
 
-    def draw(names: Sequence[str], x: str, y: str, logarithmic: bool, pareto: bool) -> Figure:
-        return chart(lines, names, x, y, logarithmic, pareto)
 
-    marked = widgets.SelectMultiple(
-        options=list(lines), value=usual, rows=10, description="lines (Ctrl, Shift)",
-        style=WIDE["style"], layout={"width": "630px"},
-    )  # fmt: skip
-    return explorer(
-        draw,
+def ways_to_sample(result: Result, on_the_front: int) -> None:
+    """Shows all ways of sampling the shipped model with their front, and what guidance buys."""
+    show(
+        load_experiment("steps-and-guidance").draw(result),
+        f"Figure 8.9. {len(result['rows'])} ways to sample the shipped E-CAR, "
+        f"{result['size']['num_samples']} images each; {on_the_front} are on the front. Right: "
+        "guidance buys classes classified correctly with recall.",
+        "Left: distance over FLOPs, a step line along the lowest points. Right: over the guidance "
+        "scale the distance falls and rises again with its lowest point at 2, the share classified "
+        "correctly rises, recall falls.",
+    )
+
+
+def stage_errors(lines: Mapping[str, Sequence[float]]) -> None:
+    """Shows the distance with more and more stages taken from real images."""
+    taken = [str(count) for count in range(len(lines["no guidance"]))]
+    table(
+        ["stages taken from real images", *taken],
+        [(name, *(f"{distance:.2f}" for distance in line)) for name, line in lines.items()],
+    )
+
+
+def new_class(result: Result) -> None:
+    """Shows how a class is learned from few images, and large what it looks like."""
+    show(
+        load_experiment("few-shot").draw(result),
+        "Figure 8.10. A class that was not trained on, for three classes one after the other. "
+        f"Right: what the new class {result['strips']['class']} looks like.",
+        "Left and middle: share classified correctly and distance over the number of images shown. "
+        "With learned embeddings DiT does better than E-CAR at every number; mixes of other "
+        "classes are hardly better than nothing. Right: strips of generated digits, real ones on "
+        "top.",
+    )
+    figure, (axis,) = new_figure(width=7, height=7)
+    few_shot.draw_strips(axis, dict(result))
+    axis.tick_params(labelsize=10)
+    show(
+        figure,
+        "The strips of Figure 8.10, enlarged: k is the number of images shown.",
+        f"Rows of small images of the new class {result['strips']['class']}: real ones, then "
+        "those of E-CAR and DiT for every number of images shown, and of models trained with it.",
+    )
+
+
+# -- part 8: experiments of one's own --------------------------------------------------------------
+
+
+def workbench(folder: Path, **changes: Any) -> Lab:
+    """A lab of the smallest size, ``smoke``, that keeps its runs in a folder.
+
+    Args:
+        changes: fields of the size that are to be others, e.g. ``seeds`` or ``num_samples``.
+    """
+    return Lab(replace(SIZES["smoke"], **changes), folder)
+
+
+def own_result(result: Result) -> None:
+    """Shows cost, distance and recall of every way of sampling."""
+    table(
+        [f"digits, {result['size']['num_samples']} images", "GFLOP", "Frechet distance", "recall"],
+        [
+            (r["name"], f"{r['gflop']:.3f}", plus_minus(r["frechet"]), plus_minus(r["recall"]))
+            for r in result["rows"]
+        ],
+    )
+
+
+def all_verdicts(verdicts: Mapping[str, tuple[str, str, str]]) -> None:
+    """Shows every verdict with its numbers."""
+    table(["claim or question", "verdict", "the numbers"], list(verdicts.values()))
+
+
+def equal_in_what():
+    """A question: what may differ although parameters and images seen are equal."""
+    return quiz(
+        "E-CAR and DiT have equal parameters and saw equal numbers of images. What else may still "
+        "differ?",
         {
-            "names": marked,
-            "x": choice("across", list(ACROSS)),
-            "y": choice("upwards", list(UPWARDS)),
-            "logarithmic": flag("logarithmic axes", True),
-            "pareto": flag("ring the front", True),
+            "Nothing: the comparison is fair": "Fair in two respects. Training FLOPs and FLOPs of "
+            "sampling can still differ by any factor.",
+            "FLOPs of training and of sampling": "Stages, steps and what is trained per image "
+            "decide those. Say which of them are equal.",
+            "The feature net": "It judges both alike, as long as one and the same is used.",
         },
-        {
-            "distance over FLOPs": {},
-            "recall over FLOPs": {"y": "recall"},
-        },
-        "Experiment `quality` twice; rings mark what no other point beats. Top: a smaller distance "
-        "is better. Bottom: a larger recall is better. Which line has the rings depends on what is "
-        "asked.",
-        "Two charts of E-CAR, DiT, one stage and full denoise per scale over FLOPs per image. Top: "
-        "the distance; the front leads from the cheapest points of E-CAR, DiT and one stage to "
-        "full denoise per scale, and DiT's other points lie far above it. Bottom: recall, which "
-        "rises with FLOPs for all four and puts points of all four on the front.",
-        columns=1,
+        right="FLOPs of training and of sampling",
     )

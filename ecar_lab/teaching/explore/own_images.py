@@ -20,7 +20,8 @@ from ecar_lab.experiments.lab.figures import MARKERS
 from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.teaching.explore import choice, explorer, real, whole
 from ecar_lab.teaching.figures import hue, new_figure, show, table
-from ecar_lab.teaching.folders import SIZE, folder, pictures, some_pictures
+from ecar_lab.teaching.folders import SIZE, some_pictures
+from ecar_lab.teaching.question import quiz
 from ecar_lab.teaching.running import open_app, terminal
 from ecar_lab.tokenizers.base import psnr
 from ecar_lab.training.log import read_metrics
@@ -28,24 +29,25 @@ from ecar_lab.training.warm_start import warm_start
 from ecar_lab.viz.pictures import enlarge, image_grid, to_pil
 
 __all__ = [
+    "against_copies",
     "beginnings",
+    "begins_with",
     "contact_sheet",
     "curve",
     "evaluation",
     "finished",
-    "folder",
     "loaded",
     "made",
     "nearest_pairs",
     "neighbours",
     "open_app",
-    "pictures",
     "reconstructions",
     "same_pixels",
     "squares",
     "terminal",
     "verdict",
     "warm_started",
+    "whose_is_better",
 ]
 
 NEIGHBOURS = 3
@@ -146,6 +148,11 @@ def reconstructions(images: Tensor, rebuilt: Mapping[str, Tensor]) -> None:
         f"Figure 11.3. Held-out pictures, encoded and decoded. Mean over {len(images)}: {told}.",
         "Rows of the same pictures: as they are, then as each tokenizer gives them back. " + told,
     )
+
+
+def begins_with(names: Sequence[str], rows: Sequence[int]) -> None:
+    """Shows which row of the checkpoint's table each class begins with, and no class."""
+    table(["class", "begins with row"], [*zip([*names, "no class"], rows, strict=True)])
 
 
 def beginnings(images: Tensor, names: Sequence[str]) -> None:
@@ -300,4 +307,39 @@ def neighbours(
         "with their distances.",
         "For each class a generated image and its three nearest training images.",
         columns=1,
+    )
+
+
+# -- questions -------------------------------------------------------------------------------------
+
+
+def whose_is_better():
+    """A question: whether distances of two folders compare."""
+    return quiz(
+        "Your model has a Frechet distance of 9 here, a friend's has 5, on another folder, with a "
+        "feature net trained there. Whose is better?",
+        {
+            "The friend's: smaller is better": "On the same images, with the same net and the same "
+            "number of samples. None of the three holds.",
+            "It cannot be said": "Other pictures, another net, another number of images: these "
+            "distances have different units.",
+            "Mine: 9 of 10": "It is a distance: smaller is better, and it has no largest value.",
+        },
+        right="It cannot be said",
+    )
+
+
+def against_copies():
+    """A question: what helps where a model repeats its training images."""
+    return quiz(
+        "The share is 0.97, and every image of Figure 11.8 is the training image below it. What "
+        "helps most?",
+        {
+            "More pictures, or fewer passes over these": "A model repeats what it has seen often. "
+            "Half the passes, or twice the pictures, and look again.",
+            "More flow steps when sampling": "They follow the learned flow more exactly, to the "
+            "same copies.",
+            "Another seed": "Another noise leads to another copy.",
+        },
+        right="More pictures, or fewer passes over these",
     )
