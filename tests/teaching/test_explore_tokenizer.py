@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ecar_lab import ConvTokenizer, EcarError
+from ecar_lab.teaching.check import tokenizer as check
 from ecar_lab.teaching.explore import tokenizer as explore
 from ecar_lab.tokenizers.study import round_latent
 
@@ -62,3 +63,42 @@ def test_every_control_reaches_the_picture(tokenizer, image, monkeypatch, capsys
         before = view.value
         control.value = value
         assert view.value != before, control.description
+
+
+def test_a_dearer_bit_is_spent_less_and_codes_have_no_rate(image):
+    images = image.repeat(1, 1, 2, 2)
+    torch.manual_seed(0)
+    kinds = [ConvTokenizer(width=16, depth=1), ConvTokenizer(width=16, depth=1, kind="vq")]
+    rate, _ = explore.rate_and_quality(kinds[0], images)
+    assert 0 < rate < float("inf")
+    assert explore.rate_and_quality(kinds[1], images)[0] == float("inf")
+    kinds[0].fit_statistics([images])  # the rate is that of the raw latent
+    again, _ = explore.rate_and_quality(kinds[0], images)
+    assert again == pytest.approx(rate, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("codes", "words"),
+    [
+        ([(100.0, 20.0), (300.0, 22.0)], "continuous ahead at all of them"),
+        ([(100.0, 30.0), (300.0, 22.0)], "the lead changes"),
+        ([(100.0, 25.05), (300.0, 26.0)], "no difference worth the name"),
+        ([(900.0, 20.0), (990.0, 22.0)], "share no number of bits"),
+    ],
+)
+def test_the_verdict_at_equal_bits_is_that_of_the_curves(codes, words, capsys):
+    curves = {"continuous": [(400.0, 26.5), (100.0, 25.0)], "codes": codes}
+    explore.equal_bits(curves, check.quality_at.reference)
+    assert words in capsys.readouterr().out
+
+
+def test_tokenizers_of_several_factors_are_held_against_drawings_of_several_sizes(capsys):
+    shown = {}
+    made = {factor: ConvTokenizer(factor, width=16, depth=1) for factor in (2, 8)}
+    images = {size: torch.zeros(2, 3, size, size) for size in (16, 32)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explore, "table", lambda header, rows: shown.update(rows=rows))
+        explore.by_size(made, images)
+    assert [row[2] for row in shown["rows"]] == ["8×8", "16×16", "2×2", "4×4"]
+    assert shown["rows"][-1][3] == "48"
+    assert explore.vae_of_diffusers().downsample_factor == 8
