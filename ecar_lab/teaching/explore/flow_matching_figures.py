@@ -4,6 +4,7 @@ the captions."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -97,7 +98,7 @@ def loss_over_time(bins: Tensor, target: Sequence[float]) -> Figure:
     figure, axes = new_figure(2, width=3.8, height=2.8)
     middle = [(k + 0.5) / bins.shape[1] for k in range(bins.shape[1])]
     for stage, whole in enumerate(target):
-        look = {"color": hue(stage), "marker": "os"[stage]}
+        look: dict[str, Any] = {"color": hue(stage), "marker": "os"[stage]}
         line(axes[0], f"stage {stage + 1}", middle, bins[stage].tolist(), **look)
         line(axes[1], f"stage {stage + 1}", middle, (bins[stage] / whole).tolist(), **look)
     axes[0].set(xlabel="local time", ylabel="squared error", ylim=(0, None))

@@ -49,8 +49,8 @@ def scale(
     bins = torch.linspace(-4, 4, 61)
     for index, (name, values) in enumerate(latents.items()):
         left.hist(
-            values.cpu().flatten(), bins, density=True, histtype="step", color=hue(index),
-            label=name,
+            values.cpu().flatten(), bins.tolist(), density=True, histtype="step",
+            color=hue(index), label=name,
         )  # fmt: skip
     left.plot(bins, normal.log_prob(bins).exp(), color="black", linestyle=":", label="N(0, 1)")
     left.set(xlabel="latent number", ylabel="density")
@@ -66,9 +66,11 @@ def scale(
 def bits_per_token(rounded: Points, draw: tuple[float, float], codes: Points, name: str) -> Figure:
     """Quality over bits per token: a rounded latent as a curve, a draw and codes as points."""
     figure, (axis,) = new_figure(width=6, height=3)
-    line(axis, "continuous, rounded", *zip(*rounded, strict=True))
+    bits, quality = zip(*rounded, strict=True)
+    line(axis, "continuous, rounded", bits, quality)
     line(axis, "continuous, a draw (its rate)", [draw[0]], [draw[1]], index=2, linestyle="")
-    line(axis, name, *zip(*codes, strict=True), index=1, linestyle="", marker="s")
+    bits, quality = zip(*codes, strict=True)
+    line(axis, name, bits, quality, index=1, linestyle="", marker="s")
     axis.set(xlabel="bits per token", ylabel="PSNR on held-out shapes (dB)")
     axis.legend(**SMALL, loc="lower right")
     return figure
