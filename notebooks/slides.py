@@ -95,7 +95,7 @@ def _kind(cell: NotebookNode) -> str:
         return "skip"
     if "exercise" in cell.metadata.get("tags", []):
         return "skip" if long else "fragment"
-    if long or cell.source.startswith("show("):  # the rest of it is the caption
+    if long or cell.source.startswith(("show(", "explore.")):  # it only shows something
         cell.metadata["transient"] = {"remove_source": True}
     return "skip" if long and not cell.outputs else "-"
 

@@ -19,11 +19,9 @@
 
 # %%
 from ecar_lab import StageSchedule
-from ecar_lab.teaching import beside_the_kit, hue, new_figure, progress, quiz, setup, show, table
+from ecar_lab.teaching import beside_the_kit, progress, setup
 from ecar_lab.teaching.check import start as check
 from ecar_lab.teaching.explore import start as explore
-from ecar_lab.viz.overview import stage_overview
-from ecar_lab.viz.pictures import image_grid, stage_strip
 
 lab = setup(0)
 
@@ -39,11 +37,7 @@ lab = setup(0)
 pipe = lab.pipeline("cifar10")
 names = ["automobile", "horse", "ship", "truck"]
 out = pipe(names, generator=lab.generator(9))
-show(
-    image_grid(out.images, 4, scale=4, labels=names),
-    "Figure 0.1. Four images of the shipped model, 32×32 pixels, enlarged (seed 9, one of the clearer ones).",
-    "Four small generated images in a row: an automobile, a horse, a ship and a truck.",
-)
+explore.show_images(out.images, names)
 
 # %% [markdown]
 # Vehicles and horses mostly come out well, cats and birds often do not: the model card in
@@ -56,22 +50,15 @@ show(
 
 # %%
 events = list(pipe.trace(["ship"], generator=lab.generator(11)))
-for event in events:
-    if event.step in (0, event.num_steps):
-        moment = "starts" if event.step == 0 else "ends  "
-        side = event.latent.shape[-1]
-        print(
-            f"stage {event.stage + 1} {moment} at t = {event.t:.2f} with a latent of {side}×{side}"
-        )
+turning_points = [
+    (event.stage + 1, event.step, event.t, event.latent.shape[-1])
+    for event in events
+    if event.step in (0, event.num_steps)
+]
+explore.tell_turning_points(turning_points)
 
 # %%
-show(
-    stage_strip(events, pipe.tokenizer),
-    "Figure 0.2. The ship at the end of each stage. Top: the latent, still noisy in the first two stages. "
-    "Middle: what the model believes the clean latent to be. Bottom: that belief as an image.",
-    "Three columns, one per stage, growing from 4×4 over 8×8 to 16×16. The noisy latent gets clearer, the "
-    "decoded estimate turns from a blur into a ship.",
-)
+explore.show_strip(events, pipe)
 
 # %% [markdown]
 # Time `t` runs from noise (0) to data (1): a latent at time t is `x_t = (1 - t) · noise + t · data`.
@@ -89,13 +76,7 @@ show(
 # </details>
 
 # %%
-show(
-    stage_overview(events, pipe.tokenizer),
-    "Figure 0.3. Everything at once. Each stage: the transformer writes a token map, the flow head carries "
-    "the latent along its window of time, the transition hands it over.",
-    "A column per stage with its token map on top, the latent at its start and end, the decoded estimate, "
-    "and below the windows of time: 0 to 0.4, then 0.25 to 0.7, then 0.54 to 1.",
-)
+explore.show_overview(events, pipe)
 
 # %% [markdown]
 # ## The numbers of the stages
@@ -107,13 +88,7 @@ show(
 
 # %%
 schedule = pipe.model.schedule
-table(
-    ["stage", "latent", "starts at t", "ends at t"],
-    [
-        (stage + 1, f"{side}×{side}", *(f"{t:.3f}" for t in schedule.window(stage)))
-        for stage, side in enumerate(schedule.resolutions)
-    ],
-)
+explore.show_stages(schedule)
 
 # %% [markdown]
 # ### Exercise 0.1: resolutions
@@ -198,17 +173,7 @@ with beside_the_kit(flops_per_stage):
 flops = flops_per_stage(events)
 
 # %%
-figure, (axis,) = new_figure(width=6, height=2.2)
-labels = [f"stage {s + 1}\n{count} tokens" for s, count in enumerate(tokens)]
-axis.barh(labels, [f / 1e9 for f in flops], color=[hue(s) for s in range(len(flops))])
-axis.set(xlabel="GFLOP for one image")
-axis.invert_yaxis()
-shares = [f"{f / sum(flops):.0%}" for f in flops]
-show(
-    figure,
-    f"Figure 0.4. Shares of the stages: {', '.join(shares)}. The last one has most of the tokens.",
-    f"Three bars of FLOPs; the stages take {', '.join(shares)} of the whole.",
-)
+explore.show_flops(flops, tokens)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -235,17 +200,7 @@ explore.stages(pipe)
 # </details>
 
 # %%
-quiz(
-    "Where do the flow steps of the first stage lead?",
-    {
-        "To a finished small image, which later stages enlarge": "They stop at t = 0.4: the latent is "
-        "still noisy. A finished small image is what the full-denoise-per-scale baseline makes.",
-        "To a latent part of the way from noise to data": "The window of time ends early. The later "
-        "stages go the rest of the way, at finer resolutions.",
-        "To the token map": "That is the transformer's output; the flow head reads it at every step.",
-    },
-    right="To a latent part of the way from noise to data",
-)
+explore.ask_first_stage()
 
 # %% [markdown]
 # ## Words and symbols

@@ -23,30 +23,18 @@
 # positions, widths and layers are our reading.
 
 # %%
-import math
-from collections import Counter
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-import ecar_lab.layers as kit_layers
-import ecar_lab.transformer as kit_transformer
-from ecar_lab.benchmark.caching import compare_cache
-from ecar_lab.benchmark.timing import open_gates, seconds_of
-from ecar_lab.cost import attention_flops, block_flops, contexts
-from ecar_lab.experiments.lab.figures import line, logarithmic
-from ecar_lab.experiments.lab.growth import exponents
-from ecar_lab.flow import upsample
-from ecar_lab.layers import patchify
-from ecar_lab.machine import count_flops
-from ecar_lab.teaching import beside_the_kit, new_figure, own, quiz, setup, show, table
+from ecar_lab import cost, flow, layers, machine, transformer
+from ecar_lab.benchmark import caching, timing
+from ecar_lab.teaching import beside_the_kit, mixing, own, setup
 from ecar_lab.teaching.check import autoregression as check
 from ecar_lab.teaching.explore import autoregression as explore
-from ecar_lab.teaching.mixing import with_local_mixing
-from ecar_lab.viz.colours import LatentColours
 
 lab = setup(2)
+upsample, patchify = flow.upsample, layers.patchify  # you will use these two
 
 # %% [markdown]
 # ## The result first
@@ -62,13 +50,8 @@ for event in starts:
     _, heads, queries, keys = event.attention.shape
     print(f"stage {event.stage + 1}: {queries} new tokens look at {keys} ({heads} heads)")
 run = explore.attention_run(pipe, "ship", 3)
+explore.show_look(run, stage=2, layer=1, head=0, row=4, column=4)
 row = run.row(stage=2, layer=1, head=0, token=run.token_at(2, 4, 4))
-shares = ", ".join(f"{part.sum():.0%}" for part in run.maps(row))
-show(
-    explore.look(run, stage=2, layer=1, head=0, row=4, column=4),
-    f"Figure 2.1. Where one token of stage 3 looks: {shares} of its attention go to stages 1, 2 and 3. In stage 2 it picks out the coarse token that covers its own place.",
-    "A small picture of a ship with one patch outlined, then the grids of the three stages coloured by attention. In the middle grid one token is bright: the one that lies over the outlined patch.",
-)
 assert run.maps(row)[1].argmax() == run.token_at(1, 4, 4)
 
 # %% [markdown]
@@ -92,11 +75,7 @@ assert run.maps(row)[1].argmax() == run.token_at(1, 4, 4)
 # %%
 sides = run.sides
 tokens = [side**2 for side in sides]
-show(
-    explore.order_of_calls(sides),
-    f"Figure 2.2. In which call a token is made. Token by token: {tokens[-1]} calls. By stages: {len(sides)} calls for {sum(tokens)} tokens.",
-    f"Four grids of numbers. In the first, 8 by 8, the numbers run from 1 to {tokens[-1]}. In the others, 2 by 2, 4 by 4 and 8 by 8, all tokens of a grid have the same number: 1, 2 and 3.",
-)
+explore.show_order_of_calls(sides)
 
 # %% [markdown]
 # ## What one token after the other costs
@@ -113,7 +92,7 @@ show(
 # Count the FLOPs of attention for n tokens, made in n calls, with and without a KV cache.
 #
 # <details><summary>Hint</summary>
-# Add up attention_flops(queries, keys, width) for k = 1 to n. The keys are always k.
+# Add up cost.attention_flops(queries, keys, width) for k = 1 to n. The keys are always k.
 # </details>
 
 
@@ -121,15 +100,15 @@ show(
 def sequential_flops(n, width, kv_cache):
     """FLOPs of one attention layer: n calls, the k-th with k tokens."""
     # SOLUTION 2.1
-    return sum(attention_flops(1 if kv_cache else k, k, width) for k in range(1, n + 1))
+    return sum(cost.attention_flops(1 if kv_cache else k, k, width) for k in range(1, n + 1))
     # END
 
 
 # %%
 sequential_flops = check.sequential_flops(sequential_flops)
 with beside_the_kit(sequential_flops):
-    assert sequential_flops(3, 8, False) == sum(attention_flops(k, k, 8) for k in (1, 2, 3))
-    assert sequential_flops(3, 8, True) == sum(attention_flops(1, k, 8) for k in (1, 2, 3))
+    assert sequential_flops(3, 8, False) == sum(cost.attention_flops(k, k, 8) for k in (1, 2, 3))
+    assert sequential_flops(3, 8, True) == sum(cost.attention_flops(1, k, 8) for k in (1, 2, 3))
 
 # %% [markdown]
 # ### Exercise 2.2: one stage after the other
@@ -146,7 +125,7 @@ def stage_flops(tokens_per_stage, width):
     """FLOPs of one attention layer: one call per stage."""
     # SOLUTION 2.2
     return sum(
-        attention_flops(count, sum(tokens_per_stage[: stage + 1]), width)
+        cost.attention_flops(count, sum(tokens_per_stage[: stage + 1]), width)
         for stage, count in enumerate(tokens_per_stage)
     )
     # END
@@ -157,7 +136,7 @@ stage_flops = check.stage_flops(stage_flops)
 config = pipe.model.config
 with beside_the_kit(stage_flops):
     assert stage_flops(tokens, config.width) == sum(
-        attention_flops(count, contexts(config, stage)[0], config.width)
+        cost.attention_flops(count, cost.contexts(config, stage)[0], config.width)
         for stage, count in enumerate(tokens)
     )
 
@@ -176,9 +155,10 @@ def tokens_of(side):
 
 for side in (8, 32):
     n = side**2
-    costs = (sequential_flops(n, width, kv_cache) for kv_cache in (False, True))
-    costs = [cost / (n**2 * width) for cost in (*costs, stage_flops(tokens_of(side), width))]
-    print("n = {}, in n²D: no cache {:.2f}, cache {:.2f}, stages {:.2f}".format(n, *costs))
+    three_ways = [sequential_flops(n, width, kv_cache) for kv_cache in (False, True)]
+    three_ways.append(stage_flops(tokens_of(side), width))
+    counts = [flops / (n**2 * width) for flops in three_ways]
+    print("n = {}, in n²D: no cache {:.2f}, cache {:.2f}, stages {:.2f}".format(n, *counts))
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -197,13 +177,14 @@ for side in (8, 32):
 # %%
 torch.manual_seed(lab.seed)
 # open_gates: a fresh block is the identity, see below. modulation: how the class acts, see there too.
-block = open_gates(kit_layers.Block(width, num_heads=2)).eval().requires_grad_(False).to(lab.device)
+block = timing.open_gates(layers.Block(width, num_heads=2)).eval().requires_grad_(False)
+block = block.to(lab.device)
 modulation = block.modulation(torch.randn(1, width, device=lab.device))
 
 
 def angles(side, finest):
     """Rotary table of one grid; positions are explained below."""
-    return kit_layers.rotary_table((side,), width // 2, finest, lab.device)
+    return layers.rotary_table((side,), width // 2, finest, lab.device)
 
 
 # %%
@@ -211,8 +192,8 @@ def one_by_one(side, kv_cache):
     """n = side² calls of the block; returns what each new token came out as, (1, n, D)."""
     x = torch.randn(1, side**2, width, generator=lab.generator(1)).to(lab.device)
     turns = angles(side, side)
-    mask = kit_transformer.block_causal_mask((1,) * side**2, lab.device)
-    cache, out = kit_transformer.KVCache(1, side**2), []
+    mask = transformer.block_causal_mask((1,) * side**2, lab.device)
+    cache, out = transformer.KVCache(1, side**2), []
     for k in range(side**2):
         if kv_cache:
             y = block(x[:, k : k + 1], modulation, turns[k : k + 1], cache=cache)
@@ -228,18 +209,20 @@ torch.testing.assert_close(one_by_one(6, True), one_by_one(6, False), atol=1e-5,
 # %%
 def stage_by_stage(side):
     """Three calls of the block, at side/4, side/2 and side."""
-    cache = kit_transformer.KVCache(1, sum(tokens_of(side)))
+    cache = transformer.KVCache(1, sum(tokens_of(side)))
     for here in (side // 4, side // 2, side):
         x = torch.randn(1, here**2, width, generator=lab.generator(1)).to(lab.device)
         block(x, modulation, angles(here, side), cache=cache)
 
 
 def closed_form(side):
-    """FLOPs of the block in the three ways: projections and MLP, 24 D² a token, and attention."""
+    """FLOPs of the block in the three ways: projections and MLP, 24 D² per token, and attention."""
     calls, counts = range(1, side**2 + 1), tokens_of(side)
-    stages = (block_flops(n, sum(counts[: s + 1]), width) for s, n in enumerate(counts))
+    stages = (cost.block_flops(n, sum(counts[: s + 1]), width) for s, n in enumerate(counts))
     queries_and_keys = ([(k, k) for k in calls], [(1, k) for k in calls])
-    sequential = [sum(block_flops(*pair, width) for pair in pairs) for pairs in queries_and_keys]
+    sequential = [
+        sum(cost.block_flops(*pair, width) for pair in pairs) for pairs in queries_and_keys
+    ]
     return [*sequential, sum(stages)]
 
 
@@ -250,7 +233,7 @@ ways = {
     "stage by stage": stage_by_stage,
 }
 for side in lab.pick((8, 12), (4, 8)):
-    counted = [count_flops(lambda way=way, side=side: way(side)) for way in ways.values()]
+    counted = [machine.count_flops(lambda way=way, side=side: way(side)) for way in ways.values()]
     assert counted == closed_form(side)
     print(f"n = {side**2}: counted {counted}, equal to the formula")
 
@@ -266,7 +249,8 @@ for side in grids:
         slow = side > 20 and "no KV cache" in name
         repeats = 10 if way is stage_by_stage else 1 if slow else 3
         tries = (
-            seconds_of(lambda way=way, side=side: way(side), lab.device) for _ in range(repeats)
+            timing.seconds_of(lambda way=way, side=side: way(side), lab.device)
+            for _ in range(repeats)
         )
         seconds[name].append(min(tries))
 uncached, cached, staged = (values[-1] for values in seconds.values())
@@ -285,33 +269,19 @@ attention = {
 
 
 def power(values):
-    """The exponent p of n^p through the largest five sizes, so that no single timing decides it."""
-    return exponents(numbers[-5:], values[-5:])["all"]
+    """The exponent p of n^p: slope of log value over log n, least squares, the largest five."""
+    n, value = torch.tensor([numbers[-5:], values[-5:]], dtype=torch.float64).log()
+    return (torch.cov(torch.stack((n, value)))[0, 1] / n.var()).item()
 
 
 fitted = {name: [power(x[name]) for x in (attention, flops, seconds)] for name in ways}
-rows = [
-    (name, p, *(f"{f:.2f}" for f in fitted[name])) for name, p in zip(ways, (3, 2, 2), strict=True)
-]
-table(
-    ["exponent of n", "attention, n → ∞", "attention, fitted", "block, fitted", "seconds, fitted"],
-    rows,
-)
+explore.show_exponents(fitted)
 
 # %% [markdown]
 # An exponent of *seconds* over so few sizes also holds caches and kernels of the machine; it may lie above the theory.
 
 # %%
-panels = {
-    "GFLOP": {name: ([f / 1e9 for f in flops[name]], fitted[name][1]) for name in ways},
-    "seconds": {name: (seconds[name], fitted[name][2]) for name in ways},
-}
-more = flops["stage by stage"][-1] / flops["token by token"][-1]
-show(
-    explore.growth_lines(numbers, panels),
-    f"Figure 2.3. One block of width {width}: FLOPs and seconds, with exponents through the largest {len(numbers[-5:])} sizes. At n = {numbers[-1]} stages take {staged / cached:.1%} of the time of token by token with a cache, with {more:.1f} times its FLOPs.",
-    "Two plots with logarithmic axes and three lines each. In FLOPs the line without a cache is far above and steeper, the other two lie close together. In seconds stages lie far below token by token, with and without a cache.",
-)
+explore.show_growth(numbers, flops, seconds, fitted, width)
 
 # %% [markdown]
 # - **The block's FLOPs grow more slowly than n³ and n².** Projections and MLP cost 24 D² for every token, linear in n
@@ -323,32 +293,16 @@ show(
 # E-CAR does: what separates these two is a factor (fewer steps, and cheaper ones), not an exponent (notebook 9).
 
 # %%
-measured = lab.result("complexity-cpu")
-rows = []
-for name in ("E-CAR", "DiT", "token by token", "token by token, no KV cache"):
-    fit = [measured["fits"][name][column]["largest_three"] for column in ("gflop", "seconds")]
-    rows.append((name, measured["theory"][name][0], *(f"{value:.2f}" for value in fit)))
-table(["exponent of n, largest three sizes", "theory", "FLOPs", "seconds"], rows)
-share = attention_flops(1, sum(tokens), config.width) / block_flops(1, sum(tokens), config.width)
+explore.show_measured_growth(lab.result("complexity-cpu"))
+call_of_one = 1, sum(tokens), config.width  # a query, the keys, the width
+share = cost.attention_flops(*call_of_one) / cost.block_flops(*call_of_one)
 print(f"attention's share of a block's FLOPs in the shipped model's finest stage: {share:.0%}")
 
 # %% [markdown]
 # Token by token (cached) grows least here: its head's steps, linear in n, are most of its FLOPs.
 
 # %%
-quiz(
-    "What is the time complexity of generating n tokens sequentially using standard self-attention, and why?",
-    {
-        "O(n²): attention compares all pairs": "That is one call over n tokens. Sequential generation makes n calls, "
-        "and without a cache each compares all pairs so far.",
-        "O(n³): n calls, and call k compares k² pairs": "The sum of k² for k = 1 to n is about n³/3. With a KV "
-        "cache call k compares k pairs, and the sum is about n²/2.",
-        "O(n log n): the calls get longer only slowly": "They get longer in proportion to k, and what happens in "
-        "them to its square.",
-        "O(n³), with a KV cache too": "The cache leaves one query per call, so k pairs: O(n²).",
-    },
-    right="O(n³): n calls, and call k compares k² pairs",
-)
+explore.ask_cost_of_a_sequence()
 
 # %% [markdown]
 # ## When stages do not help
@@ -370,24 +324,17 @@ def call(count):
 
 
 took = [
-    min(seconds_of(lambda count=count: call(count), lab.device) for _ in range(lab.pick(30, 10)))
+    min(
+        timing.seconds_of(lambda count=count: call(count), lab.device)
+        for _ in range(lab.pick(30, 10))
+    )
     for count in together
 ]
 times = [value / took[0] for value in took]
-work = [block_flops(count, count, width) / block_flops(1, 1, width) for count in together]
+work = [cost.block_flops(count, count, width) / cost.block_flops(1, 1, width) for count in together]
 
 # %%
-figure, (axis,) = new_figure(width=5.4, height=3.2)
-line(axis, "FLOPs", together, work, 1)
-line(axis, "seconds", together, times, 0)
-logarithmic(axis, "x", "y", xlabel="tokens in one call", ylabel="times a call with one token")
-axis.legend(fontsize=8)
-at = together.index(64)
-show(
-    figure,
-    f"Figure 2.4. One call, relative to a call with one token. 64 tokens take {times[at]:.1f} times as long for {work[at]:.0f} times the FLOPs; made one by one they would take 64 times as long.",
-    "Two lines over the number of tokens in a call, both axes logarithmic. The line of FLOPs rises steadily; the line of seconds stays near 1 at first and lies far below it all the way.",
-)
+explore.show_one_call(together, work, times)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -427,16 +374,12 @@ def block_causal_mask(tokens_per_stage):
 # %%
 block_causal_mask = check.block_causal_mask(block_causal_mask)
 with beside_the_kit(block_causal_mask):
-    of_kit = kit_transformer.block_causal_mask(tuple(tokens), torch.device("cpu"))
+    of_kit = transformer.block_causal_mask(tuple(tokens), torch.device("cpu"))
     assert torch.equal(block_causal_mask(tokens), of_kit)
 own.add(block_causal_mask)
 mask = block_causal_mask(tokens).to(lab.device)
 causal = torch.ones_like(mask).tril()
-show(
-    explore.mask_pictures({"token by token": causal, "stage by stage": mask}, tokens),
-    f"Figure 2.5. Coloured: open, in the hue of the row's stage. Left {causal.float().mean():.0%} of all pairs, right {mask.float().mean():.0%}: each stage sees itself whole and all that lies left of it.",
-    "Two square masks of 84 by 84. In the left one the open part is a lower triangle, in the right one a staircase of three steps, of 4, 16 and 64 rows.",
-)
+explore.show_masks(causal, mask, tokens)
 
 # %% [markdown]
 # ## What a stage reads
@@ -449,11 +392,7 @@ show(
 end_states, labels = list(starts[-1].history), starts[-1].class_labels  # e_0 and e_1 of the ship
 token_map = starts[1].token_map
 assert patchify(upsample(end_states[0]), config.patch_size).shape[1] == token_map.shape[1]
-show(
-    explore.same_grid(end_states[0], token_map, LatentColours.of(pipe.tokenizer)),
-    "Figure 2.6. The end state of stage 1, the same as input of stage 2, and stage 2's output M₁ (length of each token's vector). Whole lines: the tokens of stage 2. Dotted: latent pixels; those of a patch are copies of one pixel of e₀.",
-    "Three squares cut by the same white lines into 4 by 4. The first shows the end state of stage 1 as 16 coloured pixels, the second the same picture after upsampling, the third the token map as 16 shades.",
-)
+explore.show_same_grid(end_states[0], token_map, pipe.tokenizer)
 
 # %% [markdown]
 # End states are still noisy, on purpose: notebook 4 says why.
@@ -484,22 +423,15 @@ def token_coordinates(side):
 # %%
 token_coordinates = check.token_coordinates(token_coordinates)
 with beside_the_kit(token_coordinates):
-    of_kit = kit_layers.token_coordinates(8)
+    of_kit = layers.token_coordinates(8)
     torch.testing.assert_close(token_coordinates(8), of_kit, check_dtype=False)
-    fine = token_coordinates(4).view(
-        2, 2, 2, 2, 2
-    )  # two rows of two rows, two columns of two columns
-    torch.testing.assert_close(
-        fine.mean(dim=(1, 3)).flatten(0, 1), token_coordinates(2), check_dtype=False
-    )
+    # Two rows of two rows, two columns of two columns.
+    fine = token_coordinates(4).view(2, 2, 2, 2, 2).mean(dim=(1, 3)).flatten(0, 1)
+    torch.testing.assert_close(fine, token_coordinates(2), check_dtype=False)
 own.add(token_coordinates)
 
 # %%
-show(
-    explore.token_places([token_coordinates(side) for side in sides]),
-    "Figure 2.7. The tokens of all stages in one image. A coarse token lies in the middle of the four finer ones that it covers, which is what the assertion above says.",
-    "A unit square with three grids of points, of 2, 4 and 8 points per side. Each point of a coarser grid is in the middle of four points of the next finer one.",
-)
+explore.show_token_places([token_coordinates(side) for side in sides])
 
 # %% [markdown]
 # ## Rotary positions
@@ -517,8 +449,8 @@ show(
 # %%
 def rotary_table(sides, head_dim, finest_side, device):
     """e^(i angle) for the tokens of several stages, one after the other: (N, d / 2), complex."""
-    highest = max(2.0, finest_side * math.pi / 2)  # radians over the image
-    frequencies = torch.logspace(0, math.log2(highest), head_dim // 4, base=2.0)
+    highest = max(2.0, finest_side * torch.pi / 2)  # radians over the image
+    frequencies = highest ** torch.linspace(0, 1, head_dim // 4)  # from 1 to the highest
     places = torch.cat([token_coordinates(side) for side in sides]).float()  # (N, 2)
     angles = (places[:, :, None] * frequencies).flatten(1)
     return torch.polar(torch.ones_like(angles), angles).to(device)
@@ -526,7 +458,7 @@ def rotary_table(sides, head_dim, finest_side, device):
 
 # %%
 with beside_the_kit(token_coordinates):
-    of_kit = kit_layers.rotary_table((2, 4, 8), 16, 8, lab.device)
+    of_kit = layers.rotary_table((2, 4, 8), 16, 8, lab.device)
     torch.testing.assert_close(rotary_table((2, 4, 8), 16, 8, lab.device), of_kit)
 own.add(rotary_table)
 
@@ -554,17 +486,7 @@ torch.testing.assert_close(same[:-1, :, :-1], same[1:, :, 1:], atol=1e-4, rtol=1
 # %%
 across = logits(8, 4).view(8, 8, 4, 4)
 assert across[5, 5].argmax() == run.token_at(1, 5, 5)
-low, high = kit_layers.token_coordinates(8).view(8, 8, 2)[[2, 5], [2, 5], 0].tolist()
-cases = {
-    "query up left, keys 8×8": (same[2, 2], low, low),
-    "query down right, keys 8×8": (same[5, 5], high, high),
-    "the same, keys 4×4": (across[5, 5], high, high),
-}
-show(
-    explore.logit_maps(cases),
-    "Figure 2.8. Logits of a query (cross) with keys of the same content everywhere; yellow is large. Move the query, and the pattern moves along. On the coarser grid it peaks at the token that covers the query.",
-    "Three heat maps. In the first two the same bright spot surrounds the cross, which lies up left in one and down right in the other. The third, on a 4 by 4 grid, is brightest in the cell that holds the cross.",
-)
+explore.show_logits(same, across)
 
 # %% [markdown]
 # Relations alone are not enough: in stage 1 all tokens start alike, and only relations to one another would keep
@@ -574,14 +496,14 @@ show(
 # %%
 def position_embedding(side, width):
     """Sines and cosines of the coordinates at width / 4 frequencies: (N, D)."""
-    frequencies = math.pi * 2.0 ** torch.linspace(0, 5, width // 4)
+    frequencies = torch.pi * 2.0 ** torch.linspace(0, 5, width // 4)
     angles = token_coordinates(side).float()[:, :, None] * frequencies  # (N, 2, D / 4)
     return torch.cat((angles.sin(), angles.cos()), dim=-1).flatten(1)
 
 
 # %%
 with beside_the_kit(token_coordinates):
-    torch.testing.assert_close(position_embedding(4, 64), kit_layers.position_embedding(4, 64))
+    torch.testing.assert_close(position_embedding(4, 64), layers.position_embedding(4, 64))
 own.add(position_embedding)
 
 # %% [markdown]
@@ -616,7 +538,7 @@ class KVCache:
 
 # %%
 lots = torch.randn(3, 2, 4, 5, 16, generator=lab.generator(8))  # three calls with five tokens each
-mine, theirs = KVCache(), kit_transformer.KVCache(num_layers=1, capacity=15)
+mine, theirs = KVCache(), transformer.KVCache(num_layers=1, capacity=15)
 for lot in lots:
     found, wanted = mine.extend(0, lot, -lot), theirs.extend(0, lot, -lot)
 torch.testing.assert_close(tuple(found), tuple(wanted))
@@ -688,8 +610,8 @@ Attention = check.attention(Attention)
 
 # %%
 x = torch.randn(2, 84, 64, generator=lab.generator(6)).to(lab.device)
-turns = kit_layers.rotary_table(tuple(sides), 16, sides[-1], lab.device)
-mine, theirs = (kind(64, 4).to(lab.device) for kind in (Attention, kit_layers.Attention))
+turns = layers.rotary_table(tuple(sides), 16, sides[-1], lab.device)
+mine, theirs = (kind(64, 4).to(lab.device) for kind in (Attention, layers.Attention))
 mine.load_state_dict(theirs.state_dict())
 with beside_the_kit(Attention):
     found, of_kit = mine(x, turns, mask), theirs(x, turns, mask)
@@ -772,11 +694,11 @@ Block = check.block(Block)
 
 # %%
 condition = torch.randn(2, 64, generator=lab.generator(7)).to(lab.device)
-mine, theirs = (kind(64, 4).to(lab.device) for kind in (Block, kit_layers.Block))
+mine, theirs = (kind(64, 4).to(lab.device) for kind in (Block, layers.Block))
 with beside_the_kit(Block, Attention):
     change = mine(x, mine.modulation(condition), turns) - x
     print("a fresh block changes its input by", change.abs().max().item())
-    mine.load_state_dict(open_gates(theirs).state_dict())
+    mine.load_state_dict(timing.open_gates(theirs).state_dict())
     with_gates_open = mine(x, mine.modulation(condition), turns, mask)
     of_kit = theirs(x, theirs.modulation(condition), turns, mask)
     torch.testing.assert_close(with_gates_open, of_kit, atol=1e-4, rtol=1e-4)
@@ -887,7 +809,7 @@ class MultistageTransformer(nn.Module):
 # it is used for.
 #
 # The blocks of the shipped CIFAR-10 model have one part more than yours: before the MLP a depthwise 3x3 convolution lets
-# each token look at its eight neighbours in the map of its stage. `with_local_mixing` puts the kit's into your blocks, in
+# each token look at its eight neighbours in the map of its stage. `mixing.with_local_mixing` puts the kit's into your blocks, in
 # front of `mlp`, so that the weights fit.
 
 # %%
@@ -895,7 +817,7 @@ MultistageTransformer = check.multistage_transformer(MultistageTransformer)
 
 # %%
 kit = pipe.model.transformer
-transformer = MultistageTransformer(
+net = MultistageTransformer(
     token_sides=tuple(sides),
     latent_channels=config.latent_channels,
     patch_size=config.patch_size,
@@ -904,16 +826,16 @@ transformer = MultistageTransformer(
     num_layers=config.transformer_layers,
     num_heads=config.num_heads,
 )
-transformer = with_local_mixing(transformer)
-transformer.load_state_dict(kit.state_dict())
-transformer = transformer.to(lab.device).eval().requires_grad_(False)
+net = mixing.with_local_mixing(net)
+net.load_state_dict(kit.state_dict())
+net = net.to(lab.device).eval().requires_grad_(False)
 
 # %%
 with torch.no_grad(), beside_the_kit(MultistageTransformer, Block, Attention, block_causal_mask):
-    masked = transformer(end_states, labels)
+    masked = net(end_states, labels)
     torch.testing.assert_close(masked, kit(end_states, labels), atol=1e-4, rtol=1e-4)
-    cache = transformer.new_cache()
-    stepped = [transformer.step(s, end, labels, cache) for s, end in enumerate((None, *end_states))]
+    cache = net.new_cache()
+    stepped = [net.step(s, end, labels, cache) for s, end in enumerate((None, *end_states))]
     gaps = [(a - b).abs().max().item() for a, b in zip(stepped, masked, strict=True)]
     assert max(gaps) < 1e-4
     print("cached against masked, largest difference:", *(f"{gap:.1e}" for gap in gaps))
@@ -926,19 +848,9 @@ own.add(MultistageTransformer)
 # > by stage: a quarter, a half, nearly all?
 
 # %%
-compared = compare_cache(kit, end_states, labels, repeats=lab.pick(60, 5))
+compared = caching.compare_cache(kit, end_states, labels, repeats=lab.pick(60, 5))
 assert compared.difference < 1e-5
-rows = [
-    (
-        s + 1,
-        it.tokens,
-        it.reused,
-        f"{it.uncached_seconds / it.cached_seconds:.1f}",
-        f"{it.difference:.0e}",
-    )
-    for s, it in enumerate(compared.stages)
-]
-table(["stage", "tokens", "in the cache", "time without / with", "largest difference"], rows)
+explore.show_cache(compared.stages)
 again = sum(it.tokens + it.recomputed for it in compared.stages) / sum(tokens)
 without, with_it = (
     sum(getattr(it, f"{kind}_seconds") for it in compared.stages) for kind in ("uncached", "cached")
@@ -967,8 +879,8 @@ changed = [end_states[0], end_states[1] + noise]
 
 def maps_under(allowed, ends):
     """The token maps of all stages under a mask."""
-    x = [transformer.embed(s, end, labels) for s, end in enumerate((None, *ends))]
-    return transformer.run(torch.cat(x, dim=1), labels, tuple(sides), allowed).split(tokens, dim=1)
+    x = [net.embed(s, end, labels) for s, end in enumerate((None, *ends))]
+    return net.run(torch.cat(x, dim=1), labels, tuple(sides), allowed).split(tokens, dim=1)
 
 
 # %%
@@ -982,11 +894,7 @@ with beside_the_kit(block_causal_mask):
     assert max(moved["block-causal mask"][:2]) < 1e-6 < min(moved["no mask"])
 
 # %%
-show(
-    explore.changes(moved),
-    "Figure 2.9. How far the token maps move when e₁ is changed. With the mask only M₂ does. Without it earlier maps read the future, which they cannot have while sampling.",
-    "Two bar charts of three bars. With the block-causal mask the bars of M0 and M1 are zero, that of M2 is not. Without a mask all three bars are above zero.",
-)
+explore.show_changes(moved)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -1010,19 +918,11 @@ rows = []
 for head in range(config.num_heads):
     looks = [run.maps(run.row(2, 1, head, token)) for token in range(tokens[2])]
     ahead = [look[2].argmax().item() for look in looks]
-    moves = Counter((b // 8 - a // 8, b % 8 - a % 8) for a, b in enumerate(ahead))
-    (move, count), *_ = moves.most_common(1)
-    own = sum(look[2].sum().item() for look in looks) / len(looks)
-    rows.append((head, f"{run.covered(2, 1, head):.0%}", f"{own:.0%}", f"{move}, {count} times"))
-table(
-    [
-        "head of layer 1",
-        "queries of stage 3 whose favourite in stage 2 covers them",
-        "attention to their own stage",
-        "commonest step to the favourite there, (down, right)",
-    ],
-    rows,
-)
+    moves = [(b // 8 - a // 8, b % 8 - a % 8) for a, b in enumerate(ahead)]
+    commonest = max(moves, key=moves.count)
+    at_home = sum(look[2].sum().item() for look in looks) / len(looks)
+    rows.append((head, run.covered(2, 1, head), at_home, commonest, moves.count(commonest)))
+explore.show_heads(rows)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -1032,16 +932,7 @@ table(
 # </details>
 
 # %%
-quiz(
-    "Why may a token look at all tokens of its own stage, even those behind it?",
-    {
-        "They are made in the same call": "All inputs of the stage are known before the call: they come from the stage before. "
-        "Nothing that is yet to be made is looked at.",
-        "It is an approximation that works": "Nothing is approximated: the factor of the chain rule is the whole stage.",
-        "Because rotary positions hide the order": "Positions say where tokens lie; who may be looked at is the mask's business.",
-    },
-    right="They are made in the same call",
-)
+explore.ask_own_stage()
 
 # %% [markdown]
 # ## Recap

@@ -19,22 +19,15 @@
 # line, the solver and all sizes are our reading.
 
 # %%
-import math
-from itertools import pairwise
-
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from ecar_lab import StageSchedule, flow, trace
-from ecar_lab.baselines.objective import EpsilonObjective, FlowObjective
-from ecar_lab.data import open_dataset
-from ecar_lab.experiments.lab.figures import line
-from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
+from ecar_lab import StageSchedule, data, flow, trace
+from ecar_lab.baselines import objective
+from ecar_lab.teaching import beside_the_kit, setup
 from ecar_lab.teaching.check import flow_matching as check
 from ecar_lab.teaching.explore import flow_matching as explore
-from ecar_lab.viz.colours import LatentColours
-from ecar_lab.viz.pictures import enlarge, image_grid, stage_tiles
 
 lab = setup(3)
 
@@ -46,17 +39,7 @@ lab = setup(3)
 # %%
 pipe = lab.pipeline("cifar10")
 events = [e for e in pipe.trace(["ship"], generator=lab.generator(3)) if e.stage == 2]
-colours = LatentColours.of(pipe.tokenizer)
-columns = [stage_tiles(event, pipe.tokenizer, colours) for event in events]
-pictures = [enlarge(column[row], 112) for row in (0, 2) for column in columns]
-show(
-    image_grid(pictures, len(events), labels=[f"t = {event.t:.2f}" for event in events] * 2),
-    "Figure 3.1. One flow, step by step. Top: the latent, from half noise to none. Bottom: what the velocity "
-    "says the finished image is; at the start, the estimate of the stage before. From the first call on the "
-    "estimate is nearly final.",
-    "Two rows of seven tiles. Above, a noisy patchwork of colours that becomes smooth; below, first a striped "
-    "blur, then from the second tile on a ship that changes little.",
-)
+explore.show_flow(pipe, events)
 
 # %% [markdown]
 # What is a good velocity, and why so few steps? Leave images aside for a while.
@@ -69,12 +52,7 @@ show(
 N = lab.pick(4000, 1000)
 real = {name: explore.points(name, N, lab.generator(1))[0] for name in explore.DATA}
 noise = torch.randn(N, 2, generator=lab.generator(2))
-show(
-    explore.clouds({"noise": noise, **real}, width=1.9)[0],
-    "Figure 3.2. Noise, and what it shall become.",
-    "Five panels of points: a round cloud of noise, two interleaved moons, two rings, a two-armed spiral, and "
-    "three blobs that overlap.",
-)
+explore.show_data({"noise": noise, **real})
 
 # %% [markdown]
 # ## A straight line for every pair
@@ -105,17 +83,17 @@ def training_pair(noise, data, t):
 
 # %%
 training_pair = check.training_pair(training_pair)
-data, t = real["moons"], torch.rand(N, 1, generator=lab.generator(3))
+moons, t = real["moons"], torch.rand(N, 1, generator=lab.generator(3))
 with beside_the_kit(training_pair):
-    kit_pair = FlowObjective().corrupt(data, noise, t.flatten())[:2]
-    torch.testing.assert_close(tuple(training_pair(noise, data, t)), kit_pair)
+    kit_pair = objective.FlowObjective().corrupt(moons, noise, t.flatten())[:2]
+    torch.testing.assert_close(tuple(training_pair(noise, moons, t)), kit_pair)
 
 # A point is also a latent of one pixel with two channels; with S = 1 the kit's stages reduce to this line.
 one_stage = StageSchedule(latent_size=1, num_stages=1)
-starts, ends = flow.endpoints(one_stage, data[:, :, None, None], [noise[:, :, None, None]])
+starts, ends = flow.endpoints(one_stage, moons[:, :, None, None], [noise[:, :, None, None]])
 with beside_the_kit(training_pair):
-    torch.testing.assert_close(starts[0].flatten(1), training_pair(noise, data, 0.0)[0])
-    torch.testing.assert_close(ends[0].flatten(1), training_pair(noise, data, 1.0)[0])
+    torch.testing.assert_close(starts[0].flatten(1), training_pair(noise, moons, 0.0)[0])
+    torch.testing.assert_close(ends[0].flatten(1), training_pair(noise, moons, 1.0)[0])
 
 # %% [markdown]
 # ## What the network can learn
@@ -146,22 +124,9 @@ two = torch.tensor([[-1.0], [1.0]])
 begin = torch.linspace(-2, 2, 16)[:, None]
 times = torch.linspace(0, 1, 201).tolist()
 path = [begin]
-for now, then in pairwise(times):
-    path.append(path[-1] + (then - now) * mean_velocity(path[-1], now, two))
-figure, (left, right) = new_figure(2, width=4.2, height=2.8)
-for target in two.flatten():
-    for start in begin.flatten():
-        left.plot((0, 1), (start, target), color=hue(0), linewidth=0.7)
-right.plot(times, torch.stack(path).squeeze(-1), color=hue(4), linewidth=1.2)
-left.set(title="pairs", xlabel="t", ylabel="x")
-right.set(title="the mean velocity", xlabel="t", ylim=left.get_ylim())
-show(
-    figure,
-    "Figure 3.3. Left: lines of pairs cross at will. Right: paths of the mean velocity do not; they bend apart "
-    "towards the nearer point.",
-    "Two panels of x over t. Left, fans of straight lines from 16 starts to both targets, crossing everywhere. "
-    "Right, 16 curves that never cross: the upper ones end at plus one, the lower ones at minus one.",
-)
+for k in range(len(times) - 1):
+    path.append(path[-1] + (times[k + 1] - times[k]) * mean_velocity(path[-1], times[k], two))
+explore.show_mean_velocity(begin, two, times, torch.stack(path))
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -215,7 +180,7 @@ class VelocityNet(nn.Module):
 
     def forward(self, state, t, label=None):
         t = torch.as_tensor(t, dtype=state.dtype, device=state.device).expand(len(state), 1)
-        seen = (state, waves(state, (1, 2, 4)), waves(math.pi * t, (0.5, 1, 2, 4)))
+        seen = (state, waves(state, (1, 2, 4)), waves(torch.pi * t, (0.5, 1, 2, 4)))
         if label is None:
             label = torch.full((len(state),), self.null_class, device=state.device)
         return self.rest(self.first(torch.cat(seen, dim=1)) + self.class_embedding(label))
@@ -275,10 +240,9 @@ def half_way_loss(field):
 candidates = {
     "always 0": lambda state, t: 0 * state,
     "the network": lambda state, t: net(state.to(lab.device), t).cpu(),
-    "the mean velocity": lambda state, t: mean_velocity(state, t, data),
+    "the mean velocity": lambda state, t: mean_velocity(state, t, moons),
 }
-losses = [(name, f"{half_way_loss(field):.3f}") for name, field in candidates.items()]
-table(["velocity field", "loss at t = 0.5"], losses)
+explore.show_losses({name: half_way_loss(field) for name, field in candidates.items()})
 
 # %% [markdown]
 # What is left is the spread of the lines around their mean. No network can remove it, so a loss of flow matching
@@ -346,18 +310,7 @@ with beside_the_kit(euler_step):
 
 # %%
 fine = walk(net, noise, even(40))
-grid = torch.cartesian_prod(torch.linspace(-2.6, 2.6, 12), torch.linspace(-2.6, 2.6, 12))
-figure, axes = explore.clouds({f"t = {k / 40:.2g}": fine[k] for k in (0, 16, 32, 39)}, width=2.4)
-for axis, step in zip(axes, (0, 16, 32, 39), strict=True):
-    arrow = net(grid.to(lab.device), step / 40).cpu()
-    axis.quiver(*grid.T, *arrow.T, color="#1B1F24", width=0.005, alpha=0.7)
-show(
-    figure,
-    "Figure 3.4. The learned field (arrows) and the particles it moves (blue). Far from all particles the network "
-    "was never asked: its arrows there mean nothing.",
-    "Four panels at growing t. At 0 all arrows point to the middle; later the cloud takes the shape of two moons, "
-    "and the arrows point to the nearer moon.",
-)
+explore.show_field(fine, (0, 16, 32, 39), lambda state, t: net(state.to(lab.device), t).cpu())
 
 # %% [markdown]
 # > **Predict.** At t = 0 all arrows point to one place. Where is it, and what do you get from a single Euler step?
@@ -365,16 +318,7 @@ show(
 # %%
 print("mean of the data:", [f"{value:.2f}" for value in real["moons"].mean(0)])
 runs = {f"Euler, {k} step{'s' * (k > 1)}": walk(net, noise, even(k)) for k in (1, 2, 4, 16)}
-figure, axes = explore.clouds({name: run[-1] for name, run in runs.items()}, width=2.4)
-for axis, run in zip(axes, runs.values(), strict=True):
-    axis.plot(run[:, :25, 0], run[:, :25, 1], color=hue(1), linewidth=0.7, alpha=0.8)
-show(
-    figure,
-    "Figure 3.5. Euler in 1, 2, 4 and 16 steps. One step collapses; the moons appear with more steps.",
-    "Four panels. With 1 step all particles lie near the middle; with 2 they form a slanted band; with 4 the "
-    "moons' outline shows, filled in between; with 16 two sharp moons. Lines show the way of some particles; with 16 "
-    "steps they bend.",
-)
+explore.show_euler(runs)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -391,7 +335,7 @@ show(
 # %%
 def sliced_wasserstein(a, b, directions=64):
     """Root mean squared gap between sorted projections of two sets (N, 2)."""
-    angle = math.pi * torch.arange(directions) / directions
+    angle = torch.pi * torch.arange(directions) / directions
     axes = torch.stack((angle.cos(), angle.sin()))  # (2, directions)
     gap = (a @ axes).sort(dim=0).values - (b @ axes).sort(dim=0).values
     return gap.square().mean().sqrt().item()
@@ -444,14 +388,7 @@ euler = [miss(walk(net, noise, even(k))) for k in COUNTS]
 heun = [miss(walk(net, noise, even(k), heun_step)) for k in COUNTS[:-1]]
 
 # %%
-figure = explore.curves({"Euler": (COUNTS, euler), "Heun": (COUNTS[1:], heun)}, floor)
-show(
-    figure,
-    f"Figure 3.6. 8 calls: Euler {euler[3]:.3f}, Heun {heun[2]:.3f}. 64 calls: {euler[6]:.3f} and {heun[5]:.3f}. "
-    "What then is left above the floor is the network's error, and no solver mends it.",
-    f"Two falling curves of distance over network calls, on logarithmic axes, both flat at the end. At 8 calls "
-    f"Euler is at {euler[3]:.3f}, Heun at {heun[2]:.3f}; the floor is {floor:.3f}.",
-)
+explore.show_solvers(COUNTS, euler, heun, floor)
 
 # %% [markdown]
 # ## Straighter by better pairs
@@ -472,15 +409,7 @@ def match(noise, data):
 batch = explore.points("moons", 128, lab.generator(6))[0]
 loose = torch.randn(128, 2, generator=lab.generator(7))
 starts = {"random pairs": loose, "optimal pairs": match(loose, batch)}
-figure, axes = explore.clouds(starts, behind=batch, width=2.9, size=9)
-for axis, start in zip(axes, starts.values(), strict=True):
-    axis.plot(*torch.stack((start, batch)).unbind(-1), color=hue(1), linewidth=0.6)
-show(
-    figure,
-    "Figure 3.7. Noise (blue) and data (grey) of one batch, paired at random and paired by optimal transport.",
-    "Two panels with lines between noise and data. Left a tangle of long crossing lines; right short lines, each "
-    "to a data point near by, almost none crossing.",
-)
+explore.show_pairings(starts, batch)
 
 # %% [markdown]
 # > **Predict.** Same network, same number of steps, only paired. What does a single Euler step give now?
@@ -497,11 +426,11 @@ def bend(states):
 
 
 # %%
-rows = []
+rows = {}
 for name, its_loss, field in (("random", loss, net), ("optimal", matched_loss, matched)):
-    ends = [f"{miss(walk(field, noise, even(k))):.3f}" for k in (1, 2, 4, 64)]
-    rows.append((name, f"{its_loss:.3f}", f"{bend(walk(field, noise, even(64))):.3f}", *ends))
-table(["pairing", "loss", "bend", "1 step", "2 steps", "4 steps", "64 steps"], rows)
+    distances = [miss(walk(field, noise, even(k))) for k in (1, 2, 4, 64)]
+    rows[name] = its_loss, bend(walk(field, noise, even(64))), distances
+explore.show_pairing_results(rows)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -531,8 +460,9 @@ def noise_pair(noise, data, t):
 
 
 # %%
-mine = noise_pair(noise, data, t)
-torch.testing.assert_close(mine, EpsilonObjective().corrupt(data, noise, (1 - t).flatten())[:2])
+kit_noise = objective.EpsilonObjective()
+theirs = kit_noise.corrupt(moons, noise, (1 - t).flatten())[:2]
+torch.testing.assert_close(noise_pair(noise, moons, t), theirs)
 diffusion, _ = train("moons", make_pair=noise_pair)
 
 # %% [markdown]
@@ -556,14 +486,14 @@ diffusion, _ = train("moons", make_pair=noise_pair)
 def ddim(net, noise, levels, limit=None):
     """All states of a run down ``levels``, (K + 1, N, 2); ``limit``: clip the clean estimate."""
     states = [noise.to(lab.device)]
-    for level, lower in pairwise([*levels, -1]):
+    for level, lower in zip(levels, [*levels[1:], -1], strict=True):
         now, then = signal[level].item(), signal[lower].item()
         eps = net(states[-1], 1 - level / LEVELS)
-        clean = (states[-1] - math.sqrt(1 - now) * eps) / math.sqrt(now)
+        clean = (states[-1] - (1 - now) ** 0.5 * eps) / now**0.5
         if limit is not None:
             clean = clean.clamp(-limit, limit)
-            eps = (states[-1] - math.sqrt(now) * clean) / math.sqrt(1 - now)
-        states.append(math.sqrt(then) * clean + math.sqrt(1 - then) * eps)
+            eps = (states[-1] - now**0.5 * clean) / (1 - now) ** 0.5
+        states.append(then**0.5 * clean + (1 - then) ** 0.5 * eps)
     return torch.stack(states).cpu()
 
 
@@ -573,7 +503,7 @@ def even_levels(steps):
 
 
 # %%
-*_, kit = EpsilonObjective().walk(
+*_, kit = kit_noise.walk(
     lambda x, level, _: diffusion(x, 1 - level / LEVELS), noise.to(lab.device), 8, "euler"
 )
 torch.testing.assert_close(
@@ -607,13 +537,7 @@ arms = {
 }
 
 # %%
-at = {name: f"{scores[1]:.2f} / {scores[3]:.3f} / {scores[6]:.3f}" for name, scores in arms.items()}
-listed = "; ".join(f"{name} {said}" for name, said in at.items())
-show(
-    explore.curves({name: (COUNTS, scores) for name, scores in arms.items()}, floor, "noise"),
-    f"Figure 3.8. Distance at 2 / 8 / 64 calls: {listed}. One seed.",
-    f"Four falling curves of distance over network calls. At 2, 8 and 64 calls: {listed}.",
-)
+explore.show_samplers(COUNTS, arms, floor)
 
 # %% [markdown]
 # How many calls does each need to come within six times the floor?
@@ -623,15 +547,13 @@ wanted = 6 * floor
 
 
 def needed(scores):
-    """The first number of calls that is good enough."""
+    """The first number of calls that is good enough, if there is one."""
     enough = [count for count, score in zip(COUNTS, scores, strict=True) if score <= wanted]
-    return enough[0] if enough else f"more than {COUNTS[-1]}"
+    return enough[0] if enough else None
 
 
-table(
-    ["distance after so many calls", *map(str, COUNTS), f"calls to reach {wanted:.3f}"],
-    [(name, *(f"{d:.3f}" for d in scores), needed(scores)) for name, scores in arms.items()],
-)
+calls = {name: needed(scores) for name, scores in arms.items()}
+explore.show_calls(COUNTS, arms, calls, wanted)
 
 # %% [markdown]
 # Why? Calls should go where the path turns. Both samplers follow the same crowd, so express the times of both as the flow's time t:
@@ -640,11 +562,8 @@ table(
 turning = walk(net, noise, even(64)).diff(dim=0).diff(dim=0).norm(dim=-1).mean(1)
 early = turning[:8].sum() / turning.sum()
 seen = [1 / (1 + ratio[level].item()) for level in even_levels(8)]
-print(f"share of the turning before t = 1/8: {early:.0%}")
-print("8 even DDIM steps start at t =", *(f"{t:.3f}" for t in seen))
-own = bend(ddim(diffusion, noise, even_levels(64)))
-print(f"bend of the whole path: flow {bend(fine):.2f}, DDIM in its own scale {own:.2f}")
-print(f"an error of the noise, in DDIM's first estimate of x: times {ratio[-1]:.0f}")
+bends = bend(fine), bend(ddim(diffusion, noise, even_levels(64)))
+explore.tell_where_calls_fall(early, seen, bends, blown_up=ratio[-1])
 
 # %% [markdown]
 # Half of DDIM's even calls fall before t = 1/8, where little turns. And the first estimate of x divides by an almost
@@ -656,33 +575,10 @@ print(f"an error of the noise, in DDIM's first estimate of x: times {ratio[-1]:.
 # diffusion does as well at 2 to 8 steps**. Flow matching gets there with the plainest one. (One seed.)
 
 # %%
-quiz(
-    "How many denoising steps are typically required in standard diffusion models, and what is the computational "
-    "implication?",
-    {
-        "1 to 4; sampling costs about as much as a GAN": "That takes distillation or straightened paths, trained "
-        "for on purpose.",
-        "250 to 1000 (fast samplers: 20 to 50); each step is a full call of the network at full resolution": "DDPM walks its 1000 levels, the DiT paper samples with 250 steps; DDIM and its like do with 20 to 50. "
-        "The cost is steps × network × all tokens, which is what E-CAR's coarse stages and partial windows attack.",
-        "1000, but each step is cheap because it changes little": "How little the image changes does not matter: "
-        "every step runs the whole network.",
-    },
-    right="250 to 1000 (fast samplers: 20 to 50); each step is a full call of the network at full resolution",
-)
+explore.ask_steps_of_diffusion()
 
 # %%
-quiz(
-    "What is the key difference between flow matching and traditional diffusion in terms of objective function?",
-    {
-        "Flow matching minimises a likelihood, diffusion a squared error": "Both minimise a plain squared error.",
-        "Flow matching regresses the velocity of a straight path, diffusion the noise that was added": "The target "
-        "is x - ε on (1 - t) ε + t x, instead of ε on DDPM's arc. With it changes how errors are weighted over "
-        "time and how bent the path is that a sampler has to follow.",
-        "Flow matching needs pairs of noise and data that belong together": "Any pairs will do; optimal transport "
-        "only makes the paths straighter.",
-    },
-    right="Flow matching regresses the velocity of a straight path, diffusion the noise that was added",
-)
+explore.ask_objective()
 
 # %% [markdown]
 # ## Play with it
@@ -759,22 +655,14 @@ def sample_class(scale, label=0):
 # %%
 def describe(made):
     """How many lie nearest to their class's centre, and how far they spread."""
-    named_right = (torch.cdist(made, centres).argmin(1) == 0).float().mean()
-    return f"{named_right:.0%}", f"{(made - made.mean(0)).square().sum(1).mean().sqrt():.2f}"
+    nearest = (torch.cdist(made, centres).argmin(1) == 0).float().mean()
+    return nearest.item(), (made - made.mean(0)).square().sum(1).mean().sqrt().item()
 
 
 # %%
 made = {"real": dots[kinds == 0], **{f"g = {g:g}": sample_class(g) for g in (0.0, 1.0, 2.0, 4.0)}}
-rows = [(name, *describe(samples)) for name, samples in made.items()]
-figure, _ = explore.clouds(made, behind=dots, width=1.9, frame=3.5)
-show(
-    figure,
-    f"Figure 3.9. One class (blue) over all data (grey). From g = 1 to g = 4 the samples nearest to their own "
-    f"centre go from {rows[2][1]} to {rows[4][1]}, their spread from {rows[2][2]} to {rows[4][2]}.",
-    "Five panels: the class as it is; g = 0, samples everywhere; g = 1, a blob like the real one; g = 2 and g = 4, "
-    "ever smaller clouds pushed outwards, away from the other classes.",
-)
-table(["", "nearest to their own centre", "spread"], rows)
+told = {name: describe(samples) for name, samples in made.items()}
+explore.show_guidance(made, dots, told)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -805,10 +693,10 @@ def clean_estimate(state, velocity, t):
 
 # %%
 clean_estimate = check.clean_estimate(clean_estimate)
-state, velocity = training_pair(noise, data, 0.3)
+state, velocity = training_pair(noise, moons, 0.3)
 with beside_the_kit(clean_estimate, training_pair):
     ours = clean_estimate(state, velocity, 0.3)
-    torch.testing.assert_close(ours, data, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours, moons, atol=1e-5, rtol=1e-5)
     theirs = flow.clean_estimate(one_stage, 0, state, velocity, 0.3, None)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
@@ -817,20 +705,13 @@ with beside_the_kit(clean_estimate, training_pair):
 
 # %%
 half = walk(net, noise, even(8, end=0.5))[-1]
-mixed = 0.5 * explore.points("moons", N, lab.generator(10))[0] + 0.5 * torch.randn(
-    N, 2, generator=lab.generator(11)
-)
+others = explore.points("moons", N, lab.generator(10))[0]
+mixed = 0.5 * others + 0.5 * torch.randn(N, 2, generator=lab.generator(11))
 guess = clean_estimate(half, net(half.to(lab.device), 0.5).cpu(), 0.5)
 shown = {"walked to t = 0.5": half, "mixed at t = 0.5": mixed, "clean estimate": guess}
-figure, _ = explore.clouds({**shown, "data": real["moons"]}, width=2.4)
-show(
-    figure,
-    f"Figure 3.10. Half the way. Walked and mixed are {sliced_wasserstein(half, mixed):.3f} apart, two fresh mixes "
-    f"of this size {sliced_wasserstein(0.5 * data + 0.5 * noise, mixed):.3f}. The clean estimate is not the data "
-    "yet: it is the mean of what may still become of a state.",
-    "Four panels. The first two look alike: a soft, slightly tilted cloud. The third is a short slanted band, "
-    "narrower than the data; the fourth shows the moons.",
-)
+apart = sliced_wasserstein(half, mixed)
+of_two = sliced_wasserstein(0.5 * moons + 0.5 * noise, mixed)
+explore.show_half_way({**shown, "data": moons}, apart, of_two)
 
 # %% [markdown]
 # So the end of a window is not a small finished image but a noisy distribution, and one knows exactly which. That
@@ -838,10 +719,7 @@ show(
 
 # %%
 near = [sliced_wasserstein(walk(net, noise, even(k, 0.5))[-1], mixed) for k in COUNTS[:5]]
-table(
-    ["Euler steps", "to t = 0.5", "to t = 1"],
-    [(k, f"{a:.3f}", f"{b:.3f}") for k, a, b in zip(COUNTS, near, euler, strict=False)],
-)
+explore.show_part_way(COUNTS, near, euler)
 
 # %% [markdown]
 # The step length is halved as well, and errors of a half-noisy state are covered by its noise. Where the *next*
@@ -856,7 +734,7 @@ table(
 
 # %%
 tokenizer = lab.pipeline("digits").tokenizer
-test = open_dataset("digits", split="test")
+test = data.open_dataset("digits", split="test")
 images, labels = next(test.batches(360, seed=0))
 with torch.no_grad():
     latent = tokenizer.encode(images.to(lab.device))
@@ -886,25 +764,7 @@ bins = loss_per_bin(lab.pick(20, 2))
 target = [(end - start).square().mean().item() for start, end in zip(starts, ends, strict=True)]
 
 # %%
-figure, axes = new_figure(2, width=3.8, height=2.8)
-middle = [(k + 0.5) / 8 for k in range(8)]
-for stage in range(2):
-    look = {"color": hue(stage), "marker": "os"[stage]}
-    line(axes[0], f"stage {stage + 1}", middle, bins[stage].tolist(), **look)
-    line(axes[1], f"stage {stage + 1}", middle, (bins[stage] / target[stage]).tolist(), **look)
-axes[0].set(xlabel="local time", ylabel="squared error", ylim=(0, None))
-axes[1].set(xlabel="local time", ylabel="share of the target", ylim=(0, None))
-axes[0].legend(frameon=False)
-said = [
-    f"stage {s + 1}: {bins[s, 0]:.2f} in the first bin, {bins[s].min():.2f} at least"
-    for s in range(2)
-]
-show(
-    figure,
-    f"Figure 3.11. Loss of the flow head over local time, as it is (left) and as a share of what is to be told "
-    f"(right). {'; '.join(said)}.",
-    f"Two panels with a curve per stage over local time. {'; '.join(said)}.",
-)
+explore.show_loss_over_time(bins, target)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -921,29 +781,7 @@ show(
 # stage in full, once with each objective. Stage by stage, given the true earlier stages:
 
 # %%
-found = lab.result("flow-vs-diffusion-cpu")
-stages = found["per_stage"]
-rows = []
-for name in ("full denoise per scale", "noise prediction per scale"):
-    for alone, whole_run in zip(stages[name], found["end_to_end"][name], strict=True):
-        each = [f"{stage['at_level']['mean']:.2f}" for stage in alone["stages"]]
-        both = (f"{whole_run['frechet']['mean']:.1f}", f"{whole_run['recall']['mean']:.2f}")
-        rows.append((name, alone["steps"], *each, *both))
-table(
-    [
-        "Frechet distance (lower is better)",
-        "steps per stage",
-        "stage 1 alone",
-        "stage 2 alone",
-        "end to end",
-        "its recall",
-    ],
-    rows,
-)
-size = found["arms"]["full denoise per scale"]
-print(
-    f"{size['parameters']:,} parameters, {size['images']:,} images seen, {found['samples']} samples"
-)
+explore.show_flow_or_noise(lab.result("flow-vs-diffusion-cpu"))
 
 # %% [markdown]
 # Flow matching is ahead at every step count here, most of all at few steps. Read it with care: digits of 8 × 8 pixels, a
@@ -956,16 +794,7 @@ print(
 # images, improves with steps (`docs/results.md`, top). Do not read "more steps are worse" from this table.
 
 # %%
-quiz(
-    "A flow head's training loss stays at 0.4 and no longer falls. What do you conclude?",
-    {
-        "The learning rate is too low": "Perhaps, but the loss alone cannot tell.",
-        "Nothing yet: a part of it is the spread of the velocities around their mean": "The floor is not 0 and not "
-        "known. Compare with other runs, per stage and per bin of time, and look at samples.",
-        "The head is too small": "Perhaps, but the loss alone cannot tell.",
-    },
-    right="Nothing yet: a part of it is the spread of the velocities around their mean",
-)
+explore.ask_loss()
 
 # %% [markdown]
 # ## Recap

@@ -21,23 +21,18 @@
 
 # %%
 from dataclasses import replace
-from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 
-from ecar_lab import ECAR, StageSchedule, flow, trace
-from ecar_lab.data import open_dataset
+from ecar_lab import ECAR, StageSchedule, data, flow, trace
 from ecar_lab.doctor import diagnose, probe
-from ecar_lab.evaluation.metrics import frechet_distance
-from ecar_lab.experiments.lab.figures import line
-from ecar_lab.teaching import beside_the_kit, hue, new_figure, quiz, setup, show, table
+from ecar_lab.evaluation import metrics
+from ecar_lab.teaching import beside_the_kit, setup
 from ecar_lab.teaching.check import transitions as check
 from ecar_lab.teaching.explore import transitions as explore
-from ecar_lab.viz.colours import LatentColours
-from ecar_lab.viz.pictures import enlarge, image_grid, to_pil
 
 lab = setup(4)
+COUPLINGS = ("independent", "correlated")
 
 # %% [markdown]
 # ## The result first
@@ -50,28 +45,8 @@ names = ["horse", "truck", "ship", "automobile"]
 events = list(pipe.trace(names, generator=lab.generator(3)))
 starts = {event.stage: event for event in events if event.step == 0}
 ends = {event.stage: event for event in events if event.is_stage_end}
-
-# %%
-colours = LatentColours.of(pipe.tokenizer)
 moments = [(ends[0], "ends"), (starts[1], "starts"), (ends[1], "ends"), (starts[2], "starts")]
-moments.append((ends[2], "ends"))
-
-
-def view(picture):
-    return enlarge(to_pil(picture)[0], 150)
-
-
-noisy = [view(colours(event.latent[3:])) for event, _ in moments]
-believed = [view(pipe.decode(event.clean_estimate[3:]) * 2 - 1) for event, _ in moments]
-words = [f"stage {event.stage + 1} {what}, t = {event.t:.2f}" for event, what in moments]
-show(
-    image_grid([*noisy, *believed], 5, labels=[*words, *["clean estimate"] * 5]),
-    "Figure 4.1. An automobile before and after both transitions. Above: the latent. At a transition it "
-    "gets four times the pixels and more noise: time goes back. Below: what the model believes the clean "
-    "latent to be, decoded. At a start that is the last belief, upsampled, which the decoder shows coarsely.",
-    "Two rows of five pictures. Above, noisy latents of 4×4, 8×8, 8×8, 16×16 and a clear one of 16×16. Below, "
-    "the decoded estimates, from a blur to a car.",
-)
+explore.show_transitions(pipe, [*moments, (ends[2], "ends")], image=3)
 
 # %% [markdown]
 # What is left after taking `t` times the clean estimate off a latent is its noise. Its standard deviation should
@@ -83,11 +58,8 @@ for stage in (1, 2):
     end, start = ends[stage - 1], starts[stage]
     before = (end.latent - end.t * end.clean_estimate).std().item()
     after = (start.latent - start.t * flow.upsample(end.clean_estimate)).std().item()
-    where = f"{stage} → {stage + 1}"
-    rows.append(
-        (where, *(f"{v:.2f}" for v in (end.t, before, 1 - end.t, start.t, after, 1 - start.t)))
-    )
-table(["transition", "t before", "noise", "1 - t", "t after", "noise", "1 - t"], rows)
+    rows.append((end.t, before, start.t, after))
+explore.show_noise_left(rows)
 
 # %% [markdown]
 # ## The pyramid
@@ -96,25 +68,13 @@ table(["transition", "t before", "noise", "1 - t", "t after", "noise", "1 - t"],
 # of 8×8 pixels without any tokenizer: one channel, zero mean, unit standard deviation. A latent like any other.
 
 # %%
-images, labels = open_dataset("digits", split="train").arrays()
+images, labels = data.open_dataset("digits", split="train").arrays()
 grey = images[:, :1].float()
 latent = ((grey - grey.mean()) / grey.std()).to(lab.device)
 labels = labels.to(lab.device)
-pyramid = [F.avg_pool2d(latent, 4), F.avg_pool2d(latent, 2), latent]
+pyramid = [torch.nn.AvgPool2d(side)(latent) for side in (4, 2, 1)]
 torch.testing.assert_close(pyramid, flow.pyramid(latent, num_stages=3))
-
-
-# %%
-def tile(one):
-    """A latent (1, R, R) in grey, enlarged without smoothing."""
-    return enlarge(to_pil((one / 2).clamp(-1, 1).expand(3, -1, -1))[0], 96)
-
-
-show(
-    image_grid([tile(level[index] / level.std()) for level in pyramid for index in range(6)], 6),
-    "Figure 4.2. Six digits in three stages: at 2×2 where the ink is, at 8×8 a digit. Each stage in a contrast of its own.",
-    "Three rows of the same six digits as 2×2, 4×4 and 8×8 grey pixels, each clearer than above.",
-)
+explore.show_pyramid(pyramid)
 
 # %% [markdown]
 # ## Windows
@@ -125,22 +85,7 @@ show(
 
 # %%
 schedule = pipe.model.schedule
-figure, axes = new_figure(2, width=4.2, height=1.9)
-for axis, part, title in zip(
-    axes, (schedule.window, schedule.time_slice), ("flow time t", "conditioning time"), strict=True
-):
-    for stage in range(schedule.num_stages):
-        low, high = part(stage)
-        axis.barh(f"stage {stage + 1}", high - low, left=low, color=hue(stage))
-        axis.text(low, stage, f" {low:.2f} to {high:.2f}", va="center", fontsize=8, color="white")
-    axis.set(xlim=(0, 1.02), xlabel=title)
-    axis.invert_yaxis()
-show(
-    figure,
-    "Figure 4.3. Windows of the shipped model overlap (left); what the head is told never does (right).",
-    "Two charts of three bars. Left: 0 to 0.40, 0.25 to 0.70, 0.54 to 1. Right: three slices one after "
-    "another with small gaps.",
-)
+explore.show_windows(schedule)
 slices = [schedule.time_slice(stage) for stage in range(3)]
 assert slices[0][1] < slices[1][0]
 assert slices[1][1] < slices[2][0]
@@ -158,13 +103,12 @@ assert slices[1][1] < slices[2][0]
 # %%
 def block_covariance(noise):
     """Noise (B, 1, 2h, 2w) -> covariance (4, 4) of the four pixels of a block."""
-    blocks = F.unfold(noise, 2, stride=2).movedim(1, -1).reshape(-1, 4).double()
+    blocks = torch.nn.functional.unfold(noise, 2, stride=2).movedim(1, -1).reshape(-1, 4).double()
     return blocks.T @ blocks / len(blocks)
 
 
 b, white = 0.5, torch.randn(lab.pick(50_000, 20_000), 1, 1, 1, generator=lab.generator(0))
 covariance = block_covariance((1 - b) * flow.upsample(white))
-torch.testing.assert_close(covariance, explore.in_blocks((1 - b) * flow.upsample(white)))
 print(covariance.numpy().round(3))
 
 # %% [markdown]
@@ -184,23 +128,13 @@ print(covariance.numpy().round(3))
 # No covariance has a negative eigenvalue. Along (1, 1, 1, 1) this one has (1 - a)² - 4c².
 
 # %%
-figure, (axis,) = new_figure(width=5.6, height=2.9)
-for index, end in enumerate((0.3, 0.5, 0.8)):
+smallest = {}
+for end in (0.3, 0.5, 0.8):
     a = torch.linspace(0.01, end, 400).double()
     c = a / end * (1 - end)
     own = (1 - a)[:, None, None] ** 2 * torch.eye(4) - c[:, None, None] ** 2 * torch.ones(4, 4)
-    smallest = torch.linalg.eigvalsh(own)[:, 0]
-    axis.plot(a, smallest, color=hue(index), label=f"b = {end}")
-    axis.plot(a[smallest >= 0][-1], 0, "o", color=hue(index))
-axis.axhline(0, color="#1B1F24", linewidth=0.8)
-axis.set(xlabel="start a of the next window", ylabel="smallest eigenvalue", ylim=(-1.2, 1))
-axis.legend(frameon=False)
-show(
-    figure,
-    "Figure 4.4. The smallest eigenvalue of the noise to be added. Below zero there is no such noise: the dots "
-    "are the latest possible starts.",
-    "Three falling curves for b = 0.3, 0.5 and 0.8, crossing zero at dots near a = 0.18, 0.33 and 0.67.",
-)
+    smallest[end] = a, torch.linalg.eigvalsh(own)[:, 0]
+explore.show_eigenvalues(smallest)
 
 # %% [markdown]
 # ### Exercise 4.1: where a window starts
@@ -288,7 +222,7 @@ def white_noise_std(start, previous_end):
 white_noise_std = check.white_noise_std(white_noise_std)
 independent = StageSchedule(2, 2, (b, 1.0), "independent")
 for end in (0.2, 0.5, 0.9):
-    sigmas = [StageSchedule(2, 2, (end, 1.0), c).transition(1).sigma for c in explore.COUPLINGS]
+    sigmas = [StageSchedule(2, 2, (end, 1.0), c).transition(1).sigma for c in COUPLINGS]
     with beside_the_kit(white_noise_std, window_start):
         torch.testing.assert_close(sigmas[0], float(white_noise_std(window_start(end), end)))
     print(f"b = {end}: independent σ = {sigmas[0]:.4f}, correlated σ = {sigmas[1]:.4f}")
@@ -330,43 +264,33 @@ for coupling, shape in (("independent", lambda z: z), ("correlated", zero_sum_no
 # Many starts from one fixed clean latent: mean a · Up2(D), variance (1 - a)², and the covariance in a block,
 # `c² 11ᵀ` plus σ² times I or 4/3 (I - 11ᵀ / 4).
 
+
 # %%
-rows, matrices, clean_pixel = [], [], 2.0
+def formula(two):
+    """c² 11ᵀ + σ² Σ, and Σ is I or 4/3 (I - 11ᵀ / 4): covariance (4, 4)."""
+    step, ones, own = two.transition(1), torch.ones(4, 4).double(), torch.eye(4).double()
+    if two.coupling == "correlated":
+        own = 4 / 3 * (own - ones / 4)
+    return (step.scale * (1 - two.ends[0])) ** 2 * ones + step.sigma**2 * own
+
+
+# %%
+numbers, matrices, clean_pixel = {}, {}, 2.0
 small, fresh = white[..., :1, :1], torch.randn(white.shape, generator=lab.generator(3))
 for two in (independent, correlated):
     step, a = two.transition(1), two.window(1)[0]
     found = flow.transition(two, 1, b * clean_pixel + (1 - b) * small, fresh)
+    brought = block_covariance(step.scale * (1 - b) * flow.upsample(small))
+    added = block_covariance(flow.transition(two, 1, 0 * small, fresh))
     total = block_covariance(found - a * clean_pixel)
-    matrices.append(block_covariance(step.scale * (1 - b) * flow.upsample(small)))
-    matrices += [block_covariance(flow.transition(two, 1, 0 * small, fresh)), total]
-    gap = (total - explore.formula(two)).abs().max().item()
-    numbers = (found.mean().item(), a * clean_pixel, found.var().item(), (1 - a) ** 2, gap)
-    rows.append((f"`{two.coupling}`", *(f"{number:.4f}" for number in numbers)))
-    torch.testing.assert_close(total, explore.formula(two), atol=0.03, rtol=0)
-table(["coupling", "mean", "a · D", "variance", "(1 - a)²", "covariance, largest error"], rows)
-figure, axes = new_figure(3, 2, width=2.3, height=2.45)
-titles = [t for c in explore.COUPLINGS for t in ("brought by Up2(y)", f"added, {c}", "x_start")]
-for axis, matrix, title in zip(axes, matrices, titles, strict=True):
-    explore.draw_matrix(axis, matrix, title, largest=(1 - a) ** 2)
-show(
-    figure,
-    "Figure 4.5. Measured covariances in a 2×2 block at b = 0.5. White noise (top) fills the diagonal up and "
-    "leaves the rest. Noise without block means (bottom) takes away just what was too much.",
-    "Two rows of three four-by-four matrices. Brought: 0.11 everywhere. Added: top a diagonal of 0.33; bottom "
-    "0.33 on the diagonal and minus 0.11 beside it. Sum: 0.44 on both diagonals, beside it 0.11 on top and 0 "
-    "below.",
-)
+    gap = (total - formula(two)).abs().max().item()
+    moments = (found.mean().item(), a * clean_pixel, found.var().item(), (1 - a) ** 2)
+    numbers[two.coupling], matrices[two.coupling] = (*moments, gap), (brought, added, total)
+    torch.testing.assert_close(total, formula(two), atol=0.03, rtol=0)
+explore.show_covariances(numbers, matrices, largest=(1 - a) ** 2)
 
 # %%
-quiz(
-    "`independent`, any b: how strongly do two pixels of a block correlate in their noise after the transition?",
-    {
-        "Not at all": "So it is with `correlated`. White noise adds to the diagonal only.",
-        "With 1/4": "c² beside (1 - a)² on the diagonal, and c = (1 - a) / 2, whatever b is.",
-        "More as b grows": "c and 1 - a shrink in proportion as b grows: their ratio stays.",
-    },
-    right="With 1/4",
-)
+explore.ask_correlation()
 
 # %% [markdown]
 # ## Look around
@@ -398,15 +322,7 @@ with beside_the_kit(transition):
     torch.testing.assert_close(pairs(two, latent, noise), flow.endpoints(two, latent, noise))
 first, last = flow.endpoints(two, latent[:1], [eps[:1] for eps in noise])
 taus = (0, 0.25, 0.5, 0.75, 1)
-shown = [tile(((1 - tau) * first[s] + tau * last[s])[0]) for s in (0, 1) for tau in taus]
-words = [f"stage {s + 1}, τ = {tau}" for s in (0, 1) for tau in taus]
-show(
-    image_grid(shown, 5, labels=words),
-    "Figure 4.6. The pairs of one digit: every row is one straight line. Stage 1 ends half noise; stage 2 starts "
-    "with more noise than that, at four times the pixels, and ends clean.",
-    "Two rows of five pictures. Upper row, 4×4: noise turning into a coarse digit, still noisy. Lower row, "
-    "8×8: a noisy 3 turning into a clean one.",
-)
+explore.show_pairs(first, last, taus)
 
 # %% [markdown]
 # Under `correlated` only the finest noise is drawn, and each coarser one is twice its block mean (a mean of four has
@@ -444,7 +360,7 @@ with beside_the_kit(clean):
     torch.testing.assert_close(ours, package, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(ours, pyramid[1], atol=1e-4, rtol=1e-4)
 rows = []
-for coupling in explore.COUPLINGS:
+for coupling in COUPLINGS:
     three = StageSchedule(8, 3, (0.4, 0.7, 1.0), coupling)
     first, last = flow.endpoints(three, latent, small)
     for stage in range(3):
@@ -453,8 +369,8 @@ for coupling in explore.COUPLINGS:
         found = [flow.clean_estimate(three, stage, x, v, tau, before) for tau, x in states]
         gaps = [(one - pyramid[stage]).abs().max().item() for one in found]
         assert max(gaps) < 1e-3
-        rows.append((f"`{coupling}`", stage + 1, *(f"{gap:.0e}" for gap in gaps)))
-table(["coupling", "stage", "largest error, τ = 0", "τ = 0.3", "τ = 1"], rows)
+        rows.append((coupling, stage + 1, gaps))
+explore.show_clean_errors(rows)
 
 # %% [markdown]
 # This is the app's "clean estimate", with the model's velocity in place of the true one. With the true one it gives
@@ -500,15 +416,11 @@ def unknown_share(coupling, tau, with_history):
 
 
 rows = [
-    (
-        f"`{c}`",
-        "yes" if history else "no",
-        *(f"{unknown_share(c, t, history):.3f}" for t in taus[1:4]),
-    )
-    for c in explore.COUPLINGS
+    (coupling, history, [unknown_share(coupling, tau, history) for tau in taus[1:4]])
+    for coupling in COUPLINGS
     for history in (False, True)
 ]
-table(["coupling", "y seen", "d unknown at τ = 0.25", "τ = 0.5", "τ = 0.75"], rows)
+explore.show_unknown(rows)
 
 # %% [markdown]
 # With `independent`, y helps, as it should: it is evidence. With `correlated` it determines d
@@ -571,29 +483,19 @@ def sample(model, count, num_steps):
 
 def distance(made):
     """Frechet distance in pixel space to the digits the models were trained on."""
-    return frechet_distance(latent.flatten(1), made.flatten(1))
+    return metrics.frechet_distance(latent.flatten(1), made.flatten(1))
 
 
-rows, samples, late = [], {}, max(1, steps // 5)
+rows, samples, late = {}, {}, max(1, steps // 5)
 for name, model in models.items():
     runs = [sample(model, lab.pick(1000, 100), count) for count in (2, 4, 8)]
     samples[name] = runs[-1]
     spread = zip(probe.bands(model, runs[-1]), probe.bands(model, latent), strict=True)
     loss = losses[name][-late:, 1].mean().item()
-    numbers = (loss, *map(distance, runs), *(made / real for made, real in spread))
-    rows.append((name, *(f"{number:.2f}" for number in numbers)))
-held_out = open_dataset("digits", split="test").arrays()[0][:, :1].float()
+    rows[name] = (loss, *map(distance, runs), *(made / real for made, real in spread))
+held_out = data.open_dataset("digits", split="test").arrays()[0][:, :1].float()
 held_out = ((held_out - grey.mean()) / grey.std()).to(lab.device)
-header = [
-    "",
-    "training loss, stage 2",
-    "Frechet, 2 steps",
-    "4 steps",
-    "8 steps",
-    "std of D₀",
-    "std of detail",
-]
-table(header, rows)
+explore.show_models(rows)
 print(f"Frechet distance of real test digits, whatever the steps: {distance(held_out):.2f}")
 
 # %% [markdown]
@@ -606,22 +508,10 @@ print(f"Frechet distance of real test digits, whatever the steps: {distance(held
 # </details>
 
 # %%
-figure, axes = new_figure(1, 4, width=6.4, height=0.86)
 compared = list(CASES)[:3]
-rows = {name: samples[name][:10] for name in compared}
-rows["real"] = torch.cat([latent[labels == digit][:1] for digit in range(10)])
-for axis, (name, made) in zip(axes, rows.items(), strict=True):
-    axis.imshow(torch.cat(list(made[:, 0]), dim=1).cpu(), cmap="gray", vmin=-2, vmax=2)
-    axis.set(xticks=[], yticks=[])
-    axis.set_title(name, fontsize=9, loc="left")
-    axis.grid(visible=False)
-show(
-    figure,
-    "Figure 4.7. Digits 0 to 9 of the three models, 8 steps per stage, equal noise, above real ones. In single pictures "
-    "the damage is easy to miss; the table above sums over all of them.",
-    "Four rows of ten small digits: three generated, one real. All rows show digits; by eye the first is hardly "
-    "worse than the others.",
-)
+first_ten = {name: samples[name][:10] for name in compared}
+of_each = torch.cat([latent[labels == digit][:1] for digit in range(10)])
+explore.show_samples({**first_ten, "real": of_each})
 
 # %% [markdown]
 # ## The leak, recognised
@@ -653,33 +543,16 @@ def change_of_mind(model, num_steps=8):
     labels = [index % 10 for index in range(200)]
     events = trace(model, labels, num_steps, generator=lab.generator(6), solver="euler")
     states = [flow.block_mean(event.latent) for event in events if event.stage == 1]
-    slopes = torch.stack([after - before for before, after in pairwise(states)])
+    slopes = torch.stack(states).diff(dim=0)
     change = (slopes - slopes[0]).square().mean((1, 2, 3, 4)) / slopes[0].square().mean()
     return change.sqrt().tolist()
 
 
 # %%
-figure, axes = new_figure(3, width=3.5, height=3.0)
-for index, name in enumerate(compared):
-    smooth = losses[name][:, 1].unfold(0, late // 3 + 1, 1).mean(1).cpu()
-    grid = [0.02, 0.1, 0.25, 0.5, 0.75, 0.9]
-    line(axes[0], name, range(len(smooth)), smooth.tolist(), index, marker="")
-    line(axes[1], name, grid, [mean_error(models[name], tau) for tau in grid], index)
-    line(axes[2], name, range(1, 9), change_of_mind(models[name]), index)
-for axis, x in zip(axes, ("training step", "local time τ", "step of stage 2"), strict=True):
-    axis.set(xlabel=x, ylim=(0, None))
-titles = ("loss, stage 2", "error of block means", "change of their velocity")
-for axis, title in zip(axes, titles, strict=True):
-    axis.set_title(title, fontsize=10)
-axes[2].legend(frameon=False, fontsize=8, loc="upper left")
-show(
-    figure,
-    "Figure 4.8. The leaky model (circles) in training: a low loss, and next to no error in block means once τ "
-    "has left 0. In sampling (right) it stays, from its third step on, with what it has guessed. Honest models "
-    "go on revising.",
-    "Three line charts with three models each. Loss and error of block means are lowest for correlated with "
-    "history; its velocity stops changing after the third of eight steps, the other two change more and more.",
-)
+grid = [0.02, 0.1, 0.25, 0.5, 0.75, 0.9]
+errors = {name: [mean_error(models[name], tau) for tau in grid] for name in compared}
+changes = {name: change_of_mind(models[name]) for name in compared}
+explore.show_signs({name: losses[name][:, 1] for name in compared}, errors, changes, grid)
 
 # %% [markdown]
 # `ecar doctor` looks for the second sign (`diagnose.leak`): late in a stage, the error of block means over the error
@@ -692,8 +565,7 @@ for name in compared:
     flat = diagnose.flat_samples(
         probe.bands(models[name], samples[name]), probe.bands(models[name], latent)
     )
-    print(f"{name}:\n  leak {'FIRES' if leak.fired else 'silent'}: {leak.found}")
-    print(f"  flat_samples {'FIRES' if flat.fired else 'silent'}: {flat.found}")
+    explore.tell_findings(name, leak=leak, flat_samples=flat)
 print("remedy:", diagnose.SIGNS["leak"].remedy)
 
 # %% [markdown]
@@ -714,19 +586,7 @@ print("remedy:", diagnose.SIGNS["leak"].remedy)
 
 # %%
 study = lab.result("windows-and-couplings-cpu")
-by_name = {row["name"]: row for row in study["rows"]}
-
-
-def from_study(name, step_index=-1, keys=("frechet", "recall")):
-    """A row of the study: name, training loss of stage 2, scores at one number of steps."""
-    row = by_name[name]
-    scores = [row["quality"][step_index][key] for key in keys]
-    shown = [f"{score['mean']:.2f} ± {score['std']:.2f}" for score in scores]
-    return name, f"{row['loss_stage'][1]:.3f}", *shown
-
-
-coupled = ["correlated, history (leak)", "correlated, no history", "end 0.5, independent, history"]
-table(["", "training loss, stage 2", "Frechet, 8 + 8 steps", "recall"], map(from_study, coupled))
+explore.show_coupled(study)
 
 # %% [markdown]
 # The deceptive loss is there, the damage in distance is not: it is no worse than the others within the spread; only
@@ -754,11 +614,11 @@ def best_guess(coupling, windows, stages):
 
 
 rows = []
-for coupling in explore.COUPLINGS:
+for coupling in COUPLINGS:
     for windows in ((0.4, 0.7, 1.0), (0.6, 0.65, 1.0)):
         found = [best_guess(coupling, windows, stages) for stages in ((0,), (1,), (0, 1))]
-        rows.append((f"`{coupling}`", windows, *(f"{share:.3f}" for share in found)))
-table(["coupling", "window ends", "D₀ unknown from e₀", "from e₁", "from both"], rows)
+        rows.append((coupling, windows, found))
+explore.show_best_guesses(rows)
 
 # %% [markdown]
 # The last end state tells most, and at the shipped model's windows the earlier one adds hardly anything; where the
@@ -779,23 +639,18 @@ def with_error(model, delta, count):
     history = end * (pyramid[1][rows] + delta * wrong) + (1 - end) * eps
     run = trace(model, labels[rows], 1, generator=draw)  # only for the form of its event
     opening = next(event for event in run if event.is_stage_end)
-    *_, last = trace(
-        model,
-        labels[rows],
-        4,
-        generator=draw,
-        solver="euler",
-        start_from=replace(opening, latent=history),
-    )
+    opening = replace(opening, latent=history)
+    how = {"generator": draw, "solver": "euler", "start_from": opening}
+    *_, last = trace(model, labels[rows], 4, **how)
     return last.latent
 
 
-deltas, rows = (0.0, 0.1, 0.2, 0.3, 0.5), []
+deltas, rows = (0.0, 0.1, 0.2, 0.3, 0.5), {}
 for name in ("independent, history", "restart, clean history"):
     scores = [distance(with_error(models[name], delta, lab.pick(1000, 100))) for delta in deltas]
     own = distance(sample(models[name], lab.pick(1000, 100), 4))
-    rows.append((name, *(f"{score:.2f}" for score in scores), f"{own:.2f}"))
-table(["Frechet distance", *(f"δ = {delta}" for delta in deltas), "own history"], rows)
+    rows[name] = (*scores, own)
+explore.show_wrong_history(deltas, rows)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -815,24 +670,16 @@ table(["Frechet distance", *(f"δ = {delta}" for delta in deltas), "own history"
 # %%
 bare = list(pipe.trace(names, generator=lab.generator(3), renoise=False))
 normal, flat = (pipe.decode(run[-1].latent).cpu() * 2 - 1 for run in (events, bare))
-fine = (8 * (flat - F.avg_pool2d(flat, 5, 1, 2, count_include_pad=False))).clamp(-1, 1)
-words = [f"{name}, {what}" for what in ("with noise", "without", "detail × 8") for name in names]
-show(
-    image_grid(torch.cat((normal, flat, fine)), 4, scale=4, labels=words),
-    "Figure 4.9. Same class, same first stage. Middle: without the noise at the transitions, blurred patches "
-    "of little colour. Bottom: what is left of their detail (less the mean of 5×5 pixels), eight times as "
-    "strong: edges and a regular grid.",
-    "Three rows of four images. Above a horse, a truck, a ship and an automobile; in the middle the same scenes "
-    "as blurred patches; below grey pictures with a fine grid of lines.",
-)
+mean_of_25 = torch.nn.AvgPool2d(5, stride=1, padding=2, count_include_pad=False)
+detail = (8 * (flat - mean_of_25(flat))).clamp(-1, 1)
+explore.show_without_noise(normal, flat, detail, names)
+
+# %%
 latents = [probe.sample_latents(pipe, lab.pick(64, 6), renoise=on) for on in (True, False)]
 scores = [probe.boundary_scores(pipe.model, made) for made in latents]
 bands = [probe.bands(pipe.model, made) for made in latents]
-rows = [
-    (name, *(f"{score[s]:.2f}" for s in (1, 2)), *(f"{value:.2f}" for value in band))
-    for name, score, band in zip(("with noise", "without"), scores, bands, strict=True)
-]
-table(["", "boundary score, stage 2", "stage 3", "std of D₀", "detail 1", "detail 2"], rows)
+both = ("with noise", "without")
+explore.show_boundaries(dict(zip(both, scores, strict=True)), dict(zip(both, bands, strict=True)))
 print(diagnose.boundary_artefacts(scores[1], scores[0]).found)
 print(diagnose.flat_samples(bands[1], bands[0]).found)
 
@@ -847,12 +694,7 @@ print(diagnose.flat_samples(bands[1], bands[0]).found)
 # The reference is the model with its noise. On digits it looks otherwise; the committed experiment:
 
 # %%
-rows = []
-for name in ("end 0.5, independent, history", "re-noising left out"):
-    named, _, *scores = from_study(name, 1, ("frechet", "precision", "recall"))
-    rows.append((named, *scores, f"{by_name[name]['boundary']['mean']:.2f}"))
-rows.append(("real digits", "–", "–", "–", f"{study['boundary_of_data']:.2f}"))
-table(["digits, 4 + 4 steps", "Frechet", "precision", "recall", "boundary score"], rows)
+explore.show_study_without_noise(study)
 
 # %% [markdown]
 # There the boundary score sees nothing and the distance does not either. Recall does: variety is gone. One number alone
@@ -864,27 +706,7 @@ table(["digits, 4 + 4 steps", "Frechet", "precision", "recall", "boundary score"
 # the committed experiments measured:
 
 # %%
-figure, axes = new_figure(2, width=4.0, height=3.1)
-wanted = ("windows-and-couplings-cpu", "windows-and-couplings-cpu-cifar10")
-for axis, name, title in zip(axes, wanted, ("digits, 3 seeds", "CIFAR-10, 1 seed"), strict=True):
-    found = {}
-    for row in lab.result(name)["rows"]:
-        if row["name"].startswith(("end 0.5", "first window")):
-            found[row["model"].get("window_ends", [0.5])[0]] = row["quality"]
-    ends_tried = sorted(found)
-    for index in range(3):
-        entries = [found[end][index] for end in ends_tried]
-        label = f"{entries[0]['steps'][0]} steps per stage"
-        line(axis, label, ends_tried, [entry["frechet"] for entry in entries], index)
-    axis.set(xlabel="end of the first window", ylabel="Frechet distance")
-    axis.set_title(title, fontsize=10)
-axes[1].legend(frameon=False, fontsize=8)
-show(
-    figure,
-    "Figure 4.10. Distance over the end of the first window. On digits later is better, on CIFAR-10 earlier. Short "
-    "trainings; the nets that measure differ, so compare within a panel only.",
-    "Two line charts of three lines each. Left the lines fall from 0.3 to 0.85, right they rise from 0.3 to 0.7.",
-)
+explore.show_window_ends(study, lab.result("windows-and-couplings-cpu-cifar10"))
 
 # %% [markdown]
 # The two disagree, so **no window end is recommended here**. The shipped model's 0.4 and 0.7 are a choice, not an optimum found.
@@ -898,11 +720,7 @@ show(
 
 # %%
 print(StageSchedule(8, 2, coupling="restart").transition(1))
-rows = [
-    (name, *("; ".join(from_study(name, index)[2:]) for index in range(3)))
-    for name in ("first window ends at 0.85", "full denoise per scale")
-]
-table(["digits: Frechet distance; recall", "2 + 2 steps", "4 + 4 steps", "8 + 8 steps"], rows)
+explore.show_full_denoise(study)
 
 # %% [markdown]
 # At that budget full denoising is better from four steps on: the paper's idea that part of the way is enough is **not
@@ -910,15 +728,7 @@ table(["digits: Frechet distance; recall", "2 + 2 steps", "4 + 4 steps", "8 + 8 
 # all of it.
 
 # %%
-quiz(
-    "A colleague trains `correlated` with history and has a lower loss than you. What do you look at?",
-    {
-        "More flow steps": "They do not mend it: the model stays with its first guess.",
-        "Errors of block means against the rest": "Late in a stage: this is `diagnose.leak`.",
-        "The learning rate": "A loss that is too good raises another question: what can it see?",
-    },
-    right="Errors of block means against the rest",
-)
+explore.ask_lower_loss()
 
 # %% [markdown]
 # ## Recap

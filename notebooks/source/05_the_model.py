@@ -20,32 +20,20 @@
 # that goes part of the way, transitions. How they are wired here is *our reading*; all sizes are this kit's own.
 
 # %%
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ecar_lab import ECAR, trace
-from ecar_lab.cost import head_setup_flops, total_flops, transformer_flops, velocity_flops
-from ecar_lab.data import open_dataset
-from ecar_lab.evaluation.feature_net import to_unit_range
-from ecar_lab.evaluation.metrics import frechet_distance
-from ecar_lab.experiments import stage_errors
-from ecar_lab.experiments.lab.figures import bars
-from ecar_lab.flow import endpoints, transition
-from ecar_lab.generator import mean_per_bin
-from ecar_lab.layers import patchify, unpatchify
-from ecar_lab.machine import count_flops
-from ecar_lab.schedule import StageSchedule
-from ecar_lab.teaching import beside_the_kit, hue, new_figure, own, quiz, setup, show, table
+from ecar_lab import ECAR, StageSchedule, cost, data, flow, layers, machine, trace
+from ecar_lab.evaluation import metrics
+from ecar_lab.teaching import beside_the_kit, mixing, own, setup
 from ecar_lab.teaching.check import model as check
 from ecar_lab.teaching.explore import model as explore
-from ecar_lab.teaching.mixing import with_local_mixing
-from ecar_lab.viz.colours import latent_to_rgb
-from ecar_lab.viz.pictures import enlarge, image_grid, to_pil
 
 lab = setup(5)
+# The kit's pieces that you will use.
+patchify, unpatchify = layers.patchify, layers.unpatchify
+endpoints, transition = flow.endpoints, flow.transition
 
 # %% [markdown]
 # ## The result first
@@ -58,11 +46,7 @@ model, schedule = pipe.model, pipe.model.schedule
 names = ["automobile", "horse", "ship", "truck"]
 events = list(pipe.trace(names, generator=lab.generator(2)))
 images = pipe.decode(events[-1].latent) * 2 - 1
-show(
-    image_grid(images, 4, scale=4, labels=names),
-    "Figure 5.1. Four images that the three made together; of twelve seeds the best, by eye.",
-    "Four small generated images in a row: an automobile, a horse, a ship and a truck.",
-)
+explore.show_images(images, names)
 
 
 # %% [markdown]
@@ -76,38 +60,16 @@ def count(module):
     return sum(weight.numel() for weight in module.parameters())
 
 
-last, flops = schedule.num_stages - 1, model.flops()
+last = schedule.num_stages - 1
+weights = {"transformer": count(model.transformer), "head": count(model.head)}
+flops = {part: sum(stages) for part, stages in model.flops().items()}
 calls = {"transformer": 1, "head": model.inference_steps()[last]}
 per_call = {
-    "transformer": transformer_flops(model.config, last),
-    "head": velocity_flops(model.config, last),
+    "transformer": cost.transformer_flops(model.config, last),
+    "head": cost.velocity_flops(model.config, last),
 }
-table(
-    ["part", "weights", "GFLOP per call, finest stage", "calls there", "GFLOP of an image, guided"],
-    [
-        [
-            *(part, f"{count(getattr(model, part)) / 1e6:.2f} M", f"{per_call[part] / 1e9:.3f}"),
-            *(calls[part], f"{sum(flops[part]) / 1e9:.2f}"),
-        ]
-        for part in calls
-    ],
-)
-
-# %%
-figure, axes = new_figure(2, width=4.2, height=1.7)
-weights = [count(getattr(model, part)) for part in calls]
-costs = [sum(flops[part]) for part in calls]
-for axis, values, title in zip(
-    axes, (weights, costs), ("weights", "FLOPs of an image"), strict=True
-):
-    bars(axis, list(calls), [100 * value / sum(values) for value in values])
-    axis.set(xlabel=f"% of {title}", xlim=(0, 115))
-shares = f"{weights[0] / sum(weights):.0%} of the weights, {costs[0] / sum(costs):.0%} of the FLOPs"
-show(
-    figure,
-    f"Figure 5.2. The transformer: {shares}. What is paid at every step costs most.",
-    f"Two pairs of bars, transformer and head. The transformer has {shares}; the head all the rest.",
-)
+explore.show_parts(weights, per_call, calls, flops)
+explore.show_shares(weights, flops)
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -126,30 +88,7 @@ show(
 # in each. The kit gives every stage a *slice* of [0, 1] of its own, as long as its window in proportion, with gaps.
 
 # %%
-figure, axes = new_figure(2, width=4.4, height=1.9)
-for stage in range(schedule.num_stages):
-    for axis, (low, high) in zip(
-        axes, (schedule.window(stage), schedule.time_slice(stage)), strict=True
-    ):
-        axis.barh(f"stage {stage + 1}", high - low, left=low, color=hue(stage))
-        axis.text(
-            (low + high) / 2,
-            stage,
-            f"{low:.2f} to {high:.2f}",
-            ha="center",
-            va="center",
-            fontsize=8,
-        )
-for axis, label in zip(axes, ("flow time t", "conditioning time"), strict=True):
-    axis.set(xlabel=label, xlim=(0, 1))
-    axis.invert_yaxis()
-axes[0].axvline(0.6, color="#1B1F24", linestyle=":")
-show(
-    figure,
-    "Figure 5.3. Left: windows. At t = 0.6 (dotted) two stages are at work. Right: slices. No number belongs to two.",
-    "Three bars per panel. Left, the windows of neighbouring stages overlap; a dotted line at 0.6 crosses those of "
-    "stages 2 and 3. Right, the slices follow one another with small gaps.",
-)
+explore.show_times(schedule)
 
 # %% [markdown]
 # The head also gets an embedding of the stage, so slices are not its only clue. What each contributes was not
@@ -265,8 +204,8 @@ class FlowHead(nn.Module):
         embedded = self.time_embedding(time.flatten()).unflatten(0, time.shape)
         embedded = embedded + self.stage_embedding.weight[stage]
         condition = F.silu(embedded + self.class_embedding(class_labels))
-        layers = [*(block.modulation for block in self.blocks), self.final_modulation]
-        return [layer(condition) for layer in layers]
+        linear = [*(block.modulation for block in self.blocks), self.final_modulation]
+        return [layer(condition) for layer in linear]
         # END
 
     def forward(self, stage, state, read_map, modulations):
@@ -312,8 +251,8 @@ FlowHead = check.flow_head(FlowHead)
 
 # %%
 sizes, config = sizes_of(model.config, schedule), model.config
-my_head = with_local_mixing(FlowHead(schedule=schedule, num_layers=config.head_layers, **sizes))
-my_head = my_head.to(lab.device)
+my_head = FlowHead(schedule=schedule, num_layers=config.head_layers, **sizes)
+my_head = mixing.with_local_mixing(my_head).to(lab.device)
 my_head.load_state_dict(model.head.state_dict())
 starts_of_stages = [event for event in events if event.step == 0]
 with torch.no_grad(), beside_the_kit(FlowHead, Block, conditioning_time):
@@ -329,19 +268,20 @@ own.add(FlowHead)
 
 # %%
 digits = lab.pipeline("digits")
-pictures, labels = open_dataset("digits", split="train").arrays()
+pictures, labels = data.open_dataset("digits", split="train").arrays()
 pictures, labels = (part[: lab.pick(720, 240)].to(lab.device) for part in (pictures, labels))
 with torch.no_grad():
-    latent = digits.tokenizer.encode(to_unit_range(pictures)).float()
+    latent = digits.tokenizer.encode(pictures / 127.5 - 1)  # bytes to [-1, 1]
 
 torch.manual_seed(lab.seed)
 fresh = ECAR.from_preset("digits").to(lab.device)
 draw = fresh.draw(len(latent), lab.generator()).to(lab.device)
 starts, ends = endpoints(fresh.schedule, latent, draw.noise)
-standing_still = [(end - start).square().mean() for start, end in zip(starts, ends, strict=True)]
+ways = [end - start for start, end in zip(starts, ends, strict=True)]
+standing_still = torch.stack([way.square().mean() for way in ways]).cpu()
 with torch.no_grad():
     new_loss = fresh.loss(latent, labels, draw)
-torch.testing.assert_close(new_loss.per_stage, torch.stack(standing_still))
+torch.testing.assert_close(new_loss.per_stage.cpu(), standing_still)
 print("loss of a new model, by stage:", *(f"{loss:.3f}" for loss in new_loss.per_stage))
 
 # %% [markdown]
@@ -361,24 +301,9 @@ print("loss of a new model, by stage:", *(f"{loss:.3f}" for loss in new_loss.per
 first_maps = [next(pipe.trace(["ship"], generator=lab.generator(n))).token_map for n in (1, 2)]
 assert torch.equal(*first_maps)  # stage 1: two seeds, one map
 maps = events[-1].token_map.cpu()
-side = round(maps.shape[1] ** 0.5)
-columns = []
 own_part = maps - maps.mean(dim=0)
 common = 1 - own_part.square().mean() / (maps - maps.mean(dim=(0, 1))).square().mean()
-for shown in (maps, own_part):
-    token_images = shown.movedim(1, -1).unflatten(-1, (side, side))
-    columns.append(to_pil(latent_to_rgb(token_images)))
-columns.append(to_pil(images))
-tiles = [enlarge(column[row], 112) for row in range(len(names)) for column in columns]
-what = ["token map", "less the mean", "image"]
-show(
-    image_grid(tiles, len(what), labels=[f"{name}: {word}" for name in names for word in what]),
-    "Figure 5.4. Token maps of the last stage, 8×8 tokens. Left: they look alike; "
-    f"{common:.0%} of their variance is the same in all four (25% by chance), and tells where a token is. Middle: what is left differs "
-    "from image to image, but is not a picture that an eye could read.",
-    "Four rows: token map, token map less the mean, image. The maps of all four images have the same pattern of "
-    "colours, changing with position; with the mean taken out each has a mottled pattern of its own.",
-)
+explore.show_token_maps(maps, own_part, common, images, names)
 
 # %% [markdown]
 # In stage 1, where there is no history, the map follows from the class alone, whatever the seed. It could be stored.
@@ -420,24 +345,7 @@ with torch.no_grad():
     found = {name: loss_with(given) for name, given in spoiled.items()}
 
 # %%
-figure, axes = new_figure(2, width=4.6, height=2.4)
-for stage, axis in enumerate(axes):
-    bars(axis, list(found), [loss[stage] for loss in found.values()], color=hue(stage))
-    axis.axvline(standing_still[stage].item(), color="#1B1F24", linestyle=":")
-    axis.set_title(f"stage {stage + 1}", fontsize=10, loc="left")
-    axis.set_xlabel("velocity error")
-    for number in axis.texts:
-        number.set_bbox(dict(facecolor="white", edgecolor="none", pad=0.5))
-axes[1].tick_params(labelleft=False)
-show(
-    figure,
-    "Figure 5.5. Loss with a spoiled token map. Dotted: the error of standing still (velocity zero). In stage 1 "
-    "images of one class share their map, so swapping it within the class changes nothing.",
-    "; ".join(
-        f"{name}: {loss[0]:.3f} in stage 1, {loss[1]:.3f} in stage 2"
-        for name, loss in found.items()
-    ),
-)
+explore.show_spoiled(found, standing_still.tolist())
 torch.testing.assert_close(
     found["another image's, same class"][0], found["its own map"][0], rtol=1e-4, atol=1e-6
 )
@@ -579,6 +487,17 @@ def flow_errors(model, latent, class_labels, draw, class_dropout=0.0):
 # %%
 flow_errors = check.flow_errors(flow_errors)
 
+
+# %%
+def per_bin(squares, draw, bins=8):
+    """Mean of a stage's squared errors, (B,), in each of eight bins of local time: (S, 8)."""
+    rows = []
+    for error, time in zip(squares, draw.local_time.T, strict=True):
+        bin_of_image = (time * bins).long().clamp(max=bins - 1)
+        rows.append(torch.stack([error[bin_of_image == number].mean() for number in range(bins)]))
+    return torch.stack(rows)
+
+
 # %%
 my_digits = MyECAR(digits.model.config).to(lab.device)
 my_digits.load_state_dict(digits.model.state_dict())
@@ -590,31 +509,13 @@ with torch.no_grad():
         torch.testing.assert_close(multistage_loss(errors), my_loss.loss)
         squares = [error.square().mean(dim=(1, 2, 3)) for error in errors]  # one per image
         torch.testing.assert_close(torch.stack(squares).mean(dim=1), my_loss.per_stage)
-        times = draw.local_time.T
-        found = [mean_per_bin(*both) for both in zip(squares, times, strict=True)]
-        torch.testing.assert_close(torch.stack(found), my_loss.per_bin, equal_nan=True)
+        torch.testing.assert_close(per_bin(squares, draw), my_loss.per_bin, equal_nan=True)
 own.add(flow_errors)
-parts = zip(my_loss.per_stage.tolist(), standing_still, strict=True)
+parts = zip(my_loss.per_stage.tolist(), standing_still.tolist(), strict=True)
 print("per stage, and as a share of standing still:", *(f"{a:.3f} ({a / b:.0%})" for a, b in parts))
 
 # %%
-figure, (axis,) = new_figure(width=6, height=2.8)
-centres = (torch.arange(my_loss.per_bin.shape[1]) + 0.5) / my_loss.per_bin.shape[1]
-for stage, bin_losses in enumerate(my_loss.per_bin.cpu()):
-    share = bin_losses / standing_still[stage].cpu()
-    axis.plot(centres, share, marker="os"[stage], color=hue(stage), label=f"stage {stage + 1}")
-axis.set(xlabel="local time", ylabel="error / error of standing still", ylim=(0, None))
-axis.legend(frameon=False)
-show(
-    figure,
-    "Figure 5.6. Where on its way each stage of the digits model errs, by local time. Part of it no training "
-    "removes: many images fit one state, and the best answer is the mean of their velocities.",
-    "Two lines over local time, one per stage. Shares per bin: "
-    + "; ".join(
-        f"stage {s + 1}: " + ", ".join(f"{v:.2f}" for v in (row / standing_still[s]).tolist())
-        for s, row in enumerate(my_loss.per_bin)
-    ),
-)
+explore.show_error_over_time(my_loss.per_bin.cpu() / standing_still[:, None])
 
 # %% [markdown]
 # ## Sampling, written out
@@ -734,7 +635,7 @@ generate = check.generate(generate)
 # %%
 my_cifar = MyECAR(model.config)
 for part in (my_cifar.transformer, my_cifar.head):
-    with_local_mixing(part)
+    mixing.with_local_mixing(part)
 my_cifar = my_cifar.to(lab.device)
 my_cifar.load_state_dict(model.state_dict())
 answers = (generate, guided_velocity, *answers)
@@ -764,16 +665,13 @@ with beside_the_kit(*answers):
 # What guidance costs, by where it is on. PyTorch's counter sees that `generate` pays for no half it does not need.
 
 # %%
-rows = []
-for guidance in ([1, 1, 1], [2.5, 1, 1], [1, 1, 2.5], [1, 2.5, 2.5], [2.5, 2.5, 2.5]):
-    stage_flops = model.flops(guidance_scale=guidance)
-    cells = [f"{sum(stage_flops[part]) / 1e9:.2f}" for part in ("transformer", "head")]
-    rows.append([" / ".join(map(str, guidance)), *cells])
-run = partial(generate, my_cifar, ids[:1], plan[0], [1, 1, 2.5], lab.generator(3))
-right = count_flops(lambda: list(pipe.trace(["ship"], guidance_scale=[1, 1, 2.5])))
+choices = ((1, 1, 1), (2.5, 1, 1), (1, 1, 2.5), (1, 2.5, 2.5), (2.5, 2.5, 2.5))
+explore.show_guidance_costs({each: model.flops(guidance_scale=each) for each in choices})
+counted = machine.count_flops(lambda: list(pipe.trace(["ship"], guidance_scale=[1, 1, 2.5])))
 with beside_the_kit(*answers):
-    assert count_flops(run) == right
-table(["guidance by stage", "GFLOP, transformer", "GFLOP, head"], rows)
+    assert counted == machine.count_flops(
+        lambda: generate(my_cifar, ids[:1], plan[0], [1, 1, 2.5], lab.generator(3))
+    )
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -818,11 +716,10 @@ candidates = {
     "pure noise": starts[0],
 }
 true = ends[0].flatten(1).cpu()
-apart = {name: frechet_distance(part.flatten(1).cpu(), true) for name, part in candidates.items()}
-table(
-    ["stage 1 of the digits model", "Frechet distance to true end states"],
-    [(name, f"{distance:.3f}") for name, distance in apart.items()],
-)
+distances = {
+    name: metrics.frechet_distance(part.flatten(1).cpu(), true) for name, part in candidates.items()
+}
+explore.show_distances(distances)
 
 # %% [markdown]
 # Where the first row is about as small as the second, no gap can be seen with so many images. On the CIFAR-10 model the
@@ -830,17 +727,7 @@ table(
 # nearer to real ones or not (`ecar experiment stage-errors`).
 
 # %%
-result = lab.result("stage-errors-cpu")
-rows = [row for row in result["rows"] if set(row["guidance_scale"]) == {1.0}]
-unguided = [row["frechet"] for row in rows]
-falls = ", ".join(f"{value:.2f}" for value in unguided)
-show(
-    stage_errors.draw(result),
-    f"Figure 5.7. Distance to real images with 0 to 3 stages real: without guidance {falls} "
-    f"({rows[0]['images']:,} images each; lower is better; not FID).",
-    f"Two falling lines over 0 to 3 real stages. Without guidance {falls}; with guidance it lies lower, "
-    "but for the last point, and falls in the same places.",
-)
+explore.show_stage_errors(lab.result("stage-errors-cpu"))
 
 # %% [markdown]
 # So sampling on the model's own stage 1 costs next to nothing. Stage 2 costs more, and the last stage by itself most.
@@ -859,25 +746,20 @@ bill = model.flops()
 rows = []
 for stage, side in enumerate(schedule.resolutions):
     tokens = model.transformer.tokens_per_stage[: stage + 1]
-    shapes = [
-        f"{config.latent_channels}×{side}×{side}",
-        f"{tokens[-1]}×{config.width}",
-        sum(tokens),
-    ]
-    once = f"{bill['transformer'][stage] / 1e9:.3f}"
-    a_step = f"{velocity_flops(config, stage) / 1e9:.3f}"
     halves = 1 + (guidance[stage] != 1)
-    setup_cost = f"{head_setup_flops(config, stage, steps[stage]) * halves / 1e9:.3f}"
-    rows.append([stage + 1, *shapes, once, setup_cost, a_step, f"{steps[stage]} × {halves}"])
-    rows[-1].append(f"{bill['head'][stage] / 1e9:.3f}")
-header = ["stage", "latent", "token map", "tokens it sees", "GFLOP, transformer"]
-header.append("GFLOP, head's set-up")
-table([*header, "GFLOP, head once", "steps × halves", "GFLOP, head"], rows)
+    setup_cost = cost.head_setup_flops(config, stage, steps[stage]) * halves
+    runs = cost.velocity_flops(config, stage), f"{steps[stage]} × {halves}"
+    of_transformer, of_head = (bill[part][stage] for part in ("transformer", "head"))
+    rows.append((side, tokens[-1], sum(tokens), of_transformer, setup_cost, *runs, of_head))
+explore.show_bill(rows, config.latent_channels, config.width)
 
 for scale in (1.0, guidance):
-    run = partial(pipe.trace, ["ship"], guidance_scale=scale, generator=lab.generator(3))
-    counted = count_flops(lambda run=run: list(run()))
-    formula = total_flops(model.flops(guidance_scale=scale))
+    counted = machine.count_flops(
+        lambda scale=scale: list(
+            pipe.trace(["ship"], guidance_scale=scale, generator=lab.generator(3))
+        )
+    )
+    formula = cost.total_flops(model.flops(guidance_scale=scale))
     print(f"guidance {scale}: counter {counted:,}, formula {formula:,}")
     assert counted == formula if scale == 1.0 else abs(formula / counted - 1) < 1e-3
 
@@ -917,19 +799,7 @@ for _ in range(num_steps):
 print(f"{count(student):,} weights, {num_steps} steps of {len(batch)} flows per stage")
 
 # %%
-figure, (axis,) = new_figure(width=6, height=2.8)
-curve = torch.stack(curve)
-for stage, (losses, line) in enumerate(zip(curve.T, ("-", "--"), strict=True)):
-    axis.semilogy(losses, line, color=hue(stage), label=f"stage {stage + 1}")
-axis.set(xlabel="step", ylabel="velocity error")
-axis.legend(frameon=False)
-before_after = enumerate(zip(curve[0].tolist(), curve[-5:].mean(0).tolist(), strict=True))
-fall = ", ".join(f"stage {stage + 1} from {a:.2f} to {b:.4f}" for stage, (a, b) in before_after)
-show(
-    figure,
-    f"Figure 5.8. Ten images learned by heart: {fall} (mean of the last 5 steps).",
-    f"Two falling lines on a logarithmic axis, one per stage: {fall}.",
-)
+explore.show_learning(torch.stack(curve))
 
 # %% [markdown]
 # <details><summary>Explain</summary>
@@ -941,13 +811,8 @@ show(
 recalled = generate(student, labels[few], [8, 8], [1, 1], lab.generator(1))[-1][2]
 difference = (recalled - latent[few]).square().mean().item()
 others = (latent[few] - latent[few].roll(1, dims=0)).square().mean().item()
-said = f"{difference:.3f} after {num_steps} steps; two different originals differ by {others:.2f}"
-show(
-    image_grid(digits.decode(torch.cat((latent[few], recalled))) * 2 - 1, 10, scale=8),
-    "Figure 5.9. Top: the ten images. Bottom: what your model makes of noise and the class. Mean squared difference of "
-    f"the latents: {said}.",
-    f"Two rows of ten digits of 8×8 pixels, originals above, samples below. Mean squared difference: {said}.",
-)
+both = digits.decode(torch.cat((latent[few], recalled))) * 2 - 1
+explore.show_recalled(both, difference, others, num_steps)
 
 # %% [markdown]
 # This proves the wiring, not the model: learning by heart is the opposite of what training is for. Notebook 6 trains the
@@ -973,28 +838,10 @@ explore.velocity(pipe)
 # </details>
 
 # %%
-quiz(
-    "The head goes from step to step within a stage. What happens to the token map meanwhile?",
-    {
-        "It is made anew from the state": "The transformer sees end states only.",
-        "Nothing: it was made and read once": "So the stage pays for the transformer once, however "
-        "many steps the head takes.",
-        "It is made anew for the new time": "Time enters through the head's modulations only.",
-    },
-    right="Nothing: it was made and read once",
-)
+explore.ask_token_map()
 
 # %%
-quiz(
-    "A new model's first loss is far from E|end - start|² in one stage. What do you look at first?",
-    {
-        "The learning rate": "No step has been made yet.",
-        "The wiring: its output layer, or the target of that stage": "A new head gives zero, so the "
-        "loss is known before training. Something gives another output or another target.",
-        "The data": "It enters start and end alike; the equality holds for any data.",
-    },
-    right="The wiring: its output layer, or the target of that stage",
-)
+explore.ask_first_loss()
 
 # %% [markdown]
 # ## Recap

@@ -6,6 +6,8 @@ import torch
 
 from ecar_lab.errors import EcarError
 from ecar_lab.teaching.explore import flow_matching as explore
+from ecar_lab.teaching.explore import flow_matching_figures as draw
+from ecar_lab.teaching.explore import plane as planes
 
 
 def shift(state, t):
@@ -55,10 +57,10 @@ def test_more_steps_come_closer_to_the_true_way(noise):
 
 def test_between_two_states_particles_move_straight(noise):
     states = explore.trajectory(swirl, noise, 4)
-    torch.testing.assert_close(explore.position(states, 0.0), states[0])
-    torch.testing.assert_close(explore.position(states, 0.5), states[2])
-    torch.testing.assert_close(explore.position(states, 0.625), (states[2] + states[3]) / 2)
-    torch.testing.assert_close(explore.position(states, 1.0), states[4])
+    torch.testing.assert_close(planes.position(states, 0.0), states[0])
+    torch.testing.assert_close(planes.position(states, 0.5), states[2])
+    torch.testing.assert_close(planes.position(states, 0.625), (states[2] + states[3]) / 2)
+    torch.testing.assert_close(planes.position(states, 1.0), states[4])
 
 
 def test_a_trajectory_is_computed_once(noise, data):
@@ -68,7 +70,7 @@ def test_a_trajectory_is_computed_once(noise, data):
         calls.append(t)
         return shift(state, t)
 
-    plane = explore.Sandbox({"far": {"one": counted}}, data, gap, noise)
+    plane = planes.Sandbox({"far": {"one": counted}}, data, gap, noise)
     first = plane.score("far", "one", "euler", 4)
     assert first == pytest.approx(0.5, abs=1e-5)
     assert calls == [0, 0.25, 0.5, 0.75]
@@ -79,11 +81,11 @@ def test_a_trajectory_is_computed_once(noise, data):
 
 @pytest.mark.parametrize("percent", [0, 35, 100])
 def test_the_picture_shows_the_particles_at_the_time_asked_for(noise, data, fields, percent):
-    plane = explore.Sandbox(fields, data, gap, noise)
+    plane = planes.Sandbox(fields, data, gap, noise)
     left, right = plane.draw("near", "one", "euler", 4, percent).axes
     shown = torch.as_tensor(left.collections[1].get_offsets().data).float()
     states = plane.states("near", "one", "euler", 4)
-    torch.testing.assert_close(shown, explore.position(states, percent / 100))
+    torch.testing.assert_close(shown, planes.position(states, percent / 100))
     assert right.get_xlabel() == "network calls"
 
 
@@ -119,7 +121,41 @@ def test_unknown_points_are_refused():
 
 
 def test_figures_show_what_they_are_given(noise):
-    figure, axes = explore.clouds({"a": noise, "b": noise + 1}, behind=noise)
+    figure, axes = draw.clouds({"a": noise, "b": noise + 1}, behind=noise)
     assert [len(axis.collections) for axis in axes] == [2, 2]
-    figure = explore.curves({"one": ((1, 2), (0.5, 0.2)), "other": ((1, 2), (0.6, 0.1))}, 0.05, "o")
+    figure = draw.curves({"one": ((1, 2), (0.5, 0.2)), "other": ((1, 2), (0.6, 0.1))}, 0.05, "o")
     assert [line.get_label() for line in figure.axes[0].lines][-1] == "other real data"
+
+
+def test_captions_quote_what_they_are_given(shown, noise):
+    counts = (1, 2, 4, 8, 16, 32, 64)
+    falling = [1 / count for count in counts]
+    explore.show_solvers(counts, falling, [2 * d for d in falling[:-1]], 0.01)
+    explore.show_samplers(counts, {"flow": falling, "noise": falling}, 0.01)
+    made = {"real": noise, "g = 1": noise, "g = 4": noise}
+    told = {"real": (0.9, 1.0), "g = 1": (0.75, 0.5), "g = 4": (1.0, 0.25)}
+    explore.show_guidance(made, noise, told)
+    explore.show_half_way({"half": noise}, 0.125, 0.0625)
+    explore.show_loss_over_time(torch.tensor([[0.5, 0.25], [1.0, 2.0]]), (1.0, 2.0))
+    assert [caption.split(".")[1] for caption in shown.captions] == ["6", "8", "9", "10", "11"]
+    assert "8 calls: Euler 0.125, Heun 0.500. 64 calls: 0.016 and 0.062" in shown.captions[0]
+    assert "flow 0.50 / 0.125 / 0.016; noise" in shown.captions[1]
+    assert "go from 75% to 100%, their spread from 0.50 to 0.25" in shown.captions[2]
+    assert "are 0.125 apart, two fresh mixes of this size 0.062" in shown.captions[3]
+    assert "stage 1: 0.50 in the first bin, 0.25 at least" in shown.captions[4]
+    explore.show_calls(counts, {"flow": falling, "noise": falling}, {"flow": 8, "noise": None}, 0.2)
+    assert [row.split(" | ")[-1] for row in shown.tables[-1].splitlines()[2:]] == [
+        "8 |",
+        "more than 64 |",
+    ]
+
+
+def test_the_pictures_draw(shown, noise):
+    states = torch.stack([noise] * 5)
+    explore.show_data({"noise": noise, "data": noise + 1})
+    path = torch.linspace(-1, 1, 6).view(2, 3, 1)
+    explore.show_mean_velocity(path[0], torch.tensor([[-1.0], [1.0]]), (0, 1), path)
+    explore.show_field(states, (0, 4), swirl)
+    explore.show_euler({"one": states, "other": states})
+    explore.show_pairings({"random": noise, "optimal": noise}, noise)
+    assert [caption.split(".")[1] for caption in shown.captions] == list("23457")

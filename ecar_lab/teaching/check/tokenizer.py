@@ -1,4 +1,4 @@
-"""Checks of notebook 1: the size of a latent, the parts of a VAE, normalising, quantising."""
+"""Checks of notebook 1: the size of a latent, the parts of a VAE, quantising, bits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,18 @@ from ecar_lab.teaching.check import (
     expect_pair,
     expect_tensor,
 )
+from ecar_lab.teaching.check._bits import code_bits, quality_at
 from ecar_lab.tokenizers.networks import nearest_pairs
+
+__all__ = [
+    "code_bits",
+    "compression",
+    "kl_divergence",
+    "normalise",
+    "quality_at",
+    "quantise",
+    "reparameterise",
+]
 
 
 def _draw(*shape: int, seed: int = 0) -> Tensor:

@@ -1,136 +1,268 @@
-"""Pictures of notebook 2, and its exploration: who looks where in the shipped model's transformer.
-
-A *look* is one query token's row of the attention. One trace per layer is made beforehand,
-and every redraw only reads from it.
-"""
+"""Notebook 2: what its cells show and ask, and controls to look at a model's attention."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
-import torch
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from ecar_lab.experiments.lab.figures import MARKERS, STYLES, line, logarithmic, new_figure
-from ecar_lab.flow import upsample
 from ecar_lab.layers import token_coordinates
 from ecar_lab.pipeline import ECARPipeline
+from ecar_lab.teaching.explore import autoregression_figures as draw
 from ecar_lab.teaching.explore import choice, explorer, whole
-from ecar_lab.teaching.figures import hue
-from ecar_lab.transformer import block_causal_mask
-from ecar_lab.viz.colours import LatentColours, decode
-from ecar_lab.viz.pictures import to_pil
+from ecar_lab.teaching.explore.attention_run import MEAN, AttentionRun, attention_run, look
+from ecar_lab.teaching.figures import show, table
+from ecar_lab.teaching.question import quiz
+from ecar_lab.tokenizers.base import Tokenizer
+from ecar_lab.viz.colours import LatentColours
 
-MEAN = "mean"
-BRIGHTEST = 4.0  # times the average weight at which the colours end
+WAYS = ("token by token, no KV cache", "token by token", "stage by stage")
 
-
-@dataclass(frozen=True)
-class AttentionRun:
-    """One image's attention, ready to be looked at.
-
-    Attributes:
-        weights: per layer, per stage: (h, N_s, tokens so far). sides: tokens per side of a stage.
-        image: (1, 3, H, W), the finished picture.
-    """
-
-    weights: list[list[Tensor]]
-    sides: tuple[int, ...]
-    image: Tensor
-
-    def token_at(self, stage: int, row: int, column: int) -> int:
-        """The stage's token that covers a place, given in tokens of the finest grid."""
-        side, finest = self.sides[stage], self.sides[-1]
-        return row * side // finest * side + column * side // finest
-
-    def row(self, stage: int, layer: int, head: int | str, token: int) -> Tensor:
-        """(tokens so far,): how a token's attention is spread; it sums to 1."""
-        weights = self.weights[layer][stage][:, token]
-        return weights.mean(dim=0) if head == MEAN else weights[int(head)]
-
-    def maps(self, row: Tensor) -> list[Tensor]:
-        """The row cut at the stages' borders, each piece on its grid (side, side)."""
-        lengths, left = [], len(row)
-        for side in self.sides:
-            if left:
-                lengths.append(side * side)
-                left -= side * side
-        return [part.unflatten(0, (math.isqrt(len(part)), -1)) for part in row.split(lengths)]
-
-    def shares(self, stage: int, layer: int) -> list[float]:
-        """How much of a stage's attention goes to each stage so far, mean of heads and tokens."""
-        row = self.weights[layer][stage].mean(dim=(0, 1))
-        return [part.sum().item() for part in self.maps(row)]
-
-    def covered(self, stage: int, layer: int, head: int | str) -> float:
-        """Share of a stage's tokens that, of the stage before, look most at the token which covers
-        them. By chance it would be 1 in as many tokens as the stage before has."""
-        fine, coarse = self.sides[stage], self.sides[stage - 1]
-        hits = 0
-        for token in range(fine * fine):
-            row, column = divmod(token, fine)
-            favourite = self.maps(self.row(stage, layer, head, token))[stage - 1].argmax().item()
-            hits += favourite == row * coarse // fine * coarse + column * coarse // fine
-        return hits / fine**2
+# -- what is shown ---------------------------------------------------------------------------------
 
 
-def attention_run(pipe: ECARPipeline, name: str, seed: int) -> AttentionRun:
-    """Traces one image as often as there are layers, each time keeping one layer's attention."""
-    transformer = pipe.model.transformer
-    weights, latent = [], torch.empty(0)
-    for layer in range(len(transformer.blocks)):
-        generator = torch.Generator().manual_seed(seed)
-        events = list(pipe.trace([name], generator=generator, attention_layer=layer))
-        starts = [event.attention for event in events if event.attention is not None]
-        weights.append([attention[0].float().cpu() for attention in starts])
-        latent = events[-1].latent
-    return AttentionRun(weights, transformer.token_sides, decode(pipe.tokenizer, latent))
-
-
-def look(
-    run: AttentionRun, stage: int, layer: int, head: int | str, row: int, column: int
-) -> Figure:
-    """The picture with the query's patch, its attention on every stage's grid, and its mask row."""
-    token = run.token_at(stage, row, column)
-    weights = run.row(stage, layer, head, token)
-    maps = run.maps(weights)
-    count = len(run.sides)
-    figure = Figure(figsize=(2.15 * (count + 1), 3.1), facecolor="white", dpi=100)
-    grid = figure.add_gridspec(2, count + 1, height_ratios=(7, 1))
-    figure.set_layout_engine("constrained")
-    _picture(figure.add_subplot(grid[0, 0]), run, stage, token)
-    shade = None
-    for index, side in enumerate(run.sides):
-        axis = figure.add_subplot(grid[0, index + 1])
-        _frame(axis, index)
-        if index >= len(maps):
-            axis.set(xlim=(0, 1), ylim=(0, 1))
-            axis.text(0.5, 0.5, "not there yet", ha="center", va="center", color="#59626E")
-            axis.set_title(f"stage {index + 1}", fontsize=9)
-            axis.set_aspect("equal")
-            continue
-        times_average = maps[index] * len(weights)
-        shade = axis.imshow(times_average.numpy(), cmap="viridis", vmin=0, vmax=BRIGHTEST)
-        share = maps[index].sum().item()
-        axis.set_title(f"stage {index + 1}: {share:.0%} of the attention", fontsize=9)
-        if index == stage:
-            _outline(axis, token, side, "white")
-    if shade is not None:
-        bar = figure.colorbar(shade, ax=figure.axes[1:], shrink=0.85, pad=0.01, extend="max")
-        bar.set_label("times the average", fontsize=8)
-        bar.ax.tick_params(labelsize=7)
-    _mask_row(figure.add_subplot(grid[1, :]), run.sides, stage)
-    where = f"{head} of heads" if head == MEAN else f"head {head}"
-    figure.suptitle(
-        f"query: token {token} of stage {stage + 1}; layer {layer}, {where}", fontsize=10
+def show_look(run: AttentionRun, stage: int, layer: int, head: int, row: int, column: int) -> None:
+    """Figure 2.1: the picture with one query's place, and its attention on every stage's grid."""
+    maps = run.maps(run.row(stage, layer, head, run.token_at(stage, row, column)))
+    shares = ", ".join(f"{part.sum():.0%}" for part in maps)
+    show(
+        look(run, stage, layer, head, row, column),
+        f"Figure 2.1. Where one token of stage 3 looks: {shares} of its attention go to stages 1, "
+        "2 and 3. In stage 2 it picks out the coarse token that covers its own place.",
+        "A small picture of a ship with one patch outlined, then the grids of the three stages "
+        "coloured by attention. In the middle grid one token is bright: the one that lies over "
+        "the outlined patch.",
     )
-    return figure
+
+
+def show_order_of_calls(sides: Sequence[int]) -> None:
+    """Figure 2.2: in which call each token is made."""
+    tokens = [side**2 for side in sides]
+    show(
+        draw.order_of_calls(sides),
+        "Figure 2.2. In which call a token is made. "
+        f"Token by token: {tokens[-1]} calls. By stages: {len(sides)} calls for {sum(tokens)} "
+        "tokens.",
+        f"Four grids of numbers. In the first, 8 by 8, the numbers run from 1 to {tokens[-1]}. In "
+        "the others, 2 by 2, 4 by 4 and 8 by 8, all tokens of a grid have the same number: 1, 2 "
+        "and 3.",
+    )
+
+
+def show_exponents(fitted: Mapping[str, Sequence[float]]) -> None:
+    """A table of exponents of n per way: of attention, of the whole block, of seconds."""
+    rows = [
+        (name, theory, *(f"{power:.2f}" for power in fitted[name]))
+        for name, theory in zip(WAYS, (3, 2, 2), strict=True)
+    ]
+    measured = ("attention, fitted", "block, fitted", "seconds, fitted")
+    table(["exponent of n", "attention, n → ∞", *measured], rows)
+
+
+def show_growth(
+    numbers: Sequence[int],
+    flops: Mapping[str, Sequence[float]],
+    seconds: Mapping[str, Sequence[float]],
+    fitted: Mapping[str, Sequence[float]],
+    width: int,
+) -> None:
+    """Figure 2.3: FLOPs and seconds of one block over the tokens n, one line per way.
+
+    Args:
+        fitted: way -> exponents of attention, of the block's FLOPs, of seconds.
+    """
+    panels = {
+        "GFLOP": {name: ([f / 1e9 for f in flops[name]], fitted[name][1]) for name in WAYS},
+        "seconds": {name: (seconds[name], fitted[name][2]) for name in WAYS},
+    }
+    more = flops["stage by stage"][-1] / flops["token by token"][-1]
+    time = seconds["stage by stage"][-1] / seconds["token by token"][-1]
+    show(
+        draw.growth_lines(numbers, panels),
+        f"Figure 2.3. One block of width {width}: FLOPs and seconds, with exponents through the "
+        f"largest {len(numbers[-5:])} sizes. At n = {numbers[-1]} stages take {time:.1%} of the "
+        f"time of token by token with a cache, with {more:.1f} times its FLOPs.",
+        "Two plots with logarithmic axes and three lines each. In FLOPs the line without a cache "
+        "is far above and steeper, the other two lie close together. In seconds stages lie far "
+        "below token by token, with and without a cache.",
+    )
+
+
+def show_measured_growth(measured: Mapping[str, Any]) -> None:
+    """A table of the exponents of whole generators, from a result of `ecar benchmark`."""
+    rows = []
+    for name in ("E-CAR", "DiT", "token by token", "token by token, no KV cache"):
+        fit = [measured["fits"][name][column]["largest_three"] for column in ("gflop", "seconds")]
+        rows.append((name, measured["theory"][name][0], *(f"{value:.2f}" for value in fit)))
+    table(["exponent of n, largest three sizes", "theory", "FLOPs", "seconds"], rows)
+
+
+def show_one_call(together: Sequence[int], work: Sequence[float], times: Sequence[float]) -> None:
+    """Figure 2.4: FLOPs and seconds of one call over its tokens, in those of one token."""
+    at = len(together) - 1 if 64 not in together else list(together).index(64)
+    show(
+        draw.one_call(together, work, times),
+        "Figure 2.4. One call, relative to a call with one token. "
+        f"{together[at]} tokens take {times[at]:.1f} times as long for {work[at]:.0f} times the "
+        f"FLOPs; made one by one they would take {together[at]} times as long.",
+        "Two lines over the number of tokens in a call, both axes logarithmic. The line of FLOPs "
+        "rises steadily; the line of seconds stays near 1 at first and lies far below it all the "
+        "way.",
+    )
+
+
+def show_masks(causal: Tensor, by_stages: Tensor, tokens_per_stage: Sequence[int]) -> None:
+    """Figure 2.5: the mask of token by token beside that of stage by stage."""
+    shares = [f"{mask.float().mean():.0%}" for mask in (causal, by_stages)]
+    show(
+        draw.mask_pictures(
+            {"token by token": causal, "stage by stage": by_stages}, tokens_per_stage
+        ),
+        f"Figure 2.5. Coloured: open, in the hue of the row's stage. Left {shares[0]} of all "
+        f"pairs, right {shares[1]}: each stage sees itself whole and all that lies left of it.",
+        "Two square masks of 84 by 84. In the left one the open part is a lower triangle, in the "
+        "right one a staircase of three steps, of 4, 16 and 64 rows.",
+    )
+
+
+def show_same_grid(end_state: Tensor, token_map: Tensor, tokenizer: Tokenizer) -> None:
+    """Figure 2.6: an end state, the same as the next stage's input, and that stage's output."""
+    show(
+        draw.same_grid(end_state, token_map, LatentColours.of(tokenizer)),
+        "Figure 2.6. The end state of stage 1, the same as input of stage 2, and stage 2's output "
+        "M₁ (length of each token's vector). Whole lines: the tokens of stage 2. Dotted: latent "
+        "pixels; those of a patch are copies of one pixel of e₀.",
+        "Three squares cut by the same white lines into 4 by 4. The first shows the end state of "
+        "stage 1 as 16 coloured pixels, the second the same picture after upsampling, the third "
+        "the token map as 16 shades.",
+    )
+
+
+def show_token_places(coordinates: Sequence[Tensor]) -> None:
+    """Figure 2.7: where the tokens of the stages lie in the image."""
+    show(
+        draw.token_places(coordinates),
+        "Figure 2.7. The tokens of all stages in one image. A coarse token lies in the middle of "
+        "the four finer ones that it covers, which is what the assertion above says.",
+        "A unit square with three grids of points, of 2, 4 and 8 points per side. Each point of a "
+        "coarser grid is in the middle of four points of the next finer one.",
+    )
+
+
+def show_logits(same: Tensor, across: Tensor) -> None:
+    """Figure 2.8: logits of two queries with keys of the same content everywhere.
+
+    Args:
+        same: between all places of the finest grid: query's row, column, key's row, column.
+        across: the same with the keys of a coarser grid.
+    """
+    places = token_coordinates(len(same)).view(len(same), len(same), 2)
+    low, high = places[2, 2, 0].item(), places[5, 5, 0].item()
+    cases = {
+        "query up left, keys 8×8": (same[2, 2], low, low),
+        "query down right, keys 8×8": (same[5, 5], high, high),
+        "the same, keys 4×4": (across[5, 5], high, high),
+    }
+    show(
+        draw.logit_maps(cases),
+        "Figure 2.8. Logits of a query (cross) with keys of the same content everywhere; yellow is "
+        "large. Move the query, and the pattern moves along. On the coarser grid it peaks at the "
+        "token that covers the query.",
+        "Three heat maps. In the first two the same bright spot surrounds the cross, which lies up "
+        "left in one and down right in the other. The third, on a 4 by 4 grid, is brightest in the "
+        "cell that holds the cross.",
+    )
+
+
+def show_cache(stages: Sequence[Any]) -> None:
+    """A table of what the cache saves per stage.
+
+    Args:
+        stages: those of :func:`ecar_lab.benchmark.caching.compare_cache`.
+    """
+    rows = [
+        (
+            *(number, it.tokens, it.reused),
+            f"{it.uncached_seconds / it.cached_seconds:.1f}",
+            f"{it.difference:.0e}",
+        )
+        for number, it in enumerate(stages, 1)
+    ]
+    table(["stage", "tokens", "in the cache", "time without / with", "largest difference"], rows)
+
+
+def show_changes(moved: Mapping[str, Sequence[float]]) -> None:
+    """Figure 2.9: how far the token map of each stage moved, with the mask and without."""
+    show(
+        draw.changes(moved),
+        "Figure 2.9. How far the token maps move when e₁ is changed. With the mask only M₂ does. "
+        "Without it earlier maps read the future, which they cannot have while sampling.",
+        "Two bar charts of three bars. With the block-causal mask the bars of M0 and M1 are zero, "
+        "that of M2 is not. Without a mask all three bars are above zero.",
+    )
+
+
+def show_heads(rows: Sequence[tuple[int, float, float, tuple[int, int], int]]) -> None:
+    """A table of what each head looks at.
+
+    Args:
+        rows: head, share of queries whose favourite covers them, attention to their own stage,
+            commonest step to the favourite there, how often.
+    """
+    table(
+        [
+            "head of layer 1",
+            "queries of stage 3 whose favourite in stage 2 covers them",
+            "attention to their own stage",
+            "commonest step to the favourite there, (down, right)",
+        ],
+        [
+            (head, f"{covered:.0%}", f"{own:.0%}", f"{move}, {count} times")
+            for head, covered, own, move, count in rows
+        ],
+    )
+
+
+# -- questions -------------------------------------------------------------------------------------
+
+
+def ask_cost_of_a_sequence() -> Any:
+    """What n tokens cost that are made one after the other."""
+    return quiz(
+        "What is the time complexity of generating n tokens sequentially using standard "
+        "self-attention, and why?",
+        {
+            "O(n²): attention compares all pairs": "That is one call over n tokens. Sequential "
+            "generation makes n calls, and without a cache each compares all pairs so far.",
+            "O(n³): n calls, and call k compares k² pairs": "The sum of k² for k = 1 to n is about "
+            "n³/3. With a KV cache call k compares k pairs, and the sum is about n²/2.",
+            "O(n log n): the calls get longer only slowly": "They get longer in proportion to k, "
+            "and what happens in them to its square.",
+            "O(n³), with a KV cache too": "The cache leaves one query per call, so k pairs: O(n²).",
+        },
+        right="O(n³): n calls, and call k compares k² pairs",
+    )
+
+
+def ask_own_stage() -> Any:
+    """Why a token may look at all tokens of its stage."""
+    return quiz(
+        "Why may a token look at all tokens of its own stage, even those behind it?",
+        {
+            "They are made in the same call": "All inputs of the stage are known before the call: "
+            "they come from the stage before. Nothing that is yet to be made is looked at.",
+            "It is an approximation that works": "Nothing is approximated: the factor of the chain "
+            "rule is the whole stage.",
+            "Because rotary positions hide the order": "Positions say where tokens lie; who may be "
+            "looked at is the mask's business.",
+        },
+        right="They are made in the same call",
+    )
+
+
+# -- controls --------------------------------------------------------------------------------------
 
 
 def attention(pipe: ECARPipeline, name: str = "ship", seed: int = 3):
@@ -139,11 +271,11 @@ def attention(pipe: ECARPipeline, name: str = "ship", seed: int = 3):
     layers, heads, finest = len(run.weights), len(run.weights[0][0]), run.sides[-1]
     last = len(run.sides) - 1
 
-    def draw(stage: int, layer: int, head: int | str, row: int, column: int) -> Figure:
+    def redraw(stage: int, layer: int, head: int | str, row: int, column: int) -> Figure:
         return look(run, stage - 1, layer, head, row, column)
 
     return explorer(
-        draw,
+        redraw,
         {
             "stage": choice("stage of the query", range(1, last + 2), last + 1),
             "layer": choice("layer", range(layers)),
@@ -173,156 +305,3 @@ def caption(run: AttentionRun) -> str:
         f"chance {1 / run.sides[-2] ** 2:.0%}): "
         f"{'; '.join(parts)}."
     )
-
-
-def order_of_calls(sides: Sequence[int]) -> Figure:
-    """In which call each token is made: token by token on the finest grid, then stage by stage."""
-    figure, axes = new_figure(1 + len(sides), width=2.1, height=2.4)
-    for stage, axis in enumerate(axes, start=-1):
-        side = sides[stage]
-        axis.set(title="token by token" if stage < 0 else f"stage {stage + 1}", aspect="equal")
-        axis.title.set_fontsize(9)
-        axis.set_facecolor("#E9ECF0" if stage < 0 else to_rgba(hue(stage), alpha=0.3))
-        _grid_lines(axis, side)
-        for token, (y, x) in enumerate(token_coordinates(side).tolist()):
-            call = token + 1 if stage < 0 else stage + 1
-            axis.text(x * side, y * side, str(call), ha="center", va="center", fontsize=7)
-    return figure
-
-
-def mask_pictures(masks: Mapping[str, Tensor], tokens_per_stage: Sequence[int]) -> Figure:
-    """Masks (N, N) beside each other: what is open is coloured, in the hue of the row's stage."""
-    figure, axes = new_figure(len(masks), width=3.5, height=3.7)
-    stages = torch.repeat_interleave(
-        torch.arange(len(tokens_per_stage)), torch.tensor(tokens_per_stage)
-    )
-    hues = torch.tensor([to_rgb(hue(stage)) for stage in stages.tolist()])
-    for axis, (name, mask) in zip(axes, masks.items(), strict=True):
-        open_ = mask.cpu()[:, :, None]
-        axis.imshow(torch.where(open_, hues[:, None], 1.0).numpy(), interpolation="nearest")
-        axis.set(title=name, xlabel="may be looked at", ylabel="who looks")
-        axis.grid(visible=False)
-        for border in torch.tensor(tokens_per_stage).cumsum(0)[:-1].tolist():
-            axis.axvline(border - 0.5, color="#59626E", linewidth=0.7, linestyle=":")
-    return figure
-
-
-def same_grid(end_state: Tensor, token_map: Tensor, colours: LatentColours) -> Figure:
-    """An end state, the same upsampled, and the next stage's token map, cut by the same lines."""
-    side = math.isqrt(token_map.shape[1])
-    finer = upsample(end_state)
-    norms = token_map[0].norm(dim=-1).view(side, side).cpu()
-    rgb = [(colours(latent)[0].movedim(0, -1) + 1) / 2 for latent in (end_state, finer)]
-    shapes = [f"{x.shape[-2]}×{x.shape[-1]}" for x in (end_state, finer)]
-    names = [f"end state, {shapes[0]}", f"Up2, {shapes[1]}", f"token map, {side}×{side} tokens"]
-    figure, axes = new_figure(3, width=2.5, height=2.8)
-    for axis, picture, name in zip(axes, [*rgb, norms], names, strict=True):
-        axis.imshow(picture.numpy(), extent=(0, side, side, 0), cmap="cividis")
-        _grid_lines(axis, side)
-        axis.set_title(name, fontsize=9)
-    for pixel in range(finer.shape[-1]):  # of a patch
-        place = pixel * side / finer.shape[-1]
-        axes[1].axhline(place, color="white", linewidth=0.6, linestyle=":")
-        axes[1].axvline(place, color="white", linewidth=0.6, linestyle=":")
-    return figure
-
-
-def token_places(coordinates: Sequence[Tensor]) -> Figure:
-    """Where the tokens of the stages lie; one (N, 2) of (y, x) per stage, coarsest first."""
-    figure, (axis,) = new_figure(width=3.6, height=3.6)
-    for stage, places in enumerate(coordinates):
-        y, x = places.T.numpy()
-        size, marker = 200 / 4**stage + 5, MARKERS[stage]
-        axis.scatter(x, y, s=size, color=hue(stage), marker=marker, label=f"stage {stage + 1}")
-    axis.set(xlim=(0, 1), ylim=(1, 0), xlabel="x", ylabel="y", aspect="equal")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, fontsize=8, frameon=False)
-    return figure
-
-
-def logit_maps(cases: Mapping[str, tuple[Tensor, float, float]]) -> Figure:
-    """Logits of one query with all keys of a grid (side, side), each with the query's place (y, x)
-    in [0, 1] marked."""
-    figure, axes = new_figure(len(cases), width=2.5, height=2.7)
-    low = min(logits.min().item() for logits, _, _ in cases.values())
-    high = max(logits.max().item() for logits, _, _ in cases.values())
-    for axis, (name, (logits, y, x)) in zip(axes, cases.items(), strict=True):
-        axis.imshow(logits.numpy(), vmin=low, vmax=high, extent=(0, 1, 1, 0))
-        axis.plot(x, y, "x", color="black", markersize=8, markeredgewidth=2)
-        axis.set(xticks=[], yticks=[])
-        axis.set_title(name, fontsize=9)
-    return figure
-
-
-def changes(moved: Mapping[str, Sequence[float]]) -> Figure:
-    """One panel per mask: how far the token map of each stage moved."""
-    figure, axes = new_figure(len(moved), width=3.3, height=2.5)
-    highest = max(map(max, moved.values()))
-    for axis, (name, values) in zip(axes, moved.items(), strict=True):
-        names = [f"$M_{stage}$" for stage in range(len(values))]
-        bars = axis.bar(names, values, color=[hue(stage) for stage in range(len(values))])
-        axis.bar_label(bars, fmt="%.3f", fontsize=8)
-        axis.set(title=name, ylim=(0, 1.2 * highest), ylabel="change (RMS)")
-    return figure
-
-
-def growth_lines(
-    tokens: Sequence[int], panels: Mapping[str, Mapping[str, tuple[Sequence[float], float]]]
-) -> Figure:
-    """One panel per quantity, one line per way to generate: name -> (values, exponent to quote)."""
-    looks = {"stage by stage": STYLES["E-CAR"]}
-    figure, axes = new_figure(len(panels), width=4.3, height=4.0)
-    for axis, (label, lines) in zip(axes, panels.items(), strict=True):
-        for name, (values, power) in lines.items():
-            look = looks.get(name) or STYLES[name]
-            line(axis, f"{name}: n^{power:.2f}", tokens, values, **look)
-        logarithmic(axis, "x", "y", xlabel="tokens n", ylabel=label)
-        axis.legend(fontsize=8)
-    return figure
-
-
-def _grid_lines(axis: Axes, side: int) -> None:
-    """Lines between the tokens of a grid, and no ticks."""
-    axis.set(xlim=(0, side), ylim=(side, 0), xticks=range(side + 1), yticks=range(side + 1))
-    axis.tick_params(length=0, labelbottom=False, labelleft=False)
-    axis.set_axisbelow(False)
-    axis.grid(color="white", linewidth=1.4)
-
-
-def _picture(axis: Axes, run: AttentionRun, stage: int, token: int) -> None:
-    """The finished image, with the part that the query's token covers."""
-    axis.imshow(to_pil(run.image)[0], extent=(-0.5, 0.5, 0.5, -0.5), interpolation="nearest")
-    side = run.sides[stage]
-    y, x = divmod(token, side)
-    corner = (x / side - 0.5, y / side - 0.5)
-    axis.add_patch(Rectangle(corner, 1 / side, 1 / side, fill=False, edgecolor="black", lw=3.2))
-    axis.add_patch(Rectangle(corner, 1 / side, 1 / side, fill=False, edgecolor="white", lw=1.4))
-    axis.set_title("the query's place", fontsize=9)
-    axis.axis("off")
-
-
-def _frame(axis: Axes, stage: int) -> None:
-    """No ticks, and a frame in the stage's hue."""
-    axis.set(xticks=[], yticks=[])
-    for spine in axis.spines.values():
-        spine.set(color=hue(stage), linewidth=2.5)
-
-
-def _outline(axis: Axes, token: int, side: int, colour: str) -> None:
-    y, x = divmod(token, side)
-    axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=colour, lw=2))
-
-
-def _mask_row(axis: Axes, sides: Sequence[int], stage: int) -> None:
-    """Which of all tokens the query may look at, in the hues of their stages; the rest is white."""
-    tokens = tuple(side * side for side in sides)
-    row = block_causal_mask(tokens, torch.device("cpu"))[sum(tokens[:stage])]
-    start = 0
-    for index, length in enumerate(tokens):
-        colour = hue(index) if row[start] else "white"
-        axis.barh(0, length, left=start, color=colour, edgecolor="black")
-        words = f"stage {index + 1}" if length / sum(tokens) > 0.1 else f"{index + 1}"
-        axis.text(start + length / 2, 0, words, ha="center", va="center", fontsize=8)
-        start += length
-    axis.set(xlim=(0, start), yticks=[], ylim=(-0.4, 0.4))
-    axis.set_xlabel("its row of the mask: coloured = may be looked at", fontsize=8)
-    axis.tick_params(labelsize=7)

@@ -1,117 +1,306 @@
-"""Explorations of notebook 4: what a transition does to the noise inside 2x2 blocks."""
+"""Notebook 4: what its cells show and ask, and controls of a transition."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from einops import rearrange
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ecar_lab.flow import block_mean, transition, upsample
+from ecar_lab.doctor.diagnose import Diagnosis
+from ecar_lab.events import TraceEvent
+from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.schedule import Coupling, StageSchedule
 from ecar_lab.teaching.explore import choice, explorer, flag, real, whole
-from ecar_lab.teaching.figures import new_figure
+from ecar_lab.teaching.explore import transitions_figures as draw
+from ecar_lab.teaching.explore.block_noise import COUPLINGS, block_noise, picture_of, start_state
+from ecar_lab.teaching.explore.windows_study import (
+    show_coupled,
+    show_full_denoise,
+    show_study_without_noise,
+    show_window_ends,
+)
+from ecar_lab.teaching.figures import show, table
+from ecar_lab.teaching.question import quiz
+from ecar_lab.viz.colours import LatentColours
+from ecar_lab.viz.pictures import enlarge, image_grid, to_pil
 
-COUPLINGS: tuple[Coupling, ...] = ("independent", "correlated")
-DRAWS = 20_000
+# For the cells, beside what is defined here.
+__all__ = [
+    "show_coupled",
+    "show_full_denoise",
+    "show_study_without_noise",
+    "show_window_ends",
+]
 
-
-@dataclass(frozen=True)
-class BlockNoise:
-    """The noise of x_start inside a 2x2 block, its pixels row by row.
-
-    Attributes:
-        measured: covariance (4, 4) over many draws. formula: what it should be.
-        wanted: 1 - a, the standard deviation that time a asks for.
-    """
-
-    measured: Tensor
-    formula: Tensor
-    wanted: float
-
-    @property
-    def std(self) -> float:
-        """Measured standard deviation of a pixel's noise."""
-        return self.measured.diagonal().mean().sqrt().item()
-
-
-def in_blocks(noise: Tensor) -> Tensor:
-    """Noise (B, C, 2h, 2w) -> covariance (4, 4) of the pixels of a 2x2 block."""
-    blocks = rearrange(noise, "b c (h p) (w q) -> (b c h w) (p q)", p=2, q=2).double()
-    return blocks.T @ blocks / len(blocks)
+# -- what is shown ---------------------------------------------------------------------------------
 
 
-def formula(schedule: StageSchedule, renoise: bool = True) -> Tensor:
-    """Covariance (4, 4) of a block's noise after the transition into the second stage.
-
-    ``c² 11ᵀ + sigma² Sigma`` with ``c = (a / b) (1 - b)``; Sigma = I under ``independent`` and
-    4/3 (I - 11ᵀ / 4) under ``correlated``; 11ᵀ is the matrix of ones. Without
-    re-noising the first term alone.
-    """
-    hand_over, end = schedule.transition(1), schedule.ends[0]
-    equal, own = torch.ones(4, 4).double(), torch.eye(4).double()
-    if hand_over.coupling == "correlated":
-        own = 4 / 3 * (own - equal / 4)
-    brought = (hand_over.scale * (1 - end)) ** 2 * equal
-    return brought + hand_over.sigma**2 * own if renoise else brought
-
-
-def start_state(schedule: StageSchedule, latent: Tensor, renoise: bool, seed: int) -> Tensor:
-    """x_start of the second stage for clean latents (B, C, R, R), with or without the noise added
-    again."""
-    draw = torch.Generator().manual_seed(seed)
-    small = block_mean(latent)
-    end, eps = schedule.ends[0], torch.randn(small.shape, generator=draw).to(latent)
-    previous_end = end * small + (1 - end) * eps
-    if not renoise:
-        return schedule.transition(1).scale * upsample(previous_end)
-    noise = torch.randn(latent.shape, generator=draw).to(latent)
-    return transition(schedule, 1, previous_end, noise)
+def show_transitions(
+    pipe: ECARPipeline, moments: Sequence[tuple[TraceEvent, str]], image: int
+) -> None:
+    """Figure 4.1: latents and decoded clean estimates of one image of a run, at some moments."""
+    colours = LatentColours.of(pipe.tokenizer)
+    one = slice(image, image + 1)
+    latents = [colours(event.latent[one]) for event, _ in moments]
+    believed = [pipe.decode(event.clean_estimate[one]) * 2 - 1 for event, _ in moments]
+    words = [f"stage {event.stage + 1} {what}, t = {event.t:.2f}" for event, what in moments]
+    show(
+        image_grid(
+            [enlarge(to_pil(picture)[0], 150) for picture in (*latents, *believed)],
+            len(moments),
+            labels=[*words, *["clean estimate"] * len(moments)],
+        ),
+        "Figure 4.1. An automobile before and after both transitions. Above: the latent. At a "
+        "transition it gets four times the pixels and more noise: time goes back. Below: what the "
+        "model believes the clean latent to be, decoded. At a start that is the last belief, "
+        "upsampled, which the decoder shows coarsely.",
+        "Two rows of five pictures. Above, noisy latents of 4×4, 8×8, 8×8, 16×16 and a clear one "
+        "of 16×16. Below, the decoded estimates, from a blur to a car.",
+    )
 
 
-def block_noise(
-    previous_end: float, coupling: Coupling, renoise: bool, draws: int = DRAWS, seed: int = 0
-) -> BlockNoise:
-    """Noise of many start states of nothing: with x = 0 all that is in them is noise.
+def show_noise_left(rows: Sequence[Sequence[float]]) -> None:
+    """A table of the noise before and after each transition: t and noise before, t and noise after,
+    a row per transition."""
+    table(
+        ["transition", "t before", "noise", "1 - t", "t after", "noise", "1 - t"],
+        [
+            (
+                f"{stage} → {stage + 1}",
+                *(f"{v:.2f}" for v in (t, before, 1 - t, later, after, 1 - later)),
+            )
+            for stage, (t, before, later, after) in enumerate(rows, 1)
+        ],
+    )
+
+
+def show_pyramid(pyramid: Sequence[Tensor]) -> None:
+    """Figure 4.2: six digits at the size of each stage."""
+    tiles = [draw.tile(level[index] / level.std()) for level in pyramid for index in range(6)]
+    show(
+        image_grid(tiles, 6),
+        "Figure 4.2. Six digits in three stages: at 2×2 where the ink is, at 8×8 a digit. Each "
+        "stage in a contrast of its own.",
+        "Three rows of the same six digits as 2×2, 4×4 and 8×8 grey pixels, each clearer than "
+        "above.",
+    )
+
+
+def show_windows(schedule: StageSchedule) -> None:
+    """Figure 4.3: windows in flow time, and what the head is told in their place."""
+    show(
+        draw.windows(schedule),
+        "Figure 4.3. Windows of the shipped model overlap (left); what the head is told never does "
+        "(right).",
+        "Two charts of three bars. Left: 0 to 0.40, 0.25 to 0.70, 0.54 to 1. Right: three slices "
+        "one after another with small gaps.",
+    )
+
+
+def show_eigenvalues(curves: Mapping[float, tuple[Tensor, Tensor]]) -> None:
+    """Figure 4.4: the smallest eigenvalue of the noise to be added, over the start of a window.
 
     Args:
-        previous_end: b, where the window of the stage before ends.
+        curves: end b of the window before -> starts a, smallest eigenvalues.
     """
-    schedule = StageSchedule(2, 2, (previous_end, 1.0), coupling)
-    noise = start_state(schedule, torch.zeros(draws, 1, 2, 2), renoise, seed)
-    return BlockNoise(in_blocks(noise), formula(schedule, renoise), 1 - schedule.window(1)[0])
+    zeros = [start[smallest >= 0][-1].item() for start, smallest in curves.values()]
+    show(
+        draw.eigenvalues(curves),
+        "Figure 4.4. The smallest eigenvalue of the noise to be added. Below zero there is no such "
+        "noise: the dots are the latest possible starts.",
+        f"Three falling curves for b = {_listed(f'{end}' for end in curves)}, crossing zero at "
+        f"dots near a = {_listed(f'{zero:.2f}' for zero in zeros)}.",
+    )
 
 
-def draw_matrix(axis: Axes, matrix: Tensor, title: str, largest: float) -> None:
-    """A covariance matrix as orange (positive) and violet (negative) squares, numbers inside."""
-    axis.imshow(matrix.numpy(), cmap="PuOr_r", vmin=-largest, vmax=largest)
-    for row, column in torch.cartesian_prod(torch.arange(4), torch.arange(4)).tolist():
-        value = round(matrix[row, column].item(), 2) + 0.0  # no -0.00
-        dark = abs(value) > 0.6 * largest
-        axis.text(
-            column, row, f"{value:.2f}", ha="center", va="center", fontsize=8,
-            color="white" if dark else "#1B1F24",
-        )  # fmt: skip
-    axis.set(xticks=[], yticks=[])
-    axis.set_title(title, fontsize=9)
-    axis.grid(visible=False)
+def show_covariances(
+    numbers: Mapping[str, Sequence[float]], matrices: Mapping[str, Sequence[Tensor]], largest: float
+) -> None:
+    """Figure 4.5 and its table: the noise of many starts, measured.
+
+    Args:
+        numbers: coupling -> mean, a · D, variance, (1 - a)², largest error of the covariance.
+        matrices: coupling -> covariances of what is brought, what is added, both.
+    """
+    table(
+        ["coupling", "mean", "a · D", "variance", "(1 - a)²", "covariance, largest error"],
+        [(f"`{name}`", *(f"{v:.4f}" for v in values)) for name, values in numbers.items()],
+    )
+    show(
+        draw.covariances(matrices, largest),
+        "Figure 4.5. Measured covariances in a 2×2 block at b = 0.5. White noise (top) fills the "
+        "diagonal up and leaves the rest. Noise without block means (bottom) takes away just what "
+        "was too much.",
+        "Two rows of three four-by-four matrices. Brought: 0.11 everywhere. Added: top a diagonal "
+        "of 0.33; bottom 0.33 on the diagonal and minus 0.11 beside it. Sum: 0.44 on both "
+        "diagonals, beside it 0.11 on top and 0 below.",
+    )
 
 
-def picture_of(latent: Tensor, noise: BlockNoise, state: Tensor) -> Figure:
-    """Measured and expected matrix beside one start state."""
-    figure, (left, middle, right) = new_figure(3, width=2.3, height=2.5)
-    largest = noise.wanted**2
-    draw_matrix(left, noise.measured, f"measured, std {noise.std:.3f}", largest)
-    draw_matrix(middle, noise.formula, f"formula; 1 - a = {noise.wanted:.3f}", largest)
-    span = 2 * latent.std().item() or 1.0
-    right.imshow(state[0, 0].cpu().numpy(), cmap="gray", vmin=-span, vmax=span)
-    right.set(xticks=[], yticks=[])
-    right.set_title("one x_start", fontsize=9)
-    right.grid(visible=False)
-    return figure
+def show_pairs(first: Sequence[Tensor], last: Sequence[Tensor], taus: Sequence[float]) -> None:
+    """Figure 4.6: one digit on the straight line from start to end of each of two stages."""
+    shown = [draw.tile(((1 - tau) * first[s] + tau * last[s])[0]) for s in (0, 1) for tau in taus]
+    show(
+        image_grid(shown, 5, labels=[f"stage {s}, τ = {tau}" for s in (1, 2) for tau in taus]),
+        "Figure 4.6. The pairs of one digit: every row is one straight line. Stage 1 ends half "
+        "noise; stage 2 starts with more noise than that, at four times the pixels, and ends "
+        "clean.",
+        "Two rows of five pictures. Upper row, 4×4: noise turning into a coarse digit, still "
+        "noisy. Lower row, 8×8: a noisy 3 turning into a clean one.",
+    )
+
+
+def show_clean_errors(rows: Sequence[tuple[str, int, Sequence[float]]]) -> None:
+    """A table of the largest error of the clean estimate at three local times: coupling, stage."""
+    table(
+        ["coupling", "stage", "largest error, τ = 0", "τ = 0.3", "τ = 1"],
+        [(f"`{name}`", stage, *(f"{gap:.0e}" for gap in gaps)) for name, stage, gaps in rows],
+    )
+
+
+def show_unknown(rows: Sequence[tuple[str, bool, Sequence[float]]]) -> None:
+    """A table of how much of the clean block means cannot be told at three local times."""
+    table(
+        ["coupling", "y seen", "d unknown at τ = 0.25", "τ = 0.5", "τ = 0.75"],
+        [
+            (f"`{name}`", "yes" if history else "no", *(f"{share:.3f}" for share in shares))
+            for name, history, shares in rows
+        ],
+    )
+
+
+def show_models(rows: Mapping[str, Sequence[float]]) -> None:
+    """A table of four trainings: loss, three distances, and two ratios of generated over real."""
+    header = ["", "training loss, stage 2", "Frechet, 2 steps", "4 steps", "8 steps"]
+    table(
+        [*header, "std of D₀", "std of detail"],
+        [(name, *(f"{number:.2f}" for number in numbers)) for name, numbers in rows.items()],
+    )
+
+
+def show_samples(rows: Mapping[str, Tensor]) -> None:
+    """Figure 4.7: digits of three models above real ones."""
+    show(
+        draw.samples(rows),
+        "Figure 4.7. Digits 0 to 9 of the three models, 8 steps per stage, equal noise, above real "
+        "ones. In single pictures the damage is easy to miss; the table above sums over all of "
+        "them.",
+        "Four rows of ten small digits: three generated, one real. All rows show digits; by eye "
+        "the first is hardly worse than the others.",
+    )
+
+
+def show_signs(
+    losses: Mapping[str, Tensor],
+    errors: Mapping[str, Sequence[float]],
+    changes: Mapping[str, Sequence[float]],
+    taus: Sequence[float],
+) -> None:
+    """Figure 4.8: three signs of the leak, for each model."""
+    show(
+        draw.signs(losses, errors, changes, taus),
+        "Figure 4.8. The leaky model (circles) in training: a low loss, and next to no error in "
+        "block means once τ has left 0. In sampling (right) it stays, from its third step on, with "
+        "what it has guessed. Honest models go on revising.",
+        "Three line charts with three models each. Loss and error of block means are lowest for "
+        "correlated with history; its velocity stops changing after the third of eight steps, the "
+        "other two change more and more.",
+    )
+
+
+def tell_findings(name: str, **findings: Diagnosis) -> None:
+    """Prints what signs of `ecar doctor` say of a model."""
+    print(f"{name}:")
+    for sign, found in findings.items():
+        print(f"  {sign} {'FIRES' if found.fired else 'silent'}: {found.found}")
+
+
+def show_best_guesses(rows: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> None:
+    """A table of what end states tell of the coarsest latent: coupling, windows, shares missed."""
+    table(
+        ["coupling", "window ends", "D₀ unknown from e₀", "from e₁", "from both"],
+        [(f"`{name}`", ends, *(f"{share:.3f}" for share in found)) for name, ends, found in rows],
+    )
+
+
+def show_wrong_history(deltas: Sequence[float], rows: Mapping[str, Sequence[float]]) -> None:
+    """A table of distances after histories that are wrong by ``deltas``, and after the own one."""
+    table(
+        ["Frechet distance", *(f"δ = {delta}" for delta in deltas), "own history"],
+        [(name, *(f"{score:.2f}" for score in scores)) for name, scores in rows.items()],
+    )
+
+
+def show_without_noise(
+    with_noise: Tensor, without: Tensor, detail: Tensor, names: Sequence[str]
+) -> None:
+    """Figure 4.9: images with and without the noise at transitions, and the latter's detail."""
+    words = [
+        f"{name}, {what}" for what in ("with noise", "without", "detail × 8") for name in names
+    ]
+    show(
+        image_grid(torch.cat((with_noise, without, detail)), 4, scale=4, labels=words),
+        "Figure 4.9. Same class, same first stage. Middle: without the noise at the transitions, "
+        "blurred patches of little colour. Bottom: what is left of their detail (less the mean of "
+        "5×5 pixels), eight times as strong: edges and a regular grid.",
+        "Three rows of four images. Above a horse, a truck, a ship and an automobile; in the "
+        "middle the same scenes as blurred patches; below grey pictures with a fine grid of lines.",
+    )
+
+
+def show_boundaries(
+    scores: Mapping[str, Sequence[float]], bands: Mapping[str, Sequence[float]]
+) -> None:
+    """A table of boundary scores (stages 2 and 3) and of standard deviations, band by band."""
+    rows = [
+        (name, *(f"{scores[name][s]:.2f}" for s in (1, 2)), *(f"{v:.2f}" for v in bands[name]))
+        for name in scores
+    ]
+    table(["", "boundary score, stage 2", "stage 3", "std of D₀", "detail 1", "detail 2"], rows)
+
+
+def _listed(words: Any) -> str:
+    """a, b and c."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}"
+
+
+# -- questions -------------------------------------------------------------------------------------
+
+
+def ask_correlation() -> Any:
+    """How strongly two pixels of a block correlate."""
+    return quiz(
+        "`independent`, any b: how strongly do two pixels of a block correlate in their noise "
+        "after the transition?",
+        {
+            "Not at all": "So it is with `correlated`. White noise adds to the diagonal only.",
+            "With 1/4": "c² beside (1 - a)² on the diagonal, and c = (1 - a) / 2, whatever b is.",
+            "More as b grows": "c and 1 - a shrink in proportion as b grows: their ratio stays.",
+        },
+        right="With 1/4",
+    )
+
+
+def ask_lower_loss() -> Any:
+    """What to look at when a loss is too good."""
+    return quiz(
+        "A colleague trains `correlated` with history and has a lower loss than you. What do you "
+        "look at?",
+        {
+            "More flow steps": "They do not mend it: the model stays with its first guess.",
+            "Errors of block means against the rest": "Late in a stage: this is `diagnose.leak`.",
+            "The learning rate": "A loss that is too good raises another question: what can it "
+            "see?",
+        },
+        right="Errors of block means against the rest",
+    )
+
+
+# -- controls --------------------------------------------------------------------------------------
 
 
 def transitions(latent: Tensor):
@@ -122,13 +311,13 @@ def transitions(latent: Tensor):
     """
     one = latent[:1]
 
-    def draw(previous_end: float, coupling: Coupling, renoise: bool, seed: int) -> Figure:
+    def redraw(previous_end: float, coupling: Coupling, renoise: bool, seed: int) -> Figure:
         schedule = StageSchedule(one.shape[-1], 2, (previous_end, 1.0), coupling)
         state = start_state(schedule, one, renoise, seed)
         return picture_of(one, block_noise(previous_end, coupling, renoise), state)
 
     return explorer(
-        draw,
+        redraw,
         {
             "previous_end": real("b, end of the window before", 0.05, 0.95, 0.5, 0.05),
             "coupling": choice("coupling", COUPLINGS),

@@ -84,7 +84,7 @@ RIGHT = {
         ),
         variant(
             "5.2",
-            ("return [layer(condition) for layer in layers]", "return tuple(f(condition) for f in layers)"),
+            ("return [layer(condition) for layer in linear]", "return tuple(f(condition) for f in linear)"),
         ),
         variant(
             "5.2",

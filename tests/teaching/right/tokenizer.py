@@ -1,3 +1,8 @@
+import bisect
+import math
+from itertools import pairwise
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.distributions import Normal, kl_divergence
@@ -37,6 +42,30 @@ def expanded(rows, codebook):
     return straight(rows, codebook.detach().index_select(0, length.argmin(1)))
 
 
+def bits_by_counting(tokens, codes):
+    """All images that there are, and their logarithm."""
+    return math.log(codes**tokens) / math.log(2) if tokens < 100 else tokens * math.log2(codes)
+
+
+def quality_by_bisect(points, bits):
+    ordered = sorted(points)
+    place = bisect.bisect_left([each for each, _ in ordered], bits)
+    (a, low), (b, high) = ordered[max(place - 1, 0)], ordered[place]
+    return high if a == b else low + (high - low) * (bits - a) / (b - a)
+
+
+def quality_by_numpy(points, bits):
+    return np.interp(bits, *zip(*sorted(points), strict=True))
+
+
+def quality_by_shares(points, bits):
+    ordered = sorted(points)
+    for (a, low), (b, high) in pairwise(ordered):
+        if bits <= b:
+            return ((b - bits) * low + (bits - a) * high) / (b - a)
+    return None
+
+
 RIGHT = {
     "compression": [
         lambda size, f, c: ((size // f) * (size // f), 3 * f * f / c),
@@ -59,4 +88,10 @@ RIGHT = {
         lambda z, m, s: torch.stack([(z[:, c] - m[c]) / s[c] for c in range(len(m))], dim=1),
     ],
     "quantise": [by_squares, looked_up, expanded],
+    "code_bits": [
+        bits_by_counting,
+        lambda tokens, codes: tokens * torch.tensor(float(codes), dtype=torch.float64).log2(),
+        lambda tokens, codes: sum(math.log(codes, 2) for _ in range(tokens)),
+    ],
+    "quality_at": [quality_by_bisect, quality_by_numpy, quality_by_shares],
 }

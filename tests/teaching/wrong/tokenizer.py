@@ -1,3 +1,6 @@
+import math
+from itertools import pairwise
+
 import torch
 
 
@@ -26,6 +29,22 @@ def mean_in_place(mean, lv):
 def scaled_in_place(z, mean, std):
     z -= column(mean)
     return z.div_(column(std))
+
+
+def between(weigh, choose=None):
+    """A value made of the neighbours' (bits, quality) by ``weigh(left, right, bits)``."""
+
+    def quality(points, bits):
+        for left, right in pairwise(choose(points) if choose else sorted(points)):
+            if left[0] <= bits <= right[0]:
+                return weigh(left, right, bits)
+        return points[-1][1]
+
+    return quality
+
+
+def on_line(left, right, bits):
+    return left[1] + (right[1] - left[1]) * (bits - left[0]) / (right[0] - left[0])
 
 
 WRONG = {
@@ -128,5 +147,32 @@ WRONG = {
             lambda rows, book: rows.data.copy_(nearest(rows, book)),
             "changed its argument rows in place",
         ),
+    ],
+    "code_bits": [
+        (lambda tokens, codes: math.log2(codes), "the bits of one token"),
+        (lambda tokens, codes: tokens * math.log(codes), "in nats"),
+        (lambda tokens, codes: tokens * math.log10(codes), "decimal digits"),
+        (lambda tokens, codes: codes * math.log2(tokens), "changed places"),
+        (lambda tokens, codes: tokens * codes, "it takes their logarithm"),
+        (lambda tokens, codes: math.log2(tokens * codes), "no sum of logarithms"),
+        (lambda tokens, codes: tokens * (codes.bit_length() - 1), "rounded down"),
+        (lambda tokens, codes: tokens * math.log2(codes) / 8, "that is bytes"),
+        (lambda tokens, codes: None, "is a return missing?"),
+    ],
+    "quality_at": [
+        (
+            between(lambda a, b, bits: b[1] + (a[1] - b[1]) * (bits - a[0]) / (b[0] - a[0])),
+            "upside down",
+        ),
+        (lambda points, bits: max(p for p in points if p[0] <= bits)[1], "the one below"),
+        (lambda points, bits: min(p for p in points if p[0] >= bits)[1], "the one above"),
+        (between(lambda a, b, bits: (a[1] + b[1]) / 2), "the middle of both"),
+        (
+            lambda points, bits: on_line(min(points), max(points), bits),
+            "from the first to the last",
+        ),
+        (between(on_line, choose=lambda points: points), "points come in any order"),
+        (lambda points, bits: bits, "return the quality"),
+        (lambda points, bits: (bits, 1.0), "return a number"),
     ],
 }
