@@ -72,6 +72,7 @@ def test_every_control_reaches_the_picture(tokenizer, image, monkeypatch, capsys
         ([(100.0, 20.0), (300.0, 22.0)], "continuous ahead at all of them"),
         ([(100.0, 30.0), (300.0, 22.0)], "the lead changes"),
         ([(100.0, 25.05), (300.0, 26.0)], "no difference worth the name"),
+        ([(100.0, 22.0), (300.0, 26.0)], "continuous ahead at some of them, level"),
         ([(900.0, 20.0), (990.0, 22.0)], "share no number of bits"),
     ],
 )

@@ -69,13 +69,19 @@ def show_equal_bits(
             for bits, one, other in compared
         ],
     )
-    said = "the lead changes along the way"
-    if min(leads) > 0.2 or max(leads) < -0.2:
-        said = f"{first if min(leads) > 0 else second} ahead at all of them"
-    elif max(map(abs, leads)) <= 0.2:
-        said = "no difference worth the name"
-    print(f"at equal bits, one training of each: {said}")
+    print(f"at equal bits, one training of each: {verdict(first, second, leads)}")
     print(f"{first} against {second}: {min(leads):+.1f} to {max(leads):+.1f} dB")
+
+
+def verdict(first: str, second: str, leads: Sequence[float]) -> str:
+    """Who is ahead; leads of the first over the second, in dB. Up to 0.2 dB count as none."""
+    ahead, behind = max(leads) > 0.2, min(leads) < -0.2
+    if ahead and behind:
+        return "the lead changes along the way"
+    if not ahead and not behind:
+        return "no difference worth the name"
+    leader, least = (first, min(leads)) if ahead else (second, -max(leads))
+    return f"{leader} ahead " + ("at all of them" if least > 0.2 else "at some of them, level at the others")
 
 
 def in_words(points: Points) -> str:
