@@ -36,9 +36,9 @@ lab = setup(10)
 # ## The result first
 #
 # Two shipped models and the same noise. `cifar10` gives velocities; `cifar10-turbo` is a copy of its teacher whose head was then
-# taught to take few steps. `plain=False` lets both sample in the way that their checkpoints prefer. If the first cell says
-# `False`, `cifar10` has been trained on since: the head's own teacher is an earlier state of it, which is why each model is
-# held against its own flow below.
+# taught to take few steps. `plain=False` lets both sample in the way that their checkpoints prefer. Where the first cell says
+# `False`, the teacher has been trained on since, and the head was taught by an earlier state of it. Each model is held against its
+# own flow below, so that does not matter there.
 
 # %%
 teacher = lab.pipeline("cifar10", plain=False)
@@ -667,7 +667,7 @@ explore.closing_table(results, usual)
 # down only slowly: that error was learned, and a solver cannot mend it. Edges are a crude measure of sharpness; what they say of *these few images* stands in the table.
 # It knows 1, 2 and 4 even steps per stage and guidance from 1 to 3.5, and refuses the rest. It is bound to the teacher it was taught by: new weights
 # there want a new training here, while a solver works with any. And its distance says how well it follows a flow, not how good images are.
-# For that there is the Frechet distance on thousands of images: `docs/results.md`, "A better solver and a few-step head", and the model card in
+# For that there is the Frechet distance on thousands of images: `docs/results.md`, "Trained for longer", and the model card in
 # `data/checkpoints/cifar10-turbo`. There a better solver alone is ahead in quality, and the few-step head in cost. Nothing here was measured on a GPU.
 #
 # ### Your plans
