@@ -81,7 +81,9 @@ def verdict(first: str, second: str, leads: Sequence[float]) -> str:
     if not ahead and not behind:
         return "no difference worth the name"
     leader, least = (first, min(leads)) if ahead else (second, -max(leads))
-    return f"{leader} ahead " + ("at all of them" if least > 0.2 else "at some of them, level at the others")
+    return f"{leader} ahead " + (
+        "at all of them" if least > 0.2 else "at some of them, level at the others"
+    )
 
 
 def in_words(points: Points) -> str:
