@@ -9,7 +9,7 @@ for all of them one after the other in one run, decoding included.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -169,11 +169,18 @@ SETTINGS = [
 def as_good(result: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
     """For each point of DiT the cheapest point of an E-CAR whose distance is no larger: (DiT's
     point, the E-CAR's name, its point). A point of DiT that none reaches is left out."""
-    ours = [(name, p) for name in CHECKPOINTS if name != "DiT" for p in result[name]["points"]]
     for point in result["DiT"]["points"]:
-        reached = [(name, p) for name, p in ours if p["frechet"] <= point["frechet"]]
-        if reached:
-            yield (point, *min(reached, key=lambda one: one[1]["gflop"]))
+        if found := cheapest_as_good(result, point["frechet"]):
+            yield (point, *found)
+
+
+def cheapest_as_good(
+    result: Mapping[str, Any], distance: float
+) -> tuple[str, dict[str, Any]] | None:
+    """Name and point of the cheapest E-CAR whose distance is no larger; None if there is none."""
+    ours = [(name, p) for name in present(result) if name != "DiT" for p in result[name]["points"]]
+    reached = [(name, p) for name, p in ours if p["frechet"] <= distance]
+    return min(reached, key=lambda one: one[1]["gflop"], default=None)
 
 
 def best_trial(trials: list[dict[str, Any]], as_literature: bool) -> dict[str, Any]:
@@ -195,14 +202,14 @@ def dearest(entry: dict[str, Any]) -> float:
 def draw(result: dict[str, Any]) -> Figure:
     """Distance over FLOPs of sampling, and over the time of one image where that was measured."""
     timed = all(
-        "seconds_per_image" in p for name in _present(result) for p in result[name]["points"]
+        "seconds_per_image" in p for name in present(result) for p in result[name]["points"]
     )
     figure, axes = figures.new_figure(2 if timed else 1, width=4.6)
     costs: list[tuple[Any, str]] = [(lambda point: point["gflop"], "GFLOP per image")]
     if timed:
         costs.append((lambda point: 1e3 * point["seconds_per_image"]["1"], "ms for one image"))
     for axis, (cost, label) in zip(axes, costs, strict=True):
-        for name in _present(result):
+        for name in present(result):
             points = sorted(result[name]["points"], key=cost)
             spreads = [{"mean": p["frechet"], "std": p.get("interval")} for p in points]
             figures.line(axis, name, [cost(point) for point in points], spreads)
@@ -213,14 +220,14 @@ def draw(result: dict[str, Any]) -> Figure:
     return figure
 
 
-def _present(result: dict[str, Any]) -> list[str]:
+def present(result: Mapping[str, Any]) -> list[str]:
     """The checkpoints that a result has; older ones have no few-step head."""
     return [name for name in CHECKPOINTS if name in result]
 
 
 def table(result: dict[str, Any]) -> str:
     """Every point, what is as good as DiT at which cost, the trials that decided the guidance."""
-    names = _present(result)
+    names = present(result)
     rows = [
         [
             f"{name} (`{result[name]['checkpoint']}`, {result[name]['parameters'] / 1e6:.2f} M)",

@@ -25,6 +25,11 @@ class Shown:
     captions: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
 
+    @property
+    def numbers(self) -> list[str]:
+        """Of the figures, without the notebook's: "8" of "Figure 4.8. ..."."""
+        return [caption.split(".")[1] for caption in self.captions]
+
     def display(self, thing: Any, **options: Any) -> None:
         if isinstance(thing, dict):
             self.pictures.append(thing["image/png"])

@@ -68,8 +68,7 @@ def test_captions_quote_what_they_are_given(shown, tiny_pipeline):
     explore.show_error_over_time(torch.tensor([[0.5, 0.25], [0.125, 1.0]]))
     explore.show_learning(torch.tensor([[1.0, 2.0], [0.5, 0.25]]))
     explore.show_recalled(torch.zeros(20, 3, 8, 8), 0.125, 2.5, 40)
-    numbers = [caption.split(".")[1] for caption in shown.captions]
-    assert numbers == ["2", "3", "4", "5", "6", "8", "9"]
+    assert shown.numbers == ["2", "3", "4", "5", "6", "8", "9"]
     assert "25% of the weights, 10% of the FLOPs" in shown.captions[0]
     assert "38% of their variance" in shown.captions[2]
     assert "zeros: 2.000 in stage 1, 3.000 in stage 2" in shown.alts[3]

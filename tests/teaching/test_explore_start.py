@@ -19,7 +19,7 @@ def test_a_run_is_shown_in_pictures_a_table_and_shares(shown, tiny_pipeline):
     explore.show_overview(events, tiny_pipeline)
     explore.show_stages(tiny_pipeline.model.schedule)
     explore.show_flops([10**9, 3 * 10**9], [4, 16])
-    assert [caption.split(".")[1] for caption in shown.captions] == ["2", "3", "4"]
+    assert shown.numbers == ["2", "3", "4"]
     assert "Shares of the stages: 25%, 75%" in shown.captions[2]
     first, last = tiny_pipeline.model.schedule.resolutions
     assert f"| 1 | {first}×{first} | 0.000 |" in shown.tables[0]

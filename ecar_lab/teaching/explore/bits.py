@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ecar_lab.experiments.lab.scores import plus_minus
 from ecar_lab.teaching.explore import tokenizer_figures as draw
 from ecar_lab.teaching.explore.tokenizer_figures import Points
 from ecar_lab.teaching.figures import show, table
@@ -97,7 +98,7 @@ def show_measured_tokens(result: Mapping[str, Any]) -> None:
     rows = [
         (
             *(row["name"], row["tokens"], f"{row['bits']['mean']:.1f}"),
-            *(f"{row[name]['mean']:.2f} ± {row[name]['std']:.2f}" for name in columns),
+            *(plus_minus(row[name]) for name in columns),
             f"{row['named_right']['mean']:.0%}",
         )
         for row in result["rows"]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ecar_lab.errors import EcarError
 from ecar_lab.experiments.lab import figures
+from ecar_lab.experiments.shipped import present
 from ecar_lab.experiments.steps_and_guidance import front, mark_front
 from ecar_lab.teaching.explore import WIDE, choice, explorer, flag
 from ecar_lab.teaching.session import Session
@@ -76,7 +77,7 @@ def lines_of(result: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, An
     """Name and points of every line of a result."""
     experiment = result["experiment"]
     if experiment == "shipped":
-        for name in (n for n in ("E-CAR", "few-step E-CAR", "DiT") if n in result):
+        for name in present(result):
             entries = result[name]["points"]
             yield name, sorted((point(e) for e in entries), key=lambda p: p["gflop"])
     elif experiment == "steps-and-guidance":

@@ -11,21 +11,16 @@ from typing import Any
 from IPython.display import Markdown, display
 
 from ecar_lab.experiments import load_experiment
-from ecar_lab.experiments.shipped import CHECKPOINTS, per_stage
+from ecar_lab.experiments.shipped import cheapest_as_good, per_stage, present
 from ecar_lab.teaching.figures import show, table
 
 Point = Mapping[str, Any]
 Result = Mapping[str, Any]
 
 
-def families(result: Result) -> list[str]:
-    """The checkpoints that were measured, by name."""
-    return [name for name in CHECKPOINTS if name in result]
-
-
 def points(result: Result) -> Iterator[tuple[str, Point]]:
     """Every (name, point) of the file."""
-    for name in families(result):
+    for name in present(result):
         for point in result[name]["points"]:
             yield name, point
 
@@ -100,26 +95,20 @@ def verdict_lines(result: Result) -> list[str]:
         f"{equal['gflop']:.3g} GFLOP, {distance_of(equal)}) E-CAR is "
         f"{ahead[standing(ours, equal)]} DiT.",
     ]
-    return lines + [
-        f"No worse than DiT at {steps_of(other)} ({distance_of(other)}): {name} at "
-        f"{steps_of(point)} ({distance_of(point)}), {other['gflop'] / point['gflop']:.1f}× "
-        "fewer FLOPs."
-        if point
-        else f"No worse than DiT at {steps_of(other)} ({distance_of(other)}): none."
-        for other, name, point in no_worse(result)
-    ]
+    return lines + [no_worse(result, other) for other in result["DiT"]["points"]]
 
 
-def no_worse(result: Result) -> Iterator[tuple[Point, str, Point | None]]:
-    """For each point of DiT the cheapest E-CAR whose distance is no larger, or none."""
-    for other in result["DiT"]["points"]:
-        reached = [
-            (name, point)
-            for name, point in points(result)
-            if name != "DiT" and point["frechet"] <= other["frechet"]
-        ]
-        name, point = min(reached, key=lambda one: one[1]["gflop"], default=("", None))
-        yield other, name, point
+def no_worse(result: Result, other: Point) -> str:
+    """The cheapest E-CAR whose distance is no larger than that of a point of DiT, or none."""
+    told = f"No worse than DiT at {steps_of(other)} ({distance_of(other)}): "
+    found = cheapest_as_good(result, other["frechet"])
+    if found is None:
+        return told + "none."
+    name, point = found
+    return told + (
+        f"{name} at {steps_of(point)} ({distance_of(point)}), "
+        f"{other['gflop'] / point['gflop']:.1f}× fewer FLOPs."
+    )
 
 
 def all_points(result: Result) -> None:

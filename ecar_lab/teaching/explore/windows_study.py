@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ecar_lab.experiments.lab.scores import plus_minus
 from ecar_lab.teaching.explore import transitions_figures as draw
 from ecar_lab.teaching.figures import show, table
 
@@ -16,8 +17,7 @@ def study_row(study: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def scores_of(row: Mapping[str, Any], plan: int, keys: Sequence[str]) -> list[str]:
     """Scores at one of the plans of steps, with their spread: ``0.31 ± 0.02``."""
-    scores = [row["quality"][plan][key] for key in keys]
-    return [f"{score['mean']:.2f} ± {score['std']:.2f}" for score in scores]
+    return [plus_minus(row["quality"][plan][key]) for key in keys]
 
 
 def show_coupled(study: Mapping[str, Any]) -> None:
