@@ -1,6 +1,6 @@
 """The live app: watch an image come into being, look inside, and interfere.
 
-``launch("cifar10")`` serves it on this machine. A page on ``ecar_lab.trace`` and nothing more: what
+``launch()`` serves it on this machine. A page on ``ecar_lab.trace`` and nothing more: what
 is computed, is computed there.
 """
 
@@ -37,6 +37,7 @@ from apps.shared.studio import Studio
 from apps.shell.shell import TITLE, add_head, add_strip
 from apps.tokenizer.tab import TokenizerTab
 from ecar_lab.errors import EcarError
+from ecar_lab.home import APP_CHECKPOINT
 from ecar_lab.machine import no_proxies
 
 DEFAULT_PORT = 7860
@@ -60,7 +61,7 @@ TABS = (
 
 
 def build(
-    checkpoint: str | Path = "cifar10", device: str = "auto", dtype: str = "auto"
+    checkpoint: str | Path = APP_CHECKPOINT, device: str = "auto", dtype: str = "auto"
 ) -> gr.Blocks:
     """The page for one checkpoint; without a usable one, a page that says what to do.
 
@@ -178,7 +179,7 @@ def leave_a_core() -> None:
 
 
 def launch(
-    checkpoint: str | Path = "cifar10",
+    checkpoint: str | Path = APP_CHECKPOINT,
     host: str = "127.0.0.1",
     port: int | None = None,
     device: str = "auto",

@@ -33,6 +33,7 @@ from ecar_lab.baselines import build as build_baseline
 from ecar_lab.cost import total_flops
 from ecar_lab.errors import EcarError
 from ecar_lab.files import atomic_directory, hash_file, resolve_checkpoint, write_json
+from ecar_lab.home import APP_CHECKPOINT
 from ecar_lab.onnx.export import export
 from ecar_lab.onnx.exported import FORMAT, MANIFEST, Exported, Manifest
 from ecar_lab.onnx.pipeline import OnnxPipeline
@@ -42,7 +43,6 @@ from ecar_lab.viz.colours import STAGE_HUES, LatentColours
 
 ROOT = Path(__file__).parents[1]
 PAGE, NODE_MODULES = ROOT / "site" / "lab", ROOT / "site" / "node_modules"
-CHECKPOINT = "cifar10-turbo"
 LAB = "lab.json"
 # What a browser needs of onnxruntime-web: the way over WebAssembly alone, and that over WebGPU.
 SCRIPTS = ("ort.wasm.bundle.min.mjs", "ort.webgpu.bundle.min.mjs")
@@ -254,7 +254,7 @@ def pack(folder: Path, files: Iterable[Path] | None = None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m docs.build_lab", description=__doc__)
-    parser.add_argument("--checkpoint", default=CHECKPOINT, help="a folder, or one that ships")
+    parser.add_argument("--checkpoint", default=APP_CHECKPOINT, help="a folder, or one that ships")
     parser.add_argument("--out", type=Path, default=Path("build/lab"))
     parser.add_argument("--weights", choices=PRECISIONS, default="float16")
     asked = parser.parse_args()

@@ -17,9 +17,9 @@ from typing import Any
 from PIL import Image
 
 from apps import demo
+from ecar_lab.home import APP_CHECKPOINT
 
 PICTURE = Path(__file__).parent / "app.png"
-CHECKPOINT = "cifar10-turbo"
 WIDTH, HEIGHT = 1280, 720
 SHRUNK = (960, 540)
 COLOURS = 240  # one palette for all frames keeps the file small
@@ -141,7 +141,7 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    page_of_app, address = demo.launch(CHECKPOINT, port=7879, block=False)
+    page_of_app, address = demo.launch(APP_CHECKPOINT, port=7879, block=False)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(

@@ -12,6 +12,8 @@ from pathlib import Path
 from ecar_lab.errors import EcarError
 
 PACKED = Path(__file__).resolve().parent / "packed"
+# What the app opens, and what a Space and the page in a browser are made of: few steps, so at once.
+APP_CHECKPOINT = "cifar10-turbo"
 # Who keeps the checkpoints that a wheel leaves behind, as <owner>/<name> on the Hub. Nobody yet.
 HUB_OWNER: str | None = None
 

@@ -14,7 +14,7 @@ import tyro
 
 from ecar_lab.cli.switches import parse
 from ecar_lab.errors import EcarError
-from ecar_lab.home import home
+from ecar_lab.home import APP_CHECKPOINT, home
 from ecar_lab.schema import Port, Text
 
 AUTH_VARIABLE = "ECAR_APP_AUTH"
@@ -24,7 +24,7 @@ AUTH_VARIABLE = "ECAR_APP_AUTH"
 class AppSwitches:
     """Serve the app on this machine, until you press Ctrl-C."""
 
-    checkpoint: Text = "cifar10"
+    checkpoint: Text = APP_CHECKPOINT
     """A checkpoint folder, or the name of one that ships."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
@@ -48,16 +48,8 @@ class AppSwitches:
     """Open the page in this machine's browser."""
 
 
-@dataclass
-class DemoSwitches(AppSwitches):
-    """The app on the few-step model that ships: `ecar app --checkpoint cifar10-turbo`."""
-
-    checkpoint: Text = "cifar10-turbo"
-    """A checkpoint folder, or the name of one that ships."""
-
-
 def demo(arguments: list[str]) -> None:
-    serve(parse(DemoSwitches, "demo", arguments))
+    serve(parse(AppSwitches, "demo", arguments))
 
 
 def run(arguments: list[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from ecar_lab.cli.switches import parse
+from ecar_lab.home import APP_CHECKPOINT
 from ecar_lab.schema import Text
 
 Repository = Annotated[Text, tyro.conf.Positional, tyro.conf.arg(metavar="OWNER/NAME")]
@@ -48,7 +49,7 @@ class SpaceSwitches:
 
     folder: Annotated[Text, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """A new folder, to be pushed to a Space as it is."""
-    checkpoint: Text = "cifar10-turbo"
+    checkpoint: Text = APP_CHECKPOINT
     """The name of one that ships, a folder, or OWNER/NAME on the Hub; it is copied."""
     kit: str | None = None
     """How pip finds the kit there, e.g. 'ecar-lab @ https://ADDRESS.whl'; by default this version,

@@ -48,7 +48,7 @@ VERBS = {
     "data": Verb("list the data sets that are here, look into one", "data.run"),
     "doctor": Verb("what is here, what is wrong, and the remedy", "doctor.run"),
     "app": Verb("serve the live page in the browser", "app.run"),
-    "demo": Verb("the same on the few-step model that ships", "app.demo"),
+    "demo": Verb("another name for app", "app.demo"),
     "notebooks": Verb("copy the notebooks into a folder of yours", "notebooks.run"),
     "push": Verb("send a checkpoint to the Hub, with its card", "hub.push"),
     "pull": Verb("fetch a checkpoint from the Hub, weights only", "hub.pull"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 EXAMPLES = 3  # names kept for each reason to leave files out
 NAMED_REASONS = 4  # the most frequent ones, that the line names
+ONE_CLASS = ("image",)  # of a set whose labels are not asked for
 NAMED_CLASSES = 5  # classes without images that the line names
 
 
@@ -69,9 +70,10 @@ class Layout:
     def line(self) -> str:
         """One line, e.g. ``pets: 2 splits, 7 classes, 812 images, 3 files skipped: ...``."""
         images = "images not counted" if self.num_images is None else None
+        classes = "labels not read" if self.class_names == ONE_CLASS else None
         words = [
             _count(len(self.splits), "split"),
-            _count(len(self.class_names), "class"),
+            classes or _count(len(self.class_names), "class"),
             images or _count(self.num_images or 0, "image"),
         ]
         if self.without_images:

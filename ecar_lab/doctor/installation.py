@@ -22,10 +22,9 @@ from pathlib import Path
 
 from ecar_lab.doctor.findings import Finding, Status
 from ecar_lab.errors import EcarError
-from ecar_lab.home import checkpoints_root, is_packed
+from ecar_lab.home import APP_CHECKPOINT, checkpoints_root, is_packed
 
 MIN_PYTHON = (3, 11)
-DEMO_CHECKPOINT = "cifar10"
 DEMO_PORT = 7860
 # What the demo needs in memory and a training run needs on the disk, with room to spare.
 MIN_FREE_MEMORY = 1.5 * 2**30
@@ -239,10 +238,10 @@ def check_checkpoints() -> list[Finding]:
     root = checkpoints_root()
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
     findings = [check_checkpoint(folder) for folder in folders if not folder.name.startswith(".")]
-    if not any(folder.name == DEMO_CHECKPOINT for folder in folders):
+    if not any(folder.name == APP_CHECKPOINT for folder in folders):
         findings.append(
             Finding(
-                f"checkpoint {DEMO_CHECKPOINT}",
+                f"checkpoint {APP_CHECKPOINT}",
                 "wrong",
                 f"not in {root}",
                 in_clone(
@@ -256,7 +255,7 @@ def check_checkpoints() -> list[Finding]:
 def check_checkpoint(folder: Path) -> Finding:
     """Whether every weight file of a checkpoint is as long as its own header says."""
     name, files = f"checkpoint {folder.name}", sorted(folder.rglob("*.safetensors"))
-    status: Status = "wrong" if folder.name == DEMO_CHECKPOINT else "note"
+    status: Status = "wrong" if folder.name == APP_CHECKPOINT else "note"
     remedy = f"run `git checkout -- data/checkpoints/{folder.name}`, or copy it here again"
     remedy = in_clone(remedy)
     if not files:

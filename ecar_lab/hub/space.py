@@ -10,6 +10,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from ecar_lab.documents import read_json
 from ecar_lab.errors import EcarError
 from ecar_lab.files import as_folder, atomic_directory, check_folder, resolve_checkpoint
+from ecar_lab.home import APP_CHECKPOINT
 from ecar_lab.hub.pull import check_index, pull
 from ecar_lab.hub.push import listing, stage
 from ecar_lab.pipeline import ECARPipeline
@@ -59,7 +60,7 @@ if __name__ == "__main__":
 
 
 def write_space(
-    folder: str | Path, checkpoint: str = "cifar10-turbo", kit: str | None = None
+    folder: str | Path, checkpoint: str = APP_CHECKPOINT, kit: str | None = None
 ) -> list[str]:
     """Writes the folder; it is there when all of it is, or not at all.
 

@@ -1,4 +1,4 @@
-"""One visit to the real page on the checkpoint that ships, tab by tab, as a person makes it."""
+"""One visit to the real page on the checkpoint it opens with, tab by tab, as a person makes it."""
 
 from apps import demo
 from ecar_lab.errors import EcarError
@@ -12,23 +12,23 @@ SAYS = "words => document.querySelector('%s').textContent.includes(words)"
 
 
 def test_a_visit_to_every_tab_of_the_shipped_model(browser, tmp_path, monkeypatch):
-    page, address = demo.launch("cifar10", port=free_port(), block=False)
+    page, address = demo.launch(port=free_port(), block=False)
     try:
         context = browser.new_context(reduced_motion="reduce")
         context.add_init_script(NO_TOUR)
         context.set_default_timeout(PATIENCE)
         tab = context.new_page()
         open_generate(tab, address)
-        assert "horse, seed 68" in tab.inner_text("#generate-player .status")
+        assert "ship, seed 31" in tab.inner_text("#generate-player .status")
 
         controls = tab.locator("#generate-controls")
         controls.get_by_label("fast", exact=True).check()
         tab.wait_for_function(
-            "document.querySelector('#generate-more input[type=number]')?.value === '4' || "
+            "document.querySelector('#generate-more input[type=number]')?.value === '2' || "
             "!document.querySelector('#generate-more input[type=number]')"
         )
         tab.get_by_role("button", name="Generate", exact=True).click()
-        tab.wait_for_function(DONE % "horse, seed 68")
+        tab.wait_for_function(DONE % "ship, seed 31")
         tab.get_by_label("Step of the run").focus()
         tab.keyboard.press("Home")
         assert "pure noise" in tab.inner_text("#generate-player .status")
@@ -43,12 +43,12 @@ def test_a_visit_to_every_tab_of_the_shipped_model(browser, tmp_path, monkeypatc
 
         open_tab(tab, "Inspect")
         tab.get_by_role("button", name="Inspect my latest run").click()
-        tab.wait_for_selector("text=Open: horse, seed 68")
+        tab.wait_for_selector("text=Open: ship, seed 31")
 
         open_tab(tab, "Intervene")
         tab.get_by_role("button", name="My latest run as base").click()
         said = SAYS % ".results .status"
-        tab.wait_for_function(said, arg="horse, seed 68")
+        tab.wait_for_function(said, arg="ship, seed 31")
         tab.get_by_role("button", name="Fork", exact=True).click()
         tab.wait_for_function(said, arg="forked after stage 1")
         tab.get_by_role("tab", name="Paint", exact=True).click()

@@ -11,13 +11,14 @@ from safetensors.torch import save_file
 
 from ecar_lab.cli import main as cli
 from ecar_lab.doctor import installation
+from ecar_lab.home import APP_CHECKPOINT
 
 
 @pytest.fixture
 def checkpoints(tmp_path: Path, tiny_checkpoint: Path, monkeypatch) -> Path:
     """A folder of checkpoints in which the demo's own is a tiny one."""
     root = tmp_path / "checkpoints"
-    shutil.copytree(tiny_checkpoint, root / installation.DEMO_CHECKPOINT)
+    shutil.copytree(tiny_checkpoint, root / APP_CHECKPOINT)
     monkeypatch.setenv("ECAR_CHECKPOINTS", str(root))
     return root
 
@@ -39,22 +40,24 @@ def test_a_sound_installation_is_called_sound(checkpoints, free_port, capsys):
     assert report["ok"] is True
     names = {entry["name"] for entry in report["findings"]}
     assert names >= {"python", "packages", "torch", "device", "threads", "disk", "C++ compiler"}
-    assert names >= {"chromium", "port", "checkpoint cifar10", "data sets"}
+    assert names >= {"chromium", "port", f"checkpoint {APP_CHECKPOINT}", "data sets"}
 
 
 def test_the_report_names_what_is_wrong_and_the_remedy(checkpoints, free_port, capsys):
-    shutil.rmtree(checkpoints / installation.DEMO_CHECKPOINT)
+    shutil.rmtree(checkpoints / APP_CHECKPOINT)
     assert cli.main(["doctor"]) == 1
     lines = capsys.readouterr().out.splitlines()
-    at = next(n for n, line in enumerate(lines) if line.startswith("wrong  checkpoint cifar10"))
+    at = next(
+        n for n, line in enumerate(lines) if line.startswith(f"wrong  checkpoint {APP_CHECKPOINT}")
+    )
     assert "-> run `git checkout -- data/checkpoints`" in lines[at + 1]
     assert lines[-1].startswith("1 wrong")
 
 
 def test_a_cut_off_weight_file_is_found_without_loading_it(checkpoints):
-    file = next((checkpoints / installation.DEMO_CHECKPOINT / "model").glob("*.safetensors"))
+    file = next((checkpoints / APP_CHECKPOINT / "model").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
-    found = finding("checkpoint cifar10")
+    found = finding(f"checkpoint {APP_CHECKPOINT}")
     assert found.status == "wrong"
     assert "100 bytes are missing" in found.value
 
