@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
-from IPython.utils.capture import capture_output
+from IPython.utils.capture import CapturedIO, capture_output
 
 from ecar_lab.errors import EcarError
 from ecar_lab.teaching.session import is_static
@@ -20,9 +21,16 @@ from ecar_lab.teaching.session import is_static
 STARTING = 600  # seconds that the app may take
 
 
-def terminal() -> Any:
-    """Around a command: keeps what it prints; progress is let through in a live notebook."""
-    return capture_output(stdout=True, stderr=is_static(), display=False)
+@contextlib.contextmanager
+def terminal() -> Generator[CapturedIO]:
+    """Around a command: keeps what it prints; a live notebook shows its progress meanwhile, as
+    plain lines and not in the red of errors."""
+    live = sys.stdout
+    with (
+        capture_output(stdout=True, stderr=is_static(), display=False) as captured,
+        contextlib.nullcontext() if is_static() else contextlib.redirect_stderr(live),
+    ):
+        yield captured
 
 
 def open_app(checkpoint: Path) -> str:

@@ -38,6 +38,18 @@ def test_the_drawn_folder_is_the_same_every_time_and_of_many_sizes(pictures, tmp
     assert set(drawn.CLASSES) == {path.name for path in (again / "test").iterdir()}
 
 
+@pytest.mark.parametrize("static", [False, True])
+def test_a_command_is_kept_and_its_progress_shown_as_plain_lines(monkeypatch, capsys, static):
+    monkeypatch.setattr(running, "is_static", lambda: static)
+    with explore.terminal() as captured:
+        print("the result")
+        print("step 1 of 2", file=sys.stderr)
+    assert captured.stdout == "the result\n"
+    assert captured.stderr == ("step 1 of 2\n" if static else "")
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("" if static else "step 1 of 2\n", "")
+
+
 def test_broken_files_are_skipped_and_counted(pictures):
     data = open_dataset(str(pictures), split="train", image_size=32)
     with pytest.warns(UserWarning, match=r"is no readable image"):
