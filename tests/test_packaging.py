@@ -22,7 +22,10 @@ ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-
 # Imported only where they are found: the extras "heif", "onnx" and "fid".
 OPTIONAL = {"pillow_heif", "onnx", "onnxruntime", "torch_fidelity", "torchvision"}
 # What a wheel brings: the demo's models, and what the notebooks open (but for a DiT in number 8).
-CARRIED = ("cifar10", "cifar10-turbo", "digits", "features-cifar10", "features-digits")
+CARRIED = (
+    *("cifar10", "cifar10-turbo", "digits", "features-cifar10", "features-digits"),
+    *("features-imagenette-64", "features-imagenette-128"),
+)
 LOCK_TEXT = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
 
