@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ecar_lab.files import Tensors
 from ecar_lab.training.config import TrainConfig
+from ecar_lab.training.muon import muon_for
 from ecar_lab.training.sharding import WholeMuon, is_spread, like
 
 # A weight whose smaller side is below this touches pixels or latents rather than hidden features
@@ -50,7 +51,7 @@ def build_optimizers(model: nn.Module, cfg: TrainConfig) -> list[torch.optim.Opt
     ]
     optimizers: list[torch.optim.Optimizer] = []
     if hidden:
-        kind = WholeMuon if is_spread(hidden[0]) else torch.optim.Muon
+        kind = WholeMuon if is_spread(hidden[0]) else muon_for(hidden[0].device)
         optimizers.append(
             kind(
                 hidden,

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ecar_lab.layers import Block
+from ecar_lab.training.muon import muon_for
 
 
 def spread(objective: nn.Module, device: torch.device) -> None:
@@ -81,7 +82,7 @@ class WholeMuon(torch.optim.Muon):
                     continue
                 matrix = nn.Parameter(whole(weight.detach()))
                 matrix.grad = whole(weight.grad)
-                plain = torch.optim.Muon([matrix], **settings)
+                plain = muon_for(matrix.device)([matrix], **settings)
                 state = self.state[weight]
                 if state:
                     plain.state[matrix]["momentum_buffer"] = whole(state["momentum_buffer"])

@@ -214,15 +214,10 @@ explore.beginnings(images, names)
 #
 # The recipe is the preset's but for size: few steps of few images, and the finest stage, which costs most, on every second image only
 # (`--stage-strides`). A training that was killed goes on where it was. `--max-minutes` would end it by the clock instead.
-#
-# Muon, the default, computes in bfloat16, which a processor without it can only imitate: with oneDNN held to AVX2, two steps of four images took half a minute of
-# processor time. So there AdamW takes its place.
 
 # %%
 steps, batch = lab.pick((220, 32), (2, 4))
 line = f"train model --preset cifar10 --init-from cifar10 --dataset {FOLDER} --output {work}/model"
-if lab.device.type == "cpu" and lab.dtype == torch.float32:
-    line += " --optimizer adamw"
 line += f" --steps {steps} --batch-size {batch} --warmup-steps 20 --stage-strides 1 1 2"
 line += " --log-every 10 --save-every 25 --sample-every 0"
 ecar(line, work / "model" / "final")
