@@ -16,7 +16,7 @@ import pytest
 
 from ecar_lab.benchmark.costs import run_benchmark
 from ecar_lab.cli import main as cli
-from ecar_lab.cli.app import AppSwitches, DemoSwitches
+from ecar_lab.cli.app import AppSwitches
 from ecar_lab.cli.data import DataSwitches
 from ecar_lab.cli.doctor import DoctorSwitches
 from ecar_lab.cli.experiment import ExperimentSwitches, ReportSwitches
@@ -50,7 +50,7 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
     "doctor": (DoctorSwitches, []),
     "grade": (GradeSwitches, ["anna.ipynb"]),
     "app": (AppSwitches, []),
-    "demo": (DemoSwitches, []),
+    "demo": (AppSwitches, []),
     "notebooks": (NotebooksSwitches, ["course"]),
     "push": (PushSwitches, ["digits", "me/digits"]),
     "pull": (PullSwitches, ["me/digits"]),
