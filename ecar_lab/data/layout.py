@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 EXAMPLES = 3  # names kept for each reason to leave files out
 NAMED_REASONS = 4  # the most frequent ones, that the line names
-ONE_CLASS = ("image",)  # of a set whose labels are not asked for
 NAMED_CLASSES = 5  # classes without images that the line names
 
 
@@ -47,6 +46,7 @@ class Layout:
         class_names: of all splits together; a label n means ``class_names[n]`` in each of them.
         without_images: classes that have a folder and no image.
         skipped: reason -> (number of files left out, the first of them).
+        labelled: False where the labels were not asked for, and all is one class.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Layout:
     class_names: tuple[str, ...]
     without_images: tuple[str, ...] = ()
     skipped: Mapping[str, tuple[int, tuple[str, ...]]] = field(default_factory=dict)
+    labelled: bool = True
 
     @property
     def num_images(self) -> int | None:
@@ -70,10 +71,9 @@ class Layout:
     def line(self) -> str:
         """One line, e.g. ``pets: 2 splits, 7 classes, 812 images, 3 files skipped: ...``."""
         images = "images not counted" if self.num_images is None else None
-        classes = "labels not read" if self.class_names == ONE_CLASS else None
         words = [
             _count(len(self.splits), "split"),
-            classes or _count(len(self.class_names), "class"),
+            _count(len(self.class_names), "class") if self.labelled else "labels not read",
             images or _count(self.num_images or 0, "image"),
         ]
         if self.without_images:

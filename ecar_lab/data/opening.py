@@ -10,7 +10,7 @@ import numpy as np
 
 from ecar_lab.data import columns, labels, shards
 from ecar_lab.data.columns import NO_LABELS
-from ecar_lab.data.layout import ONE_CLASS, Layout, Skipped
+from ecar_lab.data.layout import Layout, Skipped
 from ecar_lab.data.places import METADATA, TABLES, TARS, Found, recognise
 from ecar_lab.data.splits import pick_split
 from ecar_lab.data.tables import Table, require_memory
@@ -19,6 +19,7 @@ from ecar_lab.errors import EcarError, reason
 
 BUILT_IN = ("digits", "shapes")
 HUB_IDS = {"cifar10": "uoft-cs/cifar10", "imagenette": "frgfm/imagenette:320px"}
+ONE_CLASS = ("image",)  # of a set whose labels are not asked for
 
 
 def load_table(
@@ -275,9 +276,10 @@ def _layout(
     label: str,
     empty: tuple[str, ...] = (),
 ) -> Layout:
-    if label == NO_LABELS:
+    labelled = label != NO_LABELS
+    if not labelled:
         names, empty = ONE_CLASS, ()
-    return Layout(name, found.kind, counts, names, empty, found.skipped.reasons)
+    return Layout(name, found.kind, counts, names, empty, found.skipped.reasons, labelled)
 
 
 def _load_hub(

@@ -113,6 +113,16 @@ def test_empty_class_folder_is_a_class_without_images(tmp_path):
     assert "1 .jxl, which cannot be read here (elk/1.jxl)" in data.layout.line()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"), [({}, "1 class, 2 images"), ({"label_column": "none"}, "labels not read")]
+)
+def test_a_class_called_image_is_one_and_labels_that_are_not_read_are_none(
+    tmp_path, options, words
+):
+    put(tmp_path, "image/1.png", "image/2.png")
+    assert words in layout(tmp_path, **options).line()
+
+
 def test_numbered_class_folders_are_sorted_as_numbers(tmp_path):
     put(tmp_path, *(f"{n}/1.png" for n in (10, 2, 0)))
     assert layout(tmp_path).class_names == ("0", "2", "10")
