@@ -214,6 +214,11 @@ def per_stage(value, num_stages: int, name: str) -> list:
     return [value] * num_stages
 
 
+def plan_text(steps: int | Sequence[int]) -> str:
+    """The steps of each stage in words: ``8 + 6 + 6``, or ``50`` for one number."""
+    return " + ".join(map(str, [steps] if isinstance(steps, int) else steps))
+
+
 def time_grid(steps: int, power: float = 1.0) -> list[float]:
     """Local times of a stage's steps, from 0 to 1: ``tau_i = (i / K) ** power``.
 

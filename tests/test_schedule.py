@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ecar_lab import EcarError, StageSchedule
 from ecar_lab.flow import transition
-from ecar_lab.schedule import even_window_ends, per_stage, time_grid
+from ecar_lab.schedule import even_window_ends, per_stage, plan_text, time_grid
 
 COUPLINGS = ["independent", "correlated"]
 
@@ -115,6 +115,11 @@ def test_one_value_stands_for_all_stages():
     assert per_stage([8, 6, 4], 3, "steps") == [8, 6, 4]
     with pytest.raises(EcarError, match="steps has 2 values for 3 stages"):
         per_stage([8, 6], 3, "steps")
+
+
+def test_a_plan_is_told_with_spaces_one_number_as_it_is():
+    assert plan_text([8, 6, 6]) == plan_text((8, 6, 6)) == "8 + 6 + 6"
+    assert plan_text(50) == plan_text([50]) == "50"
 
 
 def test_a_time_grid_goes_from_0_to_1_in_even_steps_or_in_steps_that_grow():

@@ -26,6 +26,7 @@ from ecar_lab.events import TraceEvent
 from ecar_lab.flow import SOLVERS
 from ecar_lab.home import checkpoint_roots
 from ecar_lab.pipeline import ECARPipeline
+from ecar_lab.schedule import plan_text
 from ecar_lab.training.cards import images_seen
 from ecar_lab.viz.colours import STAGE_HUES, LatentColours, decode
 from ecar_lab.viz.pictures import enlarge, to_pil
@@ -331,14 +332,9 @@ def lane_view(lane: Lane) -> dict[str, Any]:
     return {
         "name": contender.name,
         "trained": contender.trained,
-        "steps": steps_text(lane),
+        "steps": plan_text(lane.steps),
         "hues": list(STAGE_HUES[: len(lane.steps)]) if several else ["#767676"],
         "seconds": lane.frames[-1]["seconds"],
         "gflop": lane.frames[-1]["gflop"],
         "frames": lane.frames,
     }
-
-
-def steps_text(lane: Lane) -> str:
-    """8 + 6 + 6, or 50."""
-    return " + ".join(map(str, lane.steps))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from apps.compare.runs import UNTRAINED, Lane, Moment, steps_text
+from apps.compare.runs import UNTRAINED, Lane, Moment
+from ecar_lab.schedule import plan_text
 
 NOT_RECORDED = "not recorded"
 
@@ -39,7 +40,7 @@ def rows(lanes: tuple[Lane, ...]) -> list[tuple[str, str, str, str]]:
             lambda lane: lane.contender.parameters,
         ),
         ("Training images", _images, lambda lane: lane.contender.images),
-        ("Steps", steps_text, lambda lane: sum(lane.steps)),
+        ("Steps", lambda lane: plan_text(lane.steps), lambda lane: sum(lane.steps)),
         ("Guidance", _guidance, lambda lane: None),
         ("GFLOP", lambda lane: f"{lane.flops / 1e9:.3g}", lambda lane: lane.flops),
         ("Seconds", lambda lane: f"{lane.seconds:.3f}", lambda lane: lane.seconds),

@@ -24,7 +24,7 @@ from ecar_lab.flow import DEFAULT_SOLVER, FLOW_MAP, check_solver
 from ecar_lab.interventions import LatentEdit, stage_end_of, stage_noise, walk_noise
 from ecar_lab.model import ECAR
 from ecar_lab.pipeline import ECARPipeline
-from ecar_lab.schedule import Intervals, check_interval, check_power
+from ecar_lab.schedule import Intervals, check_interval, check_power, plan_text
 from ecar_lab.schema import Count, NotNegative, Share, Whole, check_values, hints_of, short, wrong
 from ecar_lab.trace import trace
 
@@ -180,7 +180,7 @@ class Settings:
         )
 
     def __str__(self) -> str:
-        steps = " + ".join(map(str, self.steps))
+        steps = plan_text(self.steps)
         if self.powers:
             steps += f" of power {' / '.join(f'{power:g}' for power in self.powers)}"
         scales = [

@@ -15,6 +15,7 @@ from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.evaluate import trained_on
 from ecar_lab.files import resolve_checkpoint
 from ecar_lab.home import checkpoint_roots, checkpoints_root
+from ecar_lab.schedule import plan_text
 from ecar_lab.training.cards import images_seen
 
 RUNS = Path("runs")  # where `ecar train` puts its folders
@@ -109,7 +110,7 @@ def about(folder: Path) -> str:
     if isinstance(steps, int) and isinstance(stages := model.get("num_stages"), int):
         steps = [steps] * stages
     if isinstance(steps, list):
-        words.append(f"{' + '.join(map(str, steps))} steps")
+        words.append(f"{plan_text(steps)} steps")
     if count := parameters(folder / "model"):
         words.append(f"{count / 1e6:.1f} M parameters")
     try:

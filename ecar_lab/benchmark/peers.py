@@ -27,6 +27,7 @@ from ecar_lab.cost import total_flops
 from ecar_lab.generator import LatentGenerator
 from ecar_lab.machine import count_flops, matmul_rate, peak_memory
 from ecar_lab.presets import get_preset
+from ecar_lab.schedule import plan_text
 
 # How the others are usually sampled. DiT: 250 steps in its paper, 50 where time matters.
 DIT_STEPS = (50, 250)
@@ -226,7 +227,7 @@ def lines(r: dict[str, Any]) -> list[str]:
 
 def sampler_name(model: dict[str, Any]) -> str:
     """E.g. ``DiT, 250 steps (timed on 50)``."""
-    steps = " + ".join(map(str, model["steps"]))
+    steps = plan_text(model["steps"])
     if model["iterations"]:
         return f"{model['name']}, {model['iterations']} iterations of {steps} steps"
     part = sum(model["steps"]) != model["timed_steps"]

@@ -23,6 +23,7 @@ from ecar_lab.experiments.lab import figures
 from ecar_lab.experiments.lab.lab import Lab
 from ecar_lab.experiments.lab.scores import frechet, half_width, named, named_right
 from ecar_lab.files import data_root, resolve_checkpoint
+from ecar_lab.schedule import plan_text
 
 CHECKPOINTS = {"E-CAR": "cifar10", "few-step E-CAR": "cifar10-turbo", "DiT": "cifar10-dit"}
 # Guidance scale and interval; E-CAR's coarsest stage has none, and its middle one all the way.
@@ -231,7 +232,7 @@ def table(result: dict[str, Any]) -> str:
     rows = [
         [
             f"{name} (`{result[name]['checkpoint']}`, {result[name]['parameters'] / 1e6:.2f} M)",
-            per_stage(point["num_inference_steps"], " + "),
+            plan_text(point["num_inference_steps"]),
             figures.power_text(point),
             figures.guidance_text(point),
             point.get("solver", "euler"),
@@ -306,16 +307,11 @@ def _verdicts(result: dict[str, Any]) -> str:
             f"{dit['seconds_per_image'][batch] / value:.1f}x less time at {batch} at once"
             for batch, value in point["seconds_per_image"].items()
         ]
-        steps = per_stage(point["num_inference_steps"], " + ")
+        steps = plan_text(point["num_inference_steps"])
         lines.append(
-            f"- No worse than DiT at {per_stage(dit['num_inference_steps'], '')} {dit['solver']} "
+            f"- No worse than DiT at {plan_text(dit['num_inference_steps'])} {dit['solver']} "
             f"steps ({dit['frechet']:.2f}): {name} at {steps} "
             f"steps ({point['frechet']:.2f}), {dit['gflop'] / point['gflop']:.1f}x fewer FLOPs, "
             f"{', '.join(seconds)}."
         )
     return "\n".join(lines) or "No E-CAR of the table is as good as any DiT of it."
-
-
-def per_stage(value: float | list[float], between: str) -> str:
-    """One number, or one for every stage."""
-    return between.join(f"{part:g}" for part in (value if isinstance(value, list) else [value]))

@@ -16,6 +16,7 @@ from ecar_lab.cost import total_flops
 from ecar_lab.experiments.lab import figures
 from ecar_lab.experiments.lab.lab import Lab
 from ecar_lab.experiments.lab.scores import frechet, named, named_right
+from ecar_lab.schedule import plan_text
 
 CHECKPOINTS = {
     "smoke": {"E-CAR": "digits"},
@@ -212,7 +213,7 @@ def table(result: dict[str, Any]) -> str:
         [
             name,
             "yes" if row["on_front"] else "",
-            " + ".join(map(str, row["num_inference_steps"])),
+            plan_text(row["num_inference_steps"]),
             figures.power_text(row),
             figures.guidance_text(row),
             row["solver"],

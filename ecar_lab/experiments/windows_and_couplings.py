@@ -21,7 +21,7 @@ from ecar_lab.experiments.lab.lab import Lab
 from ecar_lab.experiments.lab.records import Trained
 from ecar_lab.experiments.lab.scores import plus_minus, spread
 from ecar_lab.experiments.lab.studies import ALIKE, Variant, measure, train_all
-from ecar_lab.schedule import even_window_ends
+from ecar_lab.schedule import even_window_ends, plan_text
 
 FIRST_ENDS = (0.3, 0.5, 0.7, 0.85)
 STEPS = {"smoke": (2,), "cpu": (2, 4, 8), "gpu": (2, 4, 8, 16)}
@@ -124,7 +124,7 @@ def draw(result: dict[str, Any]) -> Figure:
     names, middle = [row["name"] for row in rows], len(rows[0]["quality"]) // 2
     entries = [row["quality"][middle] for row in rows]
     figures.bars(quality, names, [entry["frechet"] for entry in entries])
-    steps = " + ".join(map(str, entries[0]["steps"]))
+    steps = plan_text(entries[0]["steps"])
     quality.set_xlabel(f"Frechet distance, {steps} steps")
     figures.bars(edges, names, [row["boundary"] for row in rows])
     edges.axvline(result["boundary_of_data"], color="#1B1F24", linestyle="--", linewidth=1)

@@ -91,8 +91,8 @@ def test_a_file_with_a_few_step_head_intervals_and_times_is_read_as_well(result,
     shipped.figure(result, "8.1")
     figure, caption, alt = said[0]
     assert len(figure.axes) == 2
-    assert "few-step E-CAR, 4+2+2 steps: 1.30 ± 0.05 at 1 GFLOP" in caption
+    assert "few-step E-CAR, 4 + 2 + 2 steps: 1.30 ± 0.05 at 1 GFLOP" in caption
     assert "milliseconds" in alt
-    assert "DiT at 50 steps (1.31 ± 0.05): few-step E-CAR at 4+2+2 steps" in "".join(
+    assert "DiT at 50 steps (1.31 ± 0.05): few-step E-CAR at 4 + 2 + 2 steps" in "".join(
         shipped.verdict_lines(result)
     )

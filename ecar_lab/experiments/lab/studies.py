@@ -16,6 +16,7 @@ from ecar_lab.experiments.lab.lab import Lab
 from ecar_lab.experiments.lab.records import Trained
 from ecar_lab.experiments.lab.scores import frechet, named, named_right, plus_minus, spread
 from ecar_lab.machine import peak_memory
+from ecar_lab.schedule import plan_text
 
 TIMED_BATCH = 16
 COSTLY = ("guidance_scale", "guidance_interval", "time_power", "solver")  # what FLOPs depend on
@@ -164,7 +165,7 @@ def quality_rows(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     return [
         [
             row["name"],
-            " + ".join(map(str, entry["steps"])),
+            plan_text(entry["steps"]),
             plus_minus(entry["frechet"]),
             f"{entry['recall']['mean']:.2f}",
             "-" if entry["named_right"] is None else f"{entry['named_right']['mean']:.1%}",

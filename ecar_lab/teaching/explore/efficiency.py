@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ecar_lab.experiments.lab.figures import STYLES, bars, logarithmic, style
+from ecar_lab.schedule import plan_text
 from ecar_lab.teaching.explore import choice, explorer, shipped, whole
 from ecar_lab.teaching.explore.flops import PIXELS, compared
 from ecar_lab.teaching.figures import hue, new_figure, show, table
@@ -34,7 +35,7 @@ def comparison(benchmark: Mapping[str, Any]) -> None:
     for peer in benchmark["peers"]["models"]:
         times = [f"{batch['time_ratio']:.1f}×" for batch in peer["batches"]]
         gflop, ratio = f"{peer['gflop_per_image']:.4g}", f"{peer['flops_ratio']:.1f}×"
-        rows.append((peer["name"], "+".join(map(str, peer["steps"])), gflop, ratio, *times))
+        rows.append((peer["name"], plan_text(peer["steps"]), gflop, ratio, *times))
     header = ["256 px", "flow steps", "GFLOP", "FLOPs"]
     table([*header, "time, batch 1", "time, batch 8"], rows)
 

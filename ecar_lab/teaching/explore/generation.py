@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ecar_lab.experiments.lab.figures import line, logarithmic
+from ecar_lab.schedule import plan_text
 from ecar_lab.teaching.explore.generation_controls import Groups, gallery, knobs, seeds
 from ecar_lab.teaching.explore.generation_edits import (
     bills,
@@ -159,7 +160,7 @@ def score(row: Row) -> tuple[str, ...]:
 
 def plans(rows: Sequence[Row]) -> None:
     """Shows cost and quality of plans of steps, the cheapest first."""
-    told = [" + ".join(map(str, row["num_inference_steps"])) for row in rows]
+    told = [plan_text(row["num_inference_steps"]) for row in rows]
     table(
         ["steps", "solver", *COLUMNS],
         [(plan, row["solver"], *score(row)) for plan, row in zip(told, rows, strict=True)],

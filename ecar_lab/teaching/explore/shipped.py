@@ -11,7 +11,8 @@ from typing import Any
 from IPython.display import Markdown, display
 
 from ecar_lab.experiments import load_experiment
-from ecar_lab.experiments.shipped import cheapest_as_good, per_stage, present
+from ecar_lab.experiments.shipped import cheapest_as_good, present
+from ecar_lab.schedule import plan_text
 from ecar_lab.teaching.figures import show, table
 
 Point = Mapping[str, Any]
@@ -45,8 +46,8 @@ def standing(one: Point, other: Point) -> str:
 
 
 def steps_of(point: Point) -> str:
-    """``8+6+6 steps``, ``50 steps``."""
-    return f"{per_stage(point['num_inference_steps'], '+')} steps"
+    """``8 + 6 + 6 steps``, ``50 steps``."""
+    return f"{plan_text(point['num_inference_steps'])} steps"
 
 
 def distance_of(point: Point) -> str:
@@ -126,7 +127,7 @@ def _table(rows: Iterable[tuple[str, Point]]) -> None:
         ["CIFAR-10", "steps", "GFLOP", "Frechet distance", "recall", "classified correctly"],
         [
             (
-                *(name, per_stage(p["num_inference_steps"], " + "), f"{p['gflop']:.1f}"),
+                *(name, plan_text(p["num_inference_steps"]), f"{p['gflop']:.1f}"),
                 *(distance_of(p), f"{p['recall']:.2f}"),
                 "-" if p["named_right"] is None else f"{p['named_right']:.0%}",
             )
