@@ -17,14 +17,18 @@ from ecar_lab.errors import EcarError
 
 
 class Entry(NamedTuple):
-    """One experiment: the module in this package, and what it asks."""
+    """One experiment: the module in this package, what it asks, and whether it trains models (else
+    the preset and the seeds of a size say nothing about it)."""
 
     module: str
     question: str
+    trains: bool = True
 
 
 EXPERIMENTS = {
-    "shipped": Entry("shipped", "Is the E-CAR that ships as good as the DiT, at what cost?"),
+    "shipped": Entry(
+        "shipped", "Is the E-CAR that ships as good as the DiT, at what cost?", trains=False
+    ),
     "quality": Entry("quality", "Is E-CAR as good as DiT at equal size, data and images seen?"),
     "single-stage": Entry("single_stage", "How good is one stage, plain flow matching?"),
     "two-stage": Entry("two_stage", "Does a second stage gain quality or speed?"),
@@ -37,7 +41,9 @@ EXPERIMENTS = {
     "flow-vs-diffusion": Entry(
         "flow_vs_diffusion", "Flow matching or noise prediction, per stage, all else equal?"
     ),
-    "complexity": Entry("complexity", "How do FLOPs, time and memory grow from 64 to 1024 px?"),
+    "complexity": Entry(
+        "complexity", "How do FLOPs, time and memory grow from 64 to 1024 px?", trains=False
+    ),
     "windows-and-couplings": Entry(
         "windows_and_couplings", "Where should windows end, and how should stages hand over?"
     ),
@@ -45,9 +51,11 @@ EXPERIMENTS = {
         "continuous_vs_quantized", "Continuous or quantized tokens, at equal number and size?"
     ),
     "steps-and-guidance": Entry(
-        "steps_and_guidance", "Which steps and guidance per stage give quality at what cost?"
+        "steps_and_guidance",
+        "Which steps and guidance per stage give quality at what cost?",
+        trains=False,
     ),
-    "stage-errors": Entry("stage_errors", "Which stage does the distance come from?"),
+    "stage-errors": Entry("stage_errors", "Which stage does the distance come from?", trains=False),
     "recipe": Entry("recipe", "Which change of the recipe learns most in the same time?"),
     "few-shot": Entry("few_shot", "Can a new class be learned from a few images?"),
     "failure-signatures": Entry(

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from ecar_lab.experiments import EXPERIMENTS, load_experiment
-from ecar_lab.experiments.lab.report import empty_in, fill, results_in
+from ecar_lab.experiments.lab.report import empty_in, fill, machine_line, results_in
 
 
 def test_the_results_page_is_in_step_with_the_results():
@@ -39,3 +39,11 @@ def test_figures_can_be_drawn_again_from_the_committed_results():
             result = json.loads(file.read_text("utf-8"))
             assert experiment.draw(result).axes
             assert "|---" in experiment.table(result)
+
+
+def test_a_table_names_preset_and_training_seeds_only_where_something_was_trained():
+    ran = {"command": "c", "machine": "m", "threads": 1, "dtype": "float32"}
+    size = {"preset": "digits", "seeds": [0, 1]}
+    assert "preset" not in machine_line({**ran, "experiment": "shipped", "size": size})
+    line = machine_line({**ran, "experiment": "quality", "size": size})
+    assert line.endswith("preset `digits`, seeds 0, 1")

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from ecar_lab.errors import EcarError
-from ecar_lab.experiments import load_experiment
+from ecar_lab.experiments import EXPERIMENTS, load_experiment
 
 BLOCK = re.compile(r"(<!-- result (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -39,13 +39,15 @@ def fill(text: str, folder: Path) -> str:
 
 
 def machine_line(result: dict) -> str:
-    """Command, size and machine, in one line above a table."""
+    """Command and machine, in one line above a table; what was trained, if anything was."""
     size = result["size"]
-    return (
+    line = (
         f"`{result['command']}` · {result['machine']}, {result['threads']} thread"
-        f"{'s' if result['threads'] > 1 else ''}, {result['dtype']} · preset `{size['preset']}`, "
-        f"seeds {', '.join(map(str, size['seeds']))}"
+        f"{'s' if result['threads'] > 1 else ''}, {result['dtype']}"
     )
+    if not EXPERIMENTS[result["experiment"]].trains:
+        return line
+    return f"{line} · preset `{size['preset']}`, seeds {', '.join(map(str, size['seeds']))}"
 
 
 def results_in(text: str) -> list[str]:
