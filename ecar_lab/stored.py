@@ -286,6 +286,11 @@ def find_pipeline(folder: Path) -> Path:
             f"{place!r} holds one network: load it with its class's from_pretrained, and give "
             "model and tokenizer to ECARPipeline(model=..., tokenizer=...)"
         )
+    if (folder / "tokenizer" / CONFIG).is_file():
+        raise EcarError(
+            f"{place!r} holds a tokenizer and no model: train one on its latents, "
+            f"`ecar train model --tokenizer {place}`, and use the final/ of that run"
+        )
     below = sorted(file.parent.relative_to(folder).as_posix() for file in folder.glob(f"*/{INDEX}"))
     if below:
         raise EcarError(f"{place!r} holds several checkpoints: use one, e.g. {below[0]!r} in it")

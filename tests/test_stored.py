@@ -170,12 +170,14 @@ def test_a_wrong_folder_is_answered_with_the_right_one(folder, tmp_path):
     shutil.copytree(folder / "model", tmp_path / "alone")
     shutil.copytree(folder, tmp_path / "several" / "one")
     (tmp_path / "empty").mkdir()
+    shutil.copytree(folder / "tokenizer", tmp_path / "without_model" / "tokenizer")
     answers = {
         folder / "model": rf"one part of a checkpoint: use '{folder}'",
         folder / "tokenizer": rf"one part of a checkpoint: use '{folder}'",
         folder / "model_index.json": "is a file: give the folder",
         tmp_path / "alone": r"holds one network: .* ECARPipeline\(model=",
         run: "has not finished: run it again",
+        tmp_path / "without_model": "tokenizer and no model: train one .* --tokenizer .*final/",
         step: r"use the final/ of its run",
         tmp_path / "several": "use one, e.g. 'one' in it",
         tmp_path / "empty": "it has no model_index.json: give the folder that",
