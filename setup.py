@@ -15,10 +15,11 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 PACKED = "ecar_lab/packed"
-# What `ecar demo` and the notebooks open. Of the other checkpoints a wheel knows the checksums.
+# What `ecar demo`, the notebooks and trainings open. Of the other checkpoints a wheel knows the
+# checksums.
 CHECKPOINTS = (
     *("digits", "cifar10", "cifar10-turbo", "features-digits", "features-cifar10"),
-    *("features-imagenette-64", "features-imagenette-128"),
+    *("features-imagenette-64", "features-imagenette-128", "imagenette128"),
 )
 APP = (".py", ".js", ".css", ".json", ".svg")
 # from which folder, which files

@@ -21,10 +21,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 # Imported only where they are found: the extras "heif", "onnx" and "fid".
 OPTIONAL = {"pillow_heif", "onnx", "onnxruntime", "torch_fidelity", "torchvision"}
-# What a wheel brings: the demo's models, and what the notebooks open (but for a DiT in number 8).
+# What a wheel brings: the demo's models, what the notebooks open (but for a DiT in number 8), and
+# what trainings and evaluations begin with.
 CARRIED = (
     *("cifar10", "cifar10-turbo", "digits", "features-cifar10", "features-digits"),
-    *("features-imagenette-64", "features-imagenette-128"),
+    *("features-imagenette-64", "features-imagenette-128", "imagenette128"),
 )
 LOCK_TEXT = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
@@ -192,7 +193,7 @@ def test_the_wheel_carries_nothing_of_anybodys_own_and_fits_on_pypi():
     places = packed()
     own = re.compile(r"\.ipynb_checkpoints|^notebooks/.*runs/|my_ecar")
     assert not [place for place in places if own.search(place)]
-    assert sum(file.stat().st_size for file in places.values()) < 80e6, "PyPI takes 100 MB"
+    assert sum(file.stat().st_size for file in places.values()) < 90e6, "PyPI takes 100 MB"
 
 
 def test_a_build_puts_them_where_the_kit_looks(tmp_path):

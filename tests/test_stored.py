@@ -16,6 +16,8 @@ import ecar_lab
 from ecar_lab import ECAR, ConvTokenizer, EcarError, ECARPipeline, IdentityTokenizer, load_tokenizer
 from ecar_lab.baselines import DiT, load_pipeline, make_pipeline
 from ecar_lab.home import checkpoints_root
+from ecar_lab.training.config import ModelTrainConfig
+from ecar_lab.training.model import find_tokenizer
 from tests.conftest import tiny_model
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -74,6 +76,15 @@ def test_shipped_weights_have_their_checksums(name):
     lines = (checkpoints_root() / name / "SHA256SUMS").read_text("utf-8").splitlines()
     listed = {line[66:] for line in lines}
     assert {f"model/{WEIGHTS}", f"tokenizer/{WEIGHTS}", "model_index.json"} <= listed
+
+
+def test_a_shipped_tokenizer_without_a_model_is_what_its_preset_trains_on():
+    tokenizer = load_tokenizer("imagenette128")
+    assert (tokenizer.downsample_factor, tokenizer.latent_channels) == (8, 16)
+    found = find_tokenizer(ModelTrainConfig.from_preset("imagenette128"))
+    assert Path(found) == checkpoints_root() / "imagenette128" / "tokenizer"
+    with pytest.raises(EcarError, match="holds a tokenizer and no model"):
+        load_pipeline("imagenette128")
 
 
 @pytest.mark.parametrize(
