@@ -152,8 +152,8 @@ def show_stage_errors(result: Mapping[str, Any]) -> None:
         stage_errors.draw(dict(result)),
         "Figure 5.7. Distance to real images with 0 to 3 stages real: without guidance "
         f"{falls} ({rows[0]['images']:,} images each; lower is better; not FID).",
-        f"Two lines over 0 to 3 real stages. Without guidance {falls}; with guidance it lies lower, "
-        "but for the last point, where both meet.",
+        f"Two lines over 0 to 3 real stages. Without guidance {falls}; with guidance it lies "
+        "lower, but for the last point, where both meet.",
     )
 
 
