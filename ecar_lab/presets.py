@@ -165,6 +165,7 @@ def _imagenette(image_size: int, factor: int, latent_channels: int) -> Preset:
             **_CIFAR10.model,
             **{"latent_channels": latent_channels, "class_names": IMAGENETTE_NAMES},
             **{"width": 192, "num_heads": 3},
+            **{"guidance_scale": [1.0, 3.0, 3.0], "guidance_interval": None},
         },
         train_tokenizer={"steps": 6000, "batch_size": 32, "sample_every": 0},
         train_model={**_CIFAR10.train_model, "steps": 8000},

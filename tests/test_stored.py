@@ -71,20 +71,27 @@ def test_a_checkpoint_without_checksums_and_hash_still_loads(folder, tiny_pipeli
     assert torch.equal(latent(ECARPipeline.from_pretrained(folder)), latent(tiny_pipeline))
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar10-dit", "cifar10-turbo", "digits"])
+@pytest.mark.parametrize(
+    "name", ["cifar10", "cifar10-dit", "cifar10-turbo", "digits", "imagenette128"]
+)
 def test_shipped_weights_have_their_checksums(name):
     lines = (checkpoints_root() / name / "SHA256SUMS").read_text("utf-8").splitlines()
     listed = {line[66:] for line in lines}
     assert {f"model/{WEIGHTS}", f"tokenizer/{WEIGHTS}", "model_index.json"} <= listed
 
 
-def test_a_shipped_tokenizer_without_a_model_is_what_its_preset_trains_on():
+def test_a_shipped_tokenizer_is_what_its_preset_trains_on():
     tokenizer = load_tokenizer("imagenette128")
     assert (tokenizer.downsample_factor, tokenizer.latent_channels) == (8, 16)
     found = find_tokenizer(ModelTrainConfig.from_preset("imagenette128"))
     assert Path(found) == checkpoints_root() / "imagenette128" / "tokenizer"
+
+
+def test_a_folder_with_a_tokenizer_and_no_model_is_said_to_be_one(folder):
+    shutil.rmtree(folder / "model")
+    (folder / "model_index.json").unlink()
     with pytest.raises(EcarError, match="holds a tokenizer and no model"):
-        load_pipeline("imagenette128")
+        load_pipeline(folder)
 
 
 @pytest.mark.parametrize(

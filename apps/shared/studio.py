@@ -32,8 +32,9 @@ KEEP_RUNS, KEEP_SHOWN = 48, 12
 REMEMBERED = 10_000
 LEFT = "the session has ended: load the page again"
 OPENING_SEED = 0
-# What a page opens with, picked by eye among the seeds 0 to 79: by the checkpoint's name.
-OPENINGS = {"cifar10": ("horse", 68), "cifar10-turbo": ("ship", 31)}
+# What a page opens with, picked by eye among the seeds 0 to 79 (of the last, 0 to 7): by the
+# checkpoint's name.
+OPENINGS = {"cifar10": ("horse", 68), "cifar10-turbo": ("ship", 31), "imagenette128": ("church", 4)}
 
 
 @dataclass(frozen=True)
