@@ -29,7 +29,8 @@ IMAGES_SEEN = re.compile(
 
 def images_seen(folder: Path) -> int | None:
     """How many images a checkpoint was trained on, repetitions counted: as its card says, else as
-    its ``training.json`` plans (steps times batch). None: neither says."""
+    its ``training.json`` plans (steps times batch, one process). None: neither says, or a time
+    box may have ended the plan."""
     try:
         found = IMAGES_SEEN.search((folder / "README.md").read_text(encoding="utf-8"))
         if found:
@@ -38,6 +39,8 @@ def images_seen(folder: Path) -> int | None:
         pass
     try:
         plan = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        if plan.get("max_minutes") is not None:
+            return None
         return int(plan["steps"]) * int(plan["batch_size"]) * int(plan.get("grad_accum", 1))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -228,8 +228,9 @@ def test_images_seen_are_read_from_the_card_else_the_plan(tmp_path):
     plan = {"steps": 10, "batch_size": 4, "grad_accum": 2}
     (tmp_path / "training.json").write_text(json.dumps(plan), encoding="utf-8")
     assert images_seen(tmp_path) == 80
-    (tmp_path / "training.json").write_text(json.dumps({**plan, "steps": None}), encoding="utf-8")
-    assert images_seen(tmp_path) is None
+    for unknown in ({"steps": None}, {"max_minutes": 2.0}):
+        (tmp_path / "training.json").write_text(json.dumps({**plan, **unknown}), encoding="utf-8")
+        assert images_seen(tmp_path) is None
     card = tmp_path / "README.md"
     card.write_text("| model | big |\n| data | 9,000 images |\n", encoding="utf-8")
     assert images_seen(tmp_path) is None
