@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
 
 from ecar_lab.cli.switches import parse
+from ecar_lab.errors import EcarError
 from ecar_lab.files import check_output, output_file
-from ecar_lab.runs.records import find_runs
+from ecar_lab.runs.records import Run, find_runs
 from ecar_lab.runs.table import comparable, table
 from ecar_lab.schema import Text
 
@@ -27,6 +29,8 @@ class RunsSwitches:
     """The folder that runs lie in, or one run."""
     plot: Path | None = None
     """Draw distance over minutes into this file: .png, .svg or .pdf."""
+    curves: Path | None = None
+    """Draw the losses of one run over the images it has seen into this file: .png, .svg or .pdf."""
     page: Path | None = None
     """Write table, plot and every run's curves to this .html file, which needs nothing else."""
     json: bool = False
@@ -35,11 +39,13 @@ class RunsSwitches:
 
 def run(arguments: list[str]) -> None:
     switches = parse(RunsSwitches, "runs", arguments)
-    for path, endings in ((switches.plot, PLOTS), (switches.page, (".html",))):
+    wanted = ((switches.plot, PLOTS), (switches.curves, PLOTS), (switches.page, (".html",)))
+    for path, endings in wanted:
         if path is not None:
             check_output(path, endings)
     found, problems = find_runs(switches.folder)
     compared, left_out = comparable(found)
+    single = only(found, switches.folder) if switches.curves is not None else None
     drawn = switches.plot is not None or switches.page is not None
     for sentence in [*problems, *(left_out if drawn else [])]:
         print(sentence, file=sys.stderr)
@@ -54,6 +60,13 @@ def run(arguments: list[str]) -> None:
         with output_file(switches.plot) as fresh:
             figure.savefig(fresh)
         print(f"{switches.plot}: distance over minutes", file=sys.stderr)
+    if switches.curves is not None and single is not None:
+        from ecar_lab.runs.pages import curves
+
+        figure = curves(single)
+        with output_file(switches.curves) as fresh:
+            figure.savefig(fresh)
+        print(f"{switches.curves}: the losses of {single.name}", file=sys.stderr)
     if switches.page is not None:
         from ecar_lab.runs.pages import page
 
@@ -63,7 +76,23 @@ def run(arguments: list[str]) -> None:
         print(f"{switches.page}: the runs and their curves", file=sys.stderr)
 
 
-def as_dict(one) -> dict:
+def only(found: Sequence[Run], folder: str) -> Run:
+    """The run whose curves are drawn.
+
+    Raises:
+        EcarError: there are none with a log, or several.
+    """
+    logged = [run for run in found if run.rows]
+    if len(logged) != 1:
+        names = ", ".join(run.name for run in logged[:3]) or "none"
+        raise EcarError(
+            f"--curves draws one run, and {folder!r} holds {len(logged)} that have logged a loss "
+            f"({names}): name the folder of one"
+        )
+    return logged[0]
+
+
+def as_dict(one: Run) -> dict:
     """A line of the table, as JSON."""
     return {
         "run": one.name,

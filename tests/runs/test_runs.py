@@ -198,11 +198,25 @@ def test_command_lists_plots_and_writes(root: Path, tmp_path: Path, capsys):
     assert (one["run"], one["distance"], one["finished"]) == ("fast", 3.0, True)
 
 
+def test_command_draws_the_curves_of_one_run(root: Path, tmp_path: Path, capsys):
+    picture = tmp_path / "curves.png"
+    assert cli.main(["runs", str(root / "fast"), "--curves", str(picture)]) == 0
+    assert "the losses of fast" in capsys.readouterr().err
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    picture.unlink()
+    plot = tmp_path / "plot.png"
+    said = cli.main(["runs", str(root), "--curves", str(picture), "--plot", str(plot)])
+    assert "--curves draws one run" in complaint(capsys, said)
+    assert not picture.exists()
+    assert not plot.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["nowhere"], "there is no folder 'nowhere'"),
         ([".", "--plot", "a.gif"], "a.gif"),
+        ([".", "--curves", "a.gif"], "a.gif"),
         ([".", "--page", "a.txt"], "a.txt"),
     ],
 )
