@@ -60,7 +60,7 @@ def write_card(
 
     Args:
         lines: what to say about use, before the facts.
-        report: of the trainer: steps, images, minutes, losses of the last log.
+        report: of the trainer: steps, images, minutes, processes, losses of the last log.
         results: name -> number, measured on the finished weights.
     """
     facts = {
@@ -71,7 +71,7 @@ def write_card(
         "steps": f"{report['steps']:,} of {report['planned_steps'] or report['steps']:,}",
         "training time": f"{report['minutes']:.1f} minutes",
         "machine": machine(device),
-        "command": f"`{command_line()}`",
+        "command": f"`{command_line()}`{started_by(report['processes'])}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
     losses = {
@@ -105,3 +105,13 @@ def write_card(
         "",
     ]
     (folder / "README.md").write_text("\n".join(text), encoding="utf-8")
+
+
+def started_by(processes: int) -> str:
+    """What a command line does not say of itself: that a launcher started several of it."""
+    if processes == 1:
+        return ""
+    return (
+        f" in {processes} processes (`torchrun --standalone --nproc-per-node {processes} "
+        "-m ecar_lab.cli` in the place of `ecar`)"
+    )

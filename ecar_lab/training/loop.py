@@ -388,6 +388,7 @@ class Trainer:
             "planned_steps": self.plan.total,
             "images": self.step * self.global_batch,
             "minutes": self.seconds / 60.0,
+            "processes": self.accelerator.num_processes,
             "flops_per_image": self.flops_per_image,
             "last": self.last_row,
             "ema_decay": self.averages[best].decay,

@@ -177,6 +177,12 @@ def test_spread_weights_make_the_same_pictures_and_result(farm: Farm):
     assert len(sizes) == 1
 
 
+def test_card_says_how_many_processes_there_were(farm: Farm):
+    cards = {run: (farm.run(run) / "final" / "README.md").read_text() for run in ("two", "adamw")}
+    assert "in 2 processes (`torchrun --standalone --nproc-per-node 2 " in cards["two"]
+    assert "torchrun" not in cards["adamw"]
+
+
 @pytest.mark.parametrize(("name", "statuses"), [("killed", [2, -9]), ("first killed", [-9, 2])])
 def test_run_goes_on_by_itself_when_a_lost_process_is_replaced(
     farm: Farm, name: str, statuses: list[int]
