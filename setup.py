@@ -19,7 +19,8 @@ PACKED = "ecar_lab/packed"
 # checksums.
 CHECKPOINTS = (
     *("digits", "cifar10", "cifar10-turbo", "features-digits", "features-cifar10"),
-    *("features-imagenette-64", "features-imagenette-128", "imagenette128"),
+    *("features-imagenette-64", "features-imagenette-128"),
+    *("imagenette64", "imagenette128"),
 )
 APP = (".py", ".js", ".css", ".json", ".svg")
 # from which folder, which files

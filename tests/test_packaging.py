@@ -26,7 +26,8 @@ OPTIONAL = {"pillow_heif", "onnx", "onnxruntime", "torch_fidelity", "torchvision
 # what trainings and evaluations begin with.
 CARRIED = (
     *("cifar10", "cifar10-turbo", "digits", "features-cifar10", "features-digits"),
-    *("features-imagenette-64", "features-imagenette-128", "imagenette128"),
+    *("features-imagenette-64", "features-imagenette-128"),
+    *("imagenette64", "imagenette128"),
 )
 LOCK_TEXT = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 

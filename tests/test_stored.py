@@ -80,11 +80,14 @@ def test_shipped_weights_have_their_checksums(name):
     assert {f"model/{WEIGHTS}", f"tokenizer/{WEIGHTS}", "model_index.json"} <= listed
 
 
-def test_a_shipped_tokenizer_is_what_its_preset_trains_on():
-    tokenizer = load_tokenizer("imagenette128")
-    assert (tokenizer.downsample_factor, tokenizer.latent_channels) == (8, 16)
-    found = find_tokenizer(ModelTrainConfig.from_preset("imagenette128"))
-    assert Path(found) == checkpoints_root() / "imagenette128" / "tokenizer"
+@pytest.mark.parametrize(
+    ("name", "factor", "channels"), [("imagenette64", 4, 8), ("imagenette128", 8, 16)]
+)
+def test_a_shipped_tokenizer_is_what_its_preset_trains_on(name: str, factor: int, channels: int):
+    tokenizer = load_tokenizer(name)
+    assert (tokenizer.downsample_factor, tokenizer.latent_channels) == (factor, channels)
+    found = find_tokenizer(ModelTrainConfig.from_preset(name))
+    assert Path(found) == checkpoints_root() / name / "tokenizer"
 
 
 def test_a_folder_with_a_tokenizer_and_no_model_is_said_to_be_one(folder):
