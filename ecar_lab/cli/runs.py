@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
@@ -16,6 +17,9 @@ from ecar_lab.files import check_output, output_file
 from ecar_lab.runs.records import Run, find_runs
 from ecar_lab.runs.table import comparable, table
 from ecar_lab.schema import Text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PLOTS = (".png", ".svg", ".pdf")
 
@@ -56,17 +60,11 @@ def run(arguments: list[str]) -> None:
     if switches.plot is not None:
         from ecar_lab.runs.pages import pareto
 
-        figure = pareto(compared)
-        with output_file(switches.plot) as fresh:
-            figure.savefig(fresh)
-        print(f"{switches.plot}: distance over minutes", file=sys.stderr)
+        save(pareto(compared), switches.plot, "distance over minutes")
     if switches.curves is not None and single is not None:
         from ecar_lab.runs.pages import curves
 
-        figure = curves(single)
-        with output_file(switches.curves) as fresh:
-            figure.savefig(fresh)
-        print(f"{switches.curves}: the losses of {single.name}", file=sys.stderr)
+        save(curves(single), switches.curves, f"the losses of {single.name}")
     if switches.page is not None:
         from ecar_lab.runs.pages import page
 
@@ -74,6 +72,13 @@ def run(arguments: list[str]) -> None:
         with output_file(switches.page) as fresh:
             Path(fresh).write_text(text, encoding="utf-8")
         print(f"{switches.page}: the runs and their curves", file=sys.stderr)
+
+
+def save(figure: Figure, path: Path, what: str) -> None:
+    """Writes a figure, whole or not at all, and says so."""
+    with output_file(path) as fresh:
+        figure.savefig(fresh)
+    print(f"{path}: {what}", file=sys.stderr)
 
 
 def only(found: Sequence[Run], folder: str) -> Run:
