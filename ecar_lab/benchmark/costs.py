@@ -122,6 +122,7 @@ def benchmark_checkpoint(
         "steps": pipe.model.inference_steps(),
         "guidance": pipe.model.guidance(),
         "gflop_per_image": total_flops(pipe.model.flops()) / 1e9,
+        "gflop_decode_one": count_flops(lambda: pipe.decode(last.latent)) / 1e9,
         "seconds_first_stage": median_seconds(first_stage, device, repeats),
         "seconds_one_image": median_seconds(lambda: images(1), device, repeats),
         "seconds_batch_16": median_seconds(lambda: images(16), device, repeats),
@@ -236,7 +237,8 @@ def table(result: dict[str, Any]) -> str:
 def _checkpoint_lines(r: dict[str, Any]) -> list[str]:
     return [
         f"**{r['checkpoint']}** ({r['parameters'] / 1e6:.1f} M parameters, steps {r['steps']}, "
-        f"guidance {r['guidance']}, {r['gflop_per_image']:.2f} GFLOP per image)",
+        f"guidance {r['guidance']}, {r['gflop_per_image']:.2f} GFLOP per image, "
+        f"{r['gflop_decode_one']:.2f} more for decoding it)",
         "",
         "| first stage on screen | one image | batch of 16 | decoding one |",
         "|---|---|---|---|",

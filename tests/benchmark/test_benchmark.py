@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
-from ecar_lab import EcarError
+from ecar_lab import EcarError, load_tokenizer
 from ecar_lab.benchmark import costs, peers
 from ecar_lab.benchmark.costs import benchmark_memory, run_benchmark, table
 from ecar_lab.cli.main import main
+from ecar_lab.machine import count_flops
 from tests.thrift import made_once
 
 
@@ -89,6 +90,17 @@ def test_the_first_stage_and_the_images_are_timed(result):
     measured = result["checkpoint"]
     assert measured["seconds_first_stage"] > 0
     assert measured["seconds_batch_16"] > 0
+
+
+def test_decoding_is_counted_apart_from_generating(monkeypatch):
+    monkeypatch.setattr(costs, "median_seconds", lambda call, device, repeats: 1.0)
+    result = run_benchmark(["checkpoint"], checkpoint="cifar10", device="cpu", dtype="float32")
+    tokenizer = load_tokenizer("cifar10")
+    latent = torch.zeros(1, tokenizer.latent_channels, 16, 16)
+    counted = count_flops(lambda: tokenizer.decode(latent)) / 1e9
+    assert counted > 0.01
+    assert result["checkpoint"]["gflop_decode_one"] == pytest.approx(counted)
+    assert f"{counted:.2f} more for decoding" in table(result)
 
 
 def test_the_table_shows_every_section(result):
