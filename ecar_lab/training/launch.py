@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -127,10 +127,10 @@ def initial_seed(cfg: TrainConfig) -> None:
     torch.manual_seed(generator(cfg.seed, "weights", 0).initial_seed())
 
 
-def compile_objective(objective: nn.Module, device: torch.device) -> None:
+def compile_networks(networks: Iterable[nn.Module], device: torch.device) -> None:
     """torch.compile in place, or a warning that says what is missing.
 
-    Of an objective with transformer blocks, each block is compiled by itself: one graph per shape
+    Of a network with transformer blocks, each block is compiled by itself: one graph per shape
     serves all of them. On one AMX core that takes a minute and a half instead of nearly four, and
     trains as fast: 1.4 times the images of eager mode (CIFAR-10, batch 128).
     """
@@ -138,9 +138,10 @@ def compile_objective(objective: nn.Module, device: torch.device) -> None:
     if device.type == "cpu" and not shutil.which(compiler):
         logger.warning("no C++ compiler (%s): training goes on without torch.compile", compiler)
         return
-    blocks = [module for module in objective.modules() if isinstance(module, Block)]
-    for module in blocks or [objective]:
-        module.compile(dynamic=False)
+    for network in networks:
+        blocks = [module for module in network.modules() if isinstance(module, Block)]
+        for module in blocks or [network]:
+            module.compile(dynamic=False)
 
 
 def without_compiling() -> contextlib.AbstractContextManager:

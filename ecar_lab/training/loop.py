@@ -31,7 +31,7 @@ from ecar_lab.machine import count_flops, matmul_rate
 from ecar_lab.training import state
 from ecar_lab.training.agreement import of_the_first
 from ecar_lab.training.config import TrainConfig
-from ecar_lab.training.launch import Launch, Window, compile_objective, without_compiling
+from ecar_lab.training.launch import Launch, Window, compile_networks, without_compiling
 from ecar_lab.training.log import DivergenceGuard, Meter, RunLog
 from ecar_lab.training.optim import Plan, build_optimizers, lr_factor
 from ecar_lab.training.processes import share_of
@@ -61,7 +61,7 @@ class Trainer:
         task.objective.to(self.device)
         self.flops_per_image, unused = self._probe()
         if cfg.compile:
-            compile_objective(task.objective, self.device)
+            compile_networks((task.objective, *task.teachers), self.device)
         self.all_weights_used = not unused
         self.spread = task.fsdp and accelerator.num_processes > 1
         if self.spread:

@@ -19,6 +19,7 @@ class Task:
         identity: what is trained on; a checkpoint of other data is refused.
         model: what is saved. objective: wraps it; ``objective(*batch)`` gives the loss and a
             dictionary of further numbers to log (tensors; NaN means "none this time").
+        teachers: networks that the objective only asks, parts of neither model nor objective.
         second_ema_decay: decay of a second set of averaged weights; None: there is one set.
         fsdp: whether the weights are to be spread over the processes. Then ``generator``, which
             pictures and the result are made with, is a whole copy of the model.
@@ -27,6 +28,7 @@ class Task:
     identity: Identity
     model: ModelMixin
     objective: nn.Module
+    teachers: tuple[nn.Module, ...] = ()
     prefetch: bool = False
     second_ema_decay: float | None = None
     fsdp: bool = False

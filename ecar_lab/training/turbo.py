@@ -271,7 +271,7 @@ class TurboTask(LatentTask[TurboTrainConfig]):
         self.objective = TurboObjective(model, teacher, cfg.class_dropout, cfg.teacher_steps)
         super().__init__(cfg, model, *others)
         self.identity["teacher"] = hash_tensors(teacher.state_dict())
-        teacher.to(self.device)
+        self.teachers = (teacher.to(self.device),)
 
     def draw(self, random: torch.Generator) -> TurboDraw:
         training = self.generator.draw(self.share.global_batch, random)

@@ -7,6 +7,7 @@ import torch
 
 from ecar_lab import EcarError, trace
 from ecar_lab.flow import FEW_STEPS, GUIDANCE_RANGE
+from ecar_lab.layers import Block
 from ecar_lab.machine import count_flops
 from ecar_lab.training.config import TurboTrainConfig
 from ecar_lab.training.model import train_model
@@ -177,6 +178,17 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, teacher):
     train_turbo(turbo(cut, teacher))
     for name, tensor in weights(whole).items():
         assert torch.equal(weights(cut)[name], tensor)
+
+
+def test_student_and_teacher_are_compiled(tmp_path, teacher, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(Block, "compile", lambda self, **_: compiled.append(self))
+    run = train_turbo(turbo(tmp_path / "run", teacher, steps=1, compile=True))
+    from ecar_lab.pipeline import ECARPipeline
+
+    model = ECARPipeline.from_pretrained(run / "final").model
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    assert len(set(map(id, compiled))) == 2 * len(blocks)
 
 
 @pytest.mark.parametrize(
