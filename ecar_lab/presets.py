@@ -149,10 +149,12 @@ _CIFAR10_QUICK = Preset(
 )
 
 
-def _imagenette(image_size: int, factor: int, latent_channels: int) -> Preset:
+def _imagenette(
+    image_size: int, factor: int, latent_channels: int, guidance: dict[str, Any]
+) -> Preset:
     """Imagenette at 64 or 128 px in the latents of a tokenizer of the kit's own: a 16x16 latent,
     three stages, 64 tokens in the finest, as `cifar10`. Narrower than that, since there are 9,469
-    images to learn from, not 50,000."""
+    images to learn from, not 50,000. Guidance is that of the model that ships."""
     return Preset(
         name=f"imagenette{image_size}",
         dataset="imagenette",
@@ -165,7 +167,7 @@ def _imagenette(image_size: int, factor: int, latent_channels: int) -> Preset:
             **_CIFAR10.model,
             **{"latent_channels": latent_channels, "class_names": IMAGENETTE_NAMES},
             **{"width": 192, "num_heads": 3},
-            **{"guidance_scale": [1.0, 3.0, 3.0], "guidance_interval": None},
+            **guidance,
         },
         train_tokenizer={"steps": 6000, "batch_size": 32, "sample_every": 0},
         train_model={**_CIFAR10.train_model, "steps": 8000},
@@ -179,8 +181,8 @@ PRESETS: dict[str, Preset] = {
         _DIGITS,
         _CIFAR10,
         _CIFAR10_QUICK,
-        _imagenette(64, 4, 8),
-        _imagenette(128, 8, 16),
+        _imagenette(64, 4, 8, {"guidance_interval": [None, None, [0.0, 0.5]]}),
+        _imagenette(128, 8, 16, {"guidance_scale": [1.0, 3.0, 3.0], "guidance_interval": None}),
         *(
             _imagenet(size, letter, shape)
             for size in (64, 128, 256)

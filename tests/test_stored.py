@@ -72,7 +72,11 @@ def test_a_checkpoint_without_checksums_and_hash_still_loads(folder, tiny_pipeli
 
 
 @pytest.mark.parametrize(
-    "name", ["cifar10", "cifar10-dit", "cifar10-turbo", "digits", "imagenette128"]
+    "name",
+    [
+        *("cifar10", "cifar10-dit", "cifar10-turbo", "digits"),
+        *("imagenette64", "imagenette128", "imagenette128-turbo"),
+    ],
 )
 def test_shipped_weights_have_their_checksums(name):
     lines = (checkpoints_root() / name / "SHA256SUMS").read_text("utf-8").splitlines()

@@ -34,7 +34,13 @@ LEFT = "the session has ended: load the page again"
 OPENING_SEED = 0
 # What a page opens with, picked by eye among the seeds 0 to 79 (of the last, 0 to 7): by the
 # checkpoint's name.
-OPENINGS = {"cifar10": ("horse", 68), "cifar10-turbo": ("ship", 31), "imagenette128": ("church", 4)}
+OPENINGS = {
+    "cifar10": ("horse", 68),
+    "cifar10-turbo": ("ship", 31),
+    "imagenette64": ("church", 4),
+    "imagenette128": ("church", 4),
+    "imagenette128-turbo": ("parachute", 4),
+}
 
 
 @dataclass(frozen=True)
