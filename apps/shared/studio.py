@@ -32,7 +32,7 @@ KEEP_RUNS, KEEP_SHOWN = 48, 12
 REMEMBERED = 10_000
 LEFT = "the session has ended: load the page again"
 OPENING_SEED = 0
-# What a page opens with, picked by eye among the seeds 0 to 79 (of the last, 0 to 7): by the
+# What a page opens with, picked by eye among the seeds 0 to 79 (of imagenette's, 0 to 7): by the
 # checkpoint's name.
 OPENINGS = {
     "cifar10": ("horse", 68),
