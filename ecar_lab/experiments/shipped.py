@@ -66,8 +66,6 @@ FINAL: dict[str, list[tuple[Any, bool]]] = {
 TRIALS = {"smoke": 1, "cpu": None, "gpu": None}  # None: all
 PLANS = {"smoke": -1, "cpu": 0, "gpu": 0}  # the first of FINAL that is measured
 TRIAL_IMAGES = {"smoke": 8, "cpu": 500, "gpu": 2000}
-FINAL_IMAGES = {"smoke": 8, "cpu": 2000, "gpu": 10_000}
-SEEDS = {"smoke": (0, 1), "cpu": (0, 1, 2), "gpu": (0, 1, 2)}
 BATCHES = {"smoke": (1,), "cpu": (1, 16), "gpu": (1, 16)}
 
 
@@ -116,10 +114,7 @@ def measure(lab: Lab, name: str, checkpoint: str) -> dict[str, Any]:
             "guidance_interval": best["guidance_interval"],
             **(LITERATURE if as_literature else FAST[name]),
         }
-        results = [
-            lab.evaluate(checkpoint, num_samples=FINAL_IMAGES[lab.size.name], seed=seed, **chosen)
-            for seed in SEEDS[lab.size.name]
-        ]
+        results = [lab.evaluate(checkpoint, seed=seed, **chosen) for seed in lab.size.seeds]
         distances = [frechet(result) for result in results]
         shares = [share for one in results if (share := named_right(one)) is not None]
         points.append(
@@ -138,8 +133,8 @@ def measure(lab: Lab, name: str, checkpoint: str) -> dict[str, Any]:
         "checkpoint": checkpoint,
         "parameters": model.num_parameters(),
         "trials": trials,
-        "images": FINAL_IMAGES[lab.size.name],
-        "seeds": list(SEEDS[lab.size.name]),
+        "images": lab.size.num_samples,
+        "seeds": list(lab.size.seeds),
         "points": points,
     }
 
