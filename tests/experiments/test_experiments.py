@@ -263,7 +263,8 @@ def test_the_shipped_checkpoints_are_compared_at_the_guidance_that_suits_each(
     monkeypatch.setattr(shipped, "TRIALS", {"smoke": 2})
     monkeypatch.setattr(shipped, "PLANS", {"smoke": 0})
     monkeypatch.setattr(shipped, "FAST", {"E-CAR": ab2, "DiT": ab2})
-    ours, theirs = (shipped.measure(lab, name, folders[name]) for name in ("E-CAR", "DiT"))
+    asked = replace(lab, size=replace(lab.size, num_samples=12, seeds=(0, 1)))
+    ours, theirs = (shipped.measure(asked, name, folders[name]) for name in ("E-CAR", "DiT"))
     best = min(ours["trials"], key=lambda trial: trial["frechet"])
     assert len(ours["trials"]) == 2
     for part in ("guidance_scale", "guidance_interval"):
@@ -273,7 +274,7 @@ def test_the_shipped_checkpoints_are_compared_at_the_guidance_that_suits_each(
     assert sampled == [("euler", 1.0), ("ab2", 1.5)]
     assert [point["num_inference_steps"] for point in theirs["points"]] == [6, 3]
     assert theirs["points"][0]["gflop"] == pytest.approx(2 * theirs["points"][1]["gflop"])
-    assert ours["seeds"] == [0, 1]
+    assert (ours["images"], ours["seeds"]) == (12, [0, 1])
     for point in ours["points"]:
         assert len(set(point["distances"])) == 2
         assert point["frechet"] == pytest.approx(sum(point["distances"]) / 2)
@@ -359,24 +360,27 @@ def test_every_recipe_gets_the_steps_that_its_time_holds(tmp_path, monkeypatch):
     for row in result["rows"]:
         assert row["steps"] == round(100 / speed[row["name"]]["seconds_per_step"])
     assert len(speed) == len(recipe.arms(lab)) > 12  # all are timed, whichever are trained
-    usual = {"head_draws": [2, 2, 1], "stage_strides": None}
-    assert trained[1, "{}", json.dumps(usual)] == 200
+    usual = {"batch_size": 128, "head_draws": [2, 2, 1], "max_minutes": None}
+    assert trained[1, "{}", json.dumps({**usual, "stage_strides": None})] == 200
     speed.clear()
     recipe.run(lab)  # finalists get the steps of the first comparison
     assert not speed
 
 
-@pytest.mark.parametrize("preset", ["digits", "cifar10"])
+@pytest.mark.parametrize("preset", ["digits", "cifar10", "cifar10-quick"])
 def test_every_arm_of_the_recipe_changes_what_the_preset_has(preset, tmp_path):
     size = replace(SIZES["cpu"], preset=preset, model={})
     arms = recipe.arms(Lab(size, tmp_path))
     lab = Lab(size, tmp_path)
-    usual = {**recipe.as_preset(lab), **get_preset(preset).train_model}
+    usual = {"compile": False, **recipe.as_preset(lab), **get_preset(preset).train_model}
     for arm in arms[1:]:
         same_model = all(lab.shape().get(name) == value for name, value in arm.model.items())
         same = same_model and all(usual.get(name) == value for name, value in arm.settings.items())
         assert arm.tokenizer is not None or not same, arm.name
     assert len({arm.name for arm in arms}) == len(arms)
+    # A tokenizer that the preset takes from elsewhere is not trained.
+    trains = "name" not in get_preset(preset).tokenizer
+    assert any(arm.tokenizer is not None for arm in arms) == trains
 
 
 def test_one_model_has_one_training_however_it_is_asked_for(tmp_path):
