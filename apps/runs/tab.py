@@ -189,7 +189,11 @@ class Runs:
                     raise EcarError("the chosen run is gone: choose another one")
                 path = export(self.studio, self.origin, run, kind)
             except EcarError as error:
-                yield {self.banner: banner(str(error)), self.status: say("")}
+                yield {
+                    self.file: gr.DownloadButton(visible=False),
+                    self.status: say(""),
+                    self.banner: banner(str(error)),
+                }
                 return
             size = path.stat().st_size / 1024
             button = f"Download {path.name} ({size:,.0f} KiB)"

@@ -83,29 +83,42 @@ def let_stop(stop: gr.Button, elem_id: str) -> None:
 
 def in_sentences(act: Callable[..., Iterator[dict]]) -> Callable[..., Iterator[dict]]:
     """For an event of a tab: what a person can put right comes as one sentence in its ``banner``.
-    Where the tab has a ``stop`` the event ends at its next word after that was pressed."""
+    Where the tab has a ``stop`` the event ends at its next word after that was pressed.
+
+    A component's update is said again with every later one: Gradio's page changes an update in
+    place to make the next from it, so that of those that arrive at once only the last is left, and
+    a component that this does not name keeps what it had. (Texts and numbers are not changed in
+    place. They are said once, for a field may have been changed meanwhile.)
+    """
 
     @functools.wraps(act)
     def run(self: Any, *given: Any, **named: Any) -> Iterator[dict]:
         stop = getattr(self, "stop", None)
         offered: dict[Any, Any] = {self.banner: ""}
+        said: dict[Any, Any] = {}
         last: dict[Any, Any] = {}
         if stop:
-            offered[stop], last[stop] = gr.update(interactive=True), gr.update(interactive=False)
+            said[stop], last[stop] = gr.update(interactive=True), gr.update(interactive=False)
         with running(stop) as stopped:
-            yield offered
+            yield {**said, **offered}
             try:
                 with told_when_memory_is_full(), closing(act(self, *given, **named)) as updates:  # ty: ignore[invalid-argument-type]
                     for update in updates:
                         if stopped.is_set():
                             break
-                        yield update
+                        said |= {part: one for part, one in update.items() if not _is_plain(one)}
+                        yield {**said, **update}
             except EcarError as error:
                 last[self.banner] = banner(str(error))
             if last:
-                yield last
+                yield {**said, **last}
 
     return run
+
+
+def _is_plain(update: Any) -> bool:
+    """Whether an update is a text, a number or nothing."""
+    return update is None or isinstance(update, str | int | float)
 
 
 @contextmanager
