@@ -208,9 +208,10 @@ def draw(result: dict[str, Any]) -> Figure:
 
 
 def table(result: dict[str, Any]) -> str:
-    """One row per setting, each model's in the order of cost; those on its front are marked."""
+    """One row per setting, each model's in the order of cost; those on its front are marked. What
+    was measured as two kinds stands there once."""
     rows = [
-        [
+        (
             name,
             "yes" if row["on_front"] else "",
             plan_text(row["num_inference_steps"]),
@@ -222,7 +223,7 @@ def table(result: dict[str, Any]) -> str:
             f"{row['precision']:.2f}",
             f"{row['recall']:.2f}",
             "-" if row["named_right"] is None else f"{row['named_right']:.1%}",
-        ]
+        )
         for name, rows in of_models(result).items()
         for row in sorted(rows, key=lambda row: row["gflop"])
     ]
@@ -230,4 +231,4 @@ def table(result: dict[str, Any]) -> str:
         *("", "on the front", "steps", "power", "guidance", "solver", "GFLOP", "Frechet distance"),
         *("precision", "recall", "classified correctly"),
     ]
-    return figures.markdown_table(header, rows)
+    return figures.markdown_table(header, [list(row) for row in dict.fromkeys(rows)])
