@@ -13,6 +13,7 @@ import tyro
 
 from ecar_lab.cli.switches import parse
 from ecar_lab.documents import read_text
+from ecar_lab.errors import EcarError
 from ecar_lab.experiments import EXPERIMENTS, load_experiment
 from ecar_lab.schema import Count, Images, Positive, Seed
 
@@ -26,7 +27,7 @@ class ExperimentSwitches:
     preset: str = ""
     """Train on this preset instead of the size's own."""
     steps: Count | None = None
-    """Optimizer steps of every training instead of the size's own."""
+    """Optimizer steps of every training instead of the size's own, where the experiment trains."""
     seconds: Positive | None = None
     """Training time of every arm of an experiment at equal time, instead of the size's own."""
     seeds: list[Seed] | None = None
@@ -64,6 +65,7 @@ def run(arguments: list[str]) -> None:
         return
     experiment = load_experiment(names[0])
     switches = parse(ExperimentSwitches, f"experiment {names[0]}", arguments[1:])
+    check_switches(names[0], switches)
     lab = make_lab(switches)
     from ecar_lab.files import check_folder
 
@@ -104,6 +106,21 @@ def report(arguments: list[str]) -> None:
     print(f"{switches.document}: {len(results_in(text)) - len(missing)} tables")
     if missing:
         print(f"not measured yet: {', '.join(missing)}")
+
+
+def check_switches(name: str, switches: ExperimentSwitches) -> None:
+    """
+    Raises:
+        EcarError: a switch that would change nothing in this experiment.
+    """
+    takes = EXPERIMENTS[name].takes
+    for switch in ("preset", "steps", "seconds", "seeds", "num_samples", "only"):
+        if getattr(switches, switch) and switch not in takes:
+            words = ", ".join(f"--{one.replace('_', '-')}" for one in takes) or "--size"
+            raise EcarError(
+                f"--{switch.replace('_', '-')} changes nothing in the experiment {name}: leave it "
+                f"out (what changes it: {words})"
+            )
 
 
 def make_lab(switches: ExperimentSwitches) -> Any:

@@ -15,19 +15,31 @@ from typing import NamedTuple
 
 from ecar_lab.errors import EcarError
 
+# The parts of a size that may be changed from outside, for most of those that train models.
+USUAL = ("preset", "steps", "seeds", "num_samples")
+
 
 class Entry(NamedTuple):
-    """One experiment: the module in this package, what it asks, and whether it trains models (else
-    the preset and the seeds of a size say nothing about it)."""
+    """One experiment.
+
+    Attributes:
+        module: in this package. question: what it asks.
+        trains: whether it trains models (else the preset of a size says nothing about it).
+        takes: switches that change it.
+    """
 
     module: str
     question: str
     trains: bool = True
+    takes: tuple[str, ...] = USUAL
 
 
 EXPERIMENTS = {
     "shipped": Entry(
-        "shipped", "Is the E-CAR that ships as good as the DiT, at what cost?", trains=False
+        "shipped",
+        "Is the E-CAR that ships as good as the DiT, at what cost?",
+        trains=False,
+        takes=("seeds", "num_samples"),
     ),
     "quality": Entry("quality", "Is E-CAR as good as DiT at equal size, data and images seen?"),
     "single-stage": Entry("single_stage", "How good is one stage, plain flow matching?"),
@@ -42,10 +54,15 @@ EXPERIMENTS = {
         "flow_vs_diffusion", "Flow matching or noise prediction, per stage, all else equal?"
     ),
     "complexity": Entry(
-        "complexity", "How do FLOPs, time and memory grow from 64 to 1024 px?", trains=False
+        "complexity",
+        "How do FLOPs, time and memory grow from 64 to 1024 px?",
+        trains=False,
+        takes=(),
     ),
     "windows-and-couplings": Entry(
-        "windows_and_couplings", "Where should windows end, and how should stages hand over?"
+        "windows_and_couplings",
+        "Where should windows end, and how should stages hand over?",
+        takes=(*USUAL, "only"),
     ),
     "continuous-vs-quantized": Entry(
         "continuous_vs_quantized", "Continuous or quantized tokens, at equal number and size?"
@@ -54,10 +71,24 @@ EXPERIMENTS = {
         "steps_and_guidance",
         "Which steps and guidance per stage give quality at what cost?",
         trains=False,
+        takes=("num_samples",),
     ),
-    "stage-errors": Entry("stage_errors", "Which stage does the distance come from?", trains=False),
-    "recipe": Entry("recipe", "Which change of the recipe learns most in the same time?"),
-    "few-shot": Entry("few_shot", "Can a new class be learned from a few images?"),
+    "stage-errors": Entry(
+        "stage_errors",
+        "Which stage does the distance come from?",
+        trains=False,
+        takes=("num_samples",),
+    ),
+    "recipe": Entry(
+        "recipe",
+        "Which change of the recipe learns most in the same time?",
+        takes=("preset", "seconds", "seeds", "num_samples", "only"),
+    ),
+    "few-shot": Entry(
+        "few_shot",
+        "Can a new class be learned from a few images?",
+        takes=("preset", "steps", "seeds"),
+    ),
     "failure-signatures": Entry(
         "failure_signatures", "Are the known failures recognised when they are provoked?"
     ),

@@ -102,6 +102,7 @@ def arms(lab: Lab) -> list[Arm]:
 def run(lab: Lab) -> dict[str, Any]:
     """Times all arms, trains those that are wanted, and measures them."""
     known = arms(lab)
+    lab.check_only(arm.name for arm in known)
     wanted = [arm for arm in known if arm.name == BASELINE or lab.wants(arm.name)]
     if lab.size.name == "smoke":
         known = wanted = [arm for arm in wanted if lab.only or arm.name in SMOKE_ARMS]

@@ -7,7 +7,7 @@ other setting of it beats in both distance and FLOPs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -164,7 +164,7 @@ def front(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted((row for row in rows if row["on_front"]), key=lambda row: row["gflop"])
 
 
-def of_models(result: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def of_models(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The rows of each model. (Results from before DiT was tried name none.)"""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in result["rows"]:

@@ -45,6 +45,7 @@ def variants(lab: Lab) -> list[Variant]:
         Variant("correlated, history (leak)", model={"coupling": "correlated", **EVEN}),
         Variant("full denoise per scale", model={"coupling": "restart", **EVEN}),
     ]
+    lab.check_only(arm.name for arm in others)
     return [Variant(DEFAULT, model=EVEN), *(arm for arm in others if lab.wants(arm.name))]
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from typing import ClassVar
 
 import pyarrow
 import pytest
@@ -18,7 +19,7 @@ from ecar_lab.experiments import EXPERIMENTS, load_experiment, recipe, shipped, 
 from ecar_lab.experiments.lab.lab import Lab
 from ecar_lab.experiments.lab.records import Trained, key_of
 from ecar_lab.experiments.lab.scores import half_width, spread
-from ecar_lab.experiments.lab.sizes import SIZES
+from ecar_lab.experiments.lab.sizes import SIZES, Size
 from ecar_lab.experiments.stage_ablation import steps_of_equal_flops
 from ecar_lab.experiments.stage_errors import with_real_stages
 from ecar_lab.experiments.steps_and_guidance import front, mark_front
@@ -43,10 +44,39 @@ def few_real_images(data_root, tmp_path_factory):
     return folder
 
 
+class Watched(Size):
+    """A size that notes which of its parts are asked for."""
+
+    asked: ClassVar[set[str]] = set()
+
+    def __getattribute__(self, name):
+        Watched.asked.add(name)
+        return super().__getattribute__(name)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the experiments that run ask of their size, and ``only``."""
+    watched = Watched(**vars(SIZES["smoke"]))
+    wants = Lab.wants
+    monkeypatch.setitem(SIZES, "smoke", watched)
+    monkeypatch.setattr(Lab, "wants", lambda lab, arm: Watched.asked.add("only") or wants(lab, arm))
+    return Watched.asked
+
+
 @pytest.mark.parametrize("name", list(EXPERIMENTS))
 def test_an_experiment_runs_and_leaves_result_figure_and_table(
-    name, runs, tmp_path, capsys, request, monkeypatch
+    name, runs, tmp_path, capsys, request, monkeypatch, asked
 ):
+    module, within = load_experiment(name), set()
+
+    def run(lab, run=module.run):
+        asked.clear()
+        result = run(lab)
+        within.update(asked)
+        return result
+
+    monkeypatch.setattr(module, "run", run)
     if name == "shipped":
         monkeypatch.setenv("ECAR_DATA", str(request.getfixturevalue("few_real_images")))
     arguments = ["--size", "smoke", "--runs", str(runs), "--out", str(tmp_path)]
@@ -60,6 +90,37 @@ def test_an_experiment_runs_and_leaves_result_figure_and_table(
     assert load_experiment(name).table(result) in printed
     with Image.open(tmp_path / f"{name}-smoke.png") as picture:
         assert min(picture.size) > 150
+    # What the command takes changes something, and what would change nothing it refuses.
+    switches = {"preset", "steps", "seconds", "seeds", "num_samples", "only"}
+    alone = {"steps"} if name == "recipe" else set()  # its tokenizers, in a smoke test only
+    assert within & switches - alone == set(EXPERIMENTS[name].takes)
+
+
+@pytest.mark.parametrize(
+    ("name", "switch", "value", "takes"),
+    [
+        ("steps-and-guidance", "--seeds", "0", "--num-samples"),
+        ("recipe", "--steps", "9", "--preset, --seconds, --seeds, --num-samples, --only"),
+        ("complexity", "--num-samples", "9", "--size"),
+        ("two-stage", "--only", "x", "--preset, --steps, --seeds, --num-samples"),
+        ("few-shot", "--seconds", "9", "--preset, --steps, --seeds"),
+    ],
+)
+def test_a_switch_that_would_change_nothing_is_refused(
+    name, switch, value, takes, tmp_path, capsys
+):
+    arguments = ["--size", "smoke", "--out", str(tmp_path), "--runs", str(tmp_path)]
+    assert main(["experiment", name, *arguments, switch, value]) == 2
+    sentence = f"{switch} changes nothing in the experiment {name}: leave it out"
+    assert f"error: {sentence} (what changes it: {takes})" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["recipe", "windows-and-couplings"])
+def test_an_arm_that_there_is_not_is_refused(name, tmp_path):
+    lab = Lab(SIZES["smoke"], tmp_path, only=("swigloo",))
+    with pytest.raises(EcarError, match="--only 'swigloo' is in no arm's name: use a part of "):
+        load_experiment(name).run(lab)
 
 
 def test_the_same_training_is_made_once(runs):

@@ -2,8 +2,11 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
+from ecar_lab.cli.experiment import ExperimentSwitches, check_switches
+from ecar_lab.cli.switches import parse
 from ecar_lab.experiments import EXPERIMENTS, load_experiment
 from ecar_lab.experiments.lab.report import empty_in, fill, machine_line, results_in
 
@@ -39,6 +42,18 @@ def test_figures_can_be_drawn_again_from_the_committed_results():
             result = json.loads(file.read_text("utf-8"))
             assert experiment.draw(result).axes
             assert "|---" in experiment.table(result)
+
+
+def test_the_commands_of_the_committed_results_are_taken():
+    folder = Path(__file__).resolve().parents[2] / "data" / "results"
+    for name in EXPERIMENTS:
+        for file in folder.glob(f"{name}-*.json"):
+            command = json.loads(file.read_text("utf-8"))["command"]
+            *ecar, named, size, of = shlex.split(command)[:5]
+            assert (ecar, named, size) == (["ecar", "experiment"], name, "--size")
+            switches = parse(ExperimentSwitches, f"experiment {name}", shlex.split(command)[3:])
+            assert switches.size == of
+            check_switches(name, switches)
 
 
 def test_a_table_names_preset_and_training_seeds_only_where_something_was_trained():

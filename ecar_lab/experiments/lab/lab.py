@@ -56,6 +56,18 @@ class Lab:
         """Whether the arm of that name is to be run."""
         return not self.only or any(text in name for text in self.only)
 
+    def check_only(self, names: Iterable[str]) -> None:
+        """
+        Raises:
+            EcarError: a text of ``only`` that no arm's name contains.
+        """
+        names = list(names)
+        for text in self.only:
+            if not any(text in name for name in names):
+                raise EcarError(
+                    f"--only {text!r} is in no arm's name: use a part of {', '.join(names)}"
+                )
+
     @property
     def torch_device(self) -> torch.device:
         return pick_device(self.device)
