@@ -428,6 +428,17 @@ def test_every_recipe_gets_the_steps_that_its_time_holds(tmp_path, monkeypatch):
     assert not speed
 
 
+def test_the_recipe_says_how_long_compiling_took():
+    def said(preset, *rows):
+        rows = [{"settings": s, "first_seconds": t, "averages": {}} for s, t in rows]
+        return recipe.notes({"size": {"preset": preset}, "rows": rows})
+
+    plain = ({}, 42.0)
+    assert "up to 42 s" in said("cifar10-quick", plain, ({"compile": False}, 50.0))[0]
+    assert "up to 7 s" in said("digits", plain, ({"compile": True}, 7.0))[0]
+    assert said("digits", plain) == []
+
+
 @pytest.mark.parametrize("preset", ["digits", "cifar10", "cifar10-quick"])
 def test_every_arm_of_the_recipe_changes_what_the_preset_has(preset, tmp_path):
     size = replace(SIZES["cpu"], preset=preset, model={})
