@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ecar_lab.cli.switches import parse
+from ecar_lab.cli.switches import parse, spelled
 from ecar_lab.documents import read_text
 from ecar_lab.errors import EcarError
 from ecar_lab.experiments import EXPERIMENTS, load_experiment
@@ -116,10 +116,10 @@ def check_switches(name: str, switches: ExperimentSwitches) -> None:
     takes = EXPERIMENTS[name].takes
     for switch in ("preset", "steps", "seconds", "seeds", "num_samples", "only"):
         if getattr(switches, switch) and switch not in takes:
-            words = ", ".join(f"--{one.replace('_', '-')}" for one in takes) or "--size"
+            words = ", ".join(map(spelled, takes)) or "--size"
             raise EcarError(
-                f"--{switch.replace('_', '-')} changes nothing in the experiment {name}: leave it "
-                f"out (what changes it: {words})"
+                f"{spelled(switch)} changes nothing in the experiment {name}: leave it out "
+                f"(what changes it: {words})"
             )
 
 
