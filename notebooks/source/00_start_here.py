@@ -31,7 +31,7 @@ lab = setup(0)
 #
 # ## The result first
 #
-# Two lines make images. The model has 9.9 million parameters and learned CIFAR-10 on one CPU core.
+# Two lines make images. The model has 10.0 million parameters and learned CIFAR-10 on one CPU core.
 
 # %%
 pipe = lab.pipeline("cifar10")

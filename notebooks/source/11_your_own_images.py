@@ -224,7 +224,7 @@ ecar(line, work / "model" / "final")
 explore.curve(work / "model", len(known))
 
 # %% [markdown]
-# Compare with the shipped model: 33 passes over fifty thousand photographs, eight hours of a core. What makes minutes enough here is that the
+# Compare with the shipped model: 33 passes over fifty thousand photographs, ten hours of a core. What makes minutes enough here is that the
 # warm start knows latents, edges, smooth surfaces and how stages hand over. And that these pictures are simple.
 
 # %%
