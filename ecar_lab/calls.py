@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
 
@@ -53,21 +54,23 @@ CALLS: ContextVar[tuple[Call, ...]] = ContextVar("calls", default=())
 RUNNING: list[Call] = []
 
 
-def replied(reply: Any, latent: Tensor) -> Tensor | None:
-    """The latents that a callback wants instead of those it was given, if it wants others.
+def replied(reply: Any, offered: Tensor, latent: Tensor) -> Tensor | None:
+    """The latents that a callback wants instead of the run's, if it wants others.
+
+    Args:
+        reply: what it returned. offered: a copy of ``latent``, the run's own, which it was given
+            and may have changed in place.
 
     Raises:
         EcarError: it returned neither a dict with nothing but latents nor None.
     """
-    if reply is None:
-        return None
-    if not isinstance(reply, Mapping) or set(reply) - {"latents"}:
+    if reply is not None and (not isinstance(reply, Mapping) or set(reply) - {"latents"}):
         raise EcarError(
             f"the callback returned {short(reply)}: return the dict that it was given, with other "
             "latents if you like, or nothing"
         )
-    changed = reply.get("latents")
-    return None if changed is latent else changed
+    wanted = (reply or {}).get("latents", offered)
+    return None if wanted is offered and torch.equal(offered, latent) else wanted
 
 
 def calls_of(pipe: DiffusionPipeline) -> list[Call]:

@@ -134,6 +134,26 @@ def guided_steps(
     return [scale != 1.0 and low <= tau < high for tau in starts]
 
 
+def idle_guidance(
+    steps: Sequence[int],
+    guidance: Sequence[float],
+    intervals: Sequence[Sequence[float]],
+    powers: Sequence[float],
+) -> str | None:
+    """A sentence on the first stage in which guidance is asked for and acts in no step, if any.
+
+    That is a run without guidance there, whatever its settings say.
+    """
+    plan = zip(steps, guidance, intervals, powers, strict=True)
+    for stage, (count, scale, (low, high), power) in enumerate(plan):
+        if scale != 1.0 and not any(guided_steps(count, scale, (low, high), power)):
+            return (
+                f"guidance {scale:g} acts in no step of stage {stage}: none of its {count} begins "
+                f"in {low:g} to {high:g}; widen the interval, take more steps, or say guidance 1"
+            )
+    return None
+
+
 def guided_halves(config: Any, guided: Sequence[Sequence[bool]]) -> list[tuple[int, int]]:
     """How many halves (with class; without) are made ready for transformer and head at each stage.
 

@@ -185,9 +185,11 @@ class ECARPipeline(StoredPipeline):
                 latent, changed = event.latent, None
                 if event.step and callback_on_step_end is not None:
                     index = sum(steps[: event.stage]) + event.step - 1
-                    offered = dict.fromkeys(inputs, latent)
-                    reply = callback_on_step_end(self, index, event.t, offered)
-                    changed = replied(reply, latent)
+                    offered = latent.clone()  # so that a change in place is one, too
+                    reply = callback_on_step_end(
+                        self, index, event.t, dict.fromkeys(inputs, offered)
+                    )
+                    changed = replied(reply, offered, latent)
                     latent = latent if changed is None else changed
                 progress.update(event.step > 0)
                 event = advance(events, changed)

@@ -8,6 +8,7 @@ the way (class, guidance, a region, the noise, where to start) is an argument of
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -142,7 +143,9 @@ def trace(
     settings.check(model, start_from)
     # A baseline that is built like E-CAR may walk its stages in a way of its own.
     sampler = getattr(model, "sampler", Sampler)
-    return sampler(model, settings, as_dtype(dtype)).run(start_from)
+    made = sampler(model, settings, as_dtype(dtype))
+    made.check_time(start_from)
+    return made.run(start_from)
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,21 @@ class Sampler:
         self.casts = model.casts_of_run()
         self.clock = _Clock(self.device)
         self.flops = 0  # since the last event
+
+    def check_time(self, start_from: TraceEvent | None) -> None:
+        """Refuses to go on within a stage at another time than that of the event's latent.
+
+        Raises:
+            EcarError: the step of this run does not begin there.
+        """
+        if start_from is None or start_from.is_stage_end:
+            return
+        planned, found = self._times(start_from.stage)[start_from.step], start_from.local_time
+        if not math.isclose(planned, found, abs_tol=1e-6):
+            raise EcarError(
+                f"start_from is at local time {found:g} of stage {start_from.stage}, where step "
+                f"{start_from.step} of this run is at {planned:g}: use the same time_power"
+            )
 
     @torch.no_grad()
     def run(self, start_from: TraceEvent | None) -> Stream:

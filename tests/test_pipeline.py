@@ -60,6 +60,24 @@ def test_what_a_callback_returns_goes_on_to_the_next_step(tiny_pipeline):
     assert not latent.any()
 
 
+@pytest.mark.parametrize("solver", ["ab2", "euler"])
+def test_a_change_in_place_is_one_that_was_returned(tiny_pipeline, solver):
+    """Also for a solver with a memory, which knows nothing of the changed latent."""
+
+    def returned(pipe, index, t, kwargs):
+        return {"latents": kwargs["latents"] * 0.5}
+
+    def in_place(pipe, index, t, kwargs):
+        kwargs["latents"].mul_(0.5)
+
+    options = dict(output_type="latent", solver=solver)
+    ends = [
+        tiny_pipeline("cat", 3, generator=generator(), callback_on_step_end=act, **options).images
+        for act in (returned, in_place)
+    ]
+    assert torch.equal(*ends)
+
+
 def test_save_and_load_give_the_same_images_and_pickle_nothing(tiny_pipeline, tmp_path):
     before = tiny_pipeline(["cat"], 2, generator=generator(), output_type="pt").images
     tiny_pipeline.save_pretrained(tmp_path / "again")

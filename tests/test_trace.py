@@ -123,7 +123,7 @@ def by_hand(model, steps, start):
     """The end of a stage: Adams-Bashforth's steps, made of Euler's, from an event of one image."""
     latent, previous = start.latent, None
     for step in range(start.step, steps):
-        here = replace(start, step=step, latent=latent)
+        here = replace(start, step=step, local_time=step / steps, latent=latent)
         euler = run(model, [0], steps, solver="euler", start_from=here)[0].latent
         slope = (euler - latent) * steps
         latent = euler if previous is None else euler + (slope - previous) / (2 * steps)
@@ -383,6 +383,9 @@ def test_an_event_of_another_run_has_to_fit(model):
         trace(model, [0], 3, start_from=events[3])
     with pytest.raises(EcarError, match="a stage of 3 steps, this run has 5"):
         trace(model, [0, 1], 5, start_from=events[2])
+    with pytest.raises(EcarError, match=r"at local time 0\.333333 .* at 0\.111111: use the same"):
+        trace(model, [0, 1], 3, start_from=events[1], time_power=2.0)
+    trace(model, [0, 1], 3, start_from=events[3], time_power=2.0)  # at a stage's end all is well
     with pytest.raises(EcarError, match="last event of its run"):
         trace(model, [0, 1], 3, start_from=events[-1])
     with pytest.raises(EcarError, match="1 generators for 2 images"):

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ecar_lab import files
 from ecar_lab.baselines import load_pipeline
+from ecar_lab.cost import idle_guidance
 from ecar_lab.data import ImageDataset, open_dataset
 from ecar_lab.device import autocast, pick_device, pick_dtype
 from ecar_lab.errors import EcarError
@@ -130,6 +131,9 @@ def evaluate(
         guidance_interval=intervals,
         time_power=pipe.model.powers(time_power),
     )
+    plan = sampling.num_inference_steps, sampling.guidance_scale
+    if doubt := idle_guidance(*plan, intervals, pipe.model.powers(time_power)):
+        logger.warning("%s", doubt)
     data_name = dataset or trained_on(folder)
     judge = pick_judge(feature_net, data_name, pipe.image_size)
     refuse_own_teacher(judge, pipe.tokenizer.config.get("perceptual_net"))

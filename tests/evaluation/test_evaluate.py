@@ -104,6 +104,15 @@ def test_the_command_line_takes_the_interval_as_the_result_says_it():
     assert part["metrics"] != whole["metrics"]
 
 
+def test_guidance_that_acts_in_no_step_is_said(caplog):
+    options = dict(num_samples=8, dtype="float32", brief=True, num_inference_steps=2)
+    evaluate("tiny", guidance_scale=[1.0, 3.0], guidance_interval=(0.6, 0.9), **options)
+    assert "guidance 3 acts in no step of stage 1" in caplog.text
+    caplog.clear()
+    evaluate("tiny", guidance_scale=[1.0, 3.0], guidance_interval=(0.5, 0.9), **options)
+    assert "acts in no step" not in caplog.text
+
+
 def test_distances_carry_the_name_of_the_net_and_are_never_called_fid(result):
     assert f"frechet_distance[{NET}]" in result["metrics"]
     assert f"precision_k3[{NET}]" in result["metrics"]
