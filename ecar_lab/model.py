@@ -146,7 +146,8 @@ class ECAR(LatentGenerator):
         """A model with random weights in the shape of a preset, e.g. ``imagenet256-s``."""
         from ecar_lab.presets import get_preset
 
-        return cls(**{**get_preset(name).model, **overrides})
+        preset = get_preset(name).model_of(overrides.get("num_stages"))
+        return cls(**{**preset, **overrides})
 
     def pyramid(self, latent: Tensor) -> list[Tensor]:
         """D_0(x) ... D_{S-1}(x), coarsest first."""

@@ -17,6 +17,10 @@ IMAGENETTE_NAMES = [
 ]
 
 
+# Arguments of a model that its weights and its training take no notice of.
+SAMPLING_DEFAULTS = ("num_inference_steps", "guidance_scale", "guidance_interval", "time_power")
+
+
 @dataclass(frozen=True)
 class Preset:
     """A data set, a tokenizer, a model and how the two are trained.
@@ -37,6 +41,19 @@ class Preset:
     train_tokenizer: dict[str, Any] = field(default_factory=dict)
     train_model: dict[str, Any] = field(default_factory=dict)
     train_turbo: dict[str, Any] = field(default_factory=dict)
+
+    def model_of(self, num_stages: int | None) -> dict[str, Any]:
+        """``model`` for so many stages; None: the preset's own.
+
+        Defaults of sampling that it gives per stage fit no other number and are left out there.
+        """
+        if num_stages in (None, self.model["num_stages"]):
+            return dict(self.model)
+        return {
+            name: value
+            for name, value in self.model.items()
+            if name not in SAMPLING_DEFAULTS or not isinstance(value, list)
+        }
 
 
 # Where capacity sits, by size. The transformer is paid once per stage, the head at every flow step;

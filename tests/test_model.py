@@ -263,3 +263,13 @@ def test_the_small_256_px_preset_has_about_33_million_parameters():
 def test_an_unknown_preset_lists_those_there_are():
     with pytest.raises(EcarError, match="preset 'cifar' is unknown: use one of digits, cifar10"):
         ECAR.from_preset("cifar")
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_a_preset_with_other_stages_has_defaults_that_fit_them(stages):
+    small = dict(num_stages=stages, window_ends=None, transformer_layers=1, head_layers=1)
+    model = ECAR.from_preset("cifar10", **small)
+    asked = (model.inference_steps(), model.guidance(), model.intervals(), model.powers())
+    assert [len(values) for values in asked] == [stages] * 4
+    own = [8, 6, 6], [1.0, 2.0, 2.0], [(0, 1), (0, 1), (0, 0.3)], [1.0, 1.3, 1.3]
+    assert (asked == own) == (stages == 3)

@@ -159,6 +159,16 @@ class DiT(Baseline):
             loss = loss + term(StagePrediction(0, output, target, images)).mean()
         return LossOutput(loss, error.detach().mean()[None], per_bin[None])
 
+    def check_run(self, *asked: Any, **named: Any) -> Run:
+        """As of every baseline, and as the objective is walked.
+
+        Raises:
+            EcarError: steps, solver or grid that noise prediction does not take.
+        """
+        run = super().check_run(*asked, **named)
+        self.objective.check(run.steps, run.solver, run.power)
+        return run
+
     def walk(self, run: Run, noise: Tensor) -> Iterator[Walked]:
         both = torch.cat((run.labels, torch.full_like(run.labels, self.null_class)))
 

@@ -43,6 +43,9 @@ class FlowObjective:
         t = time.reshape(-1, *(1,) * (clean.ndim - 1))
         return (1 - t) * noise + t * clean, clean - noise, time * TIME_SCALE
 
+    def check(self, steps: int, solver: str, power: float) -> None:
+        """Whether :meth:`walk` takes these: it takes all."""
+
     def walk(
         self, network: Network, noise: Tensor, steps: int, solver: str, power: float = 1.0
     ) -> Iterator[Walked]:
@@ -75,6 +78,15 @@ class EpsilonObjective:
         level = (time * TIME_SCALE).long()
         state = self.scheduler.add_noise(clean, noise, level)  # ty: ignore[invalid-argument-type]
         return state, noise, level.float()
+
+    def check(self, steps: int, solver: str, power: float) -> None:
+        """Whether :meth:`walk` takes these.
+
+        Raises:
+            EcarError: another solver or grid than DDIM's, more steps than there are levels.
+        """
+        check_ddim(solver, power)
+        self.ddim(steps)
 
     def walk(
         self, network: Network, noise: Tensor, steps: int, solver: str, power: float = 1.0

@@ -31,7 +31,8 @@ from ecar_lab.schema import (
 Trackers = list[Literal["tensorboard", "trackio", "wandb"]]
 
 # Fields that may differ between a run and its continuation: none of them bends the curve
-# (steps and max_minutes move its end, which the stored plan takes care of).
+# (steps and max_minutes move its end, which the stored plan takes care of; init_from has a check
+# of its own, before the model is made).
 FREE_ON_RESUME = {
     *(
         "data",

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import hashlib
 import json
@@ -33,7 +34,7 @@ from ecar_lab.pipeline import ImageOutput
 from ecar_lab.presets import get_preset
 from ecar_lab.tokenizers.base import Tokenizer
 from ecar_lab.tokenizers.makers import load_tokenizer
-from ecar_lab.training.agreement import agree_on_data
+from ecar_lab.training.agreement import agree_on_data, together
 from ecar_lab.training.cards import write_card
 from ecar_lab.training.config import (
     LatentTrainConfig,
@@ -48,6 +49,7 @@ from ecar_lab.training.launch import (
 )
 from ecar_lab.training.loop import Trainer
 from ecar_lab.training.processes import share_of
+from ecar_lab.training.state import going_on_from
 from ecar_lab.training.task import Task
 from ecar_lab.training.terms import ExtraTerms, terms_for, tilt_finest
 from ecar_lab.training.warm_start import tokenizer_of, warm_start
@@ -77,16 +79,48 @@ def model_trainer(cfg: ModelTrainConfig, launch: Launch) -> Trainer:
         EcarError: as :func:`train_model`.
     """
     preset, accelerator = get_preset(cfg.preset), launch.accelerator
-    source = find_tokenizer(cfg)
+    given = cfg
+    cfg, goes_on = as_begun(given, launch)
+    try:
+        source = find_tokenizer(cfg)
+    except EcarError:  # what the run has begun with may be gone
+        source = find_tokenizer(given)
     tokenizer = load_tokenizer(source).to(accelerator.device).requires_grad_(False)
     data = training_images(cfg, preset.image_size, accelerator)
     initial_seed(cfg)
     model = new_model(cfg, tokenizer, data.info)
     check_batch(cfg.batch_size, least_activations(model.config), accelerator.device.type)
-    if cfg.init_from:
+    if cfg.init_from and not goes_on:
         warm_start(model, cfg.init_from, tokenizer=tokenizer)
     task = ModelTask(cfg, model, tokenizer, data, accelerator)
     return Trainer(cfg, task, launch)
+
+
+def as_begun(cfg: ModelTrainConfig, launch: Launch) -> tuple[ModelTrainConfig, bool]:
+    """The configuration with the ``init_from`` that the run has begun with, and whether it goes on
+    from a checkpoint.
+
+    Raises:
+        EcarError: it goes on, and would begin with the weights of another checkpoint now.
+    """
+    found = going_on_from(cfg, launch)
+    if found is None:
+        return cfg, False
+    folder, before = found
+    begun = before.get("init_from", "")
+
+    def check() -> None:
+        if cfg.init_from not in ("", begun):
+            weights = f"the weights of {begun!r}" if begun else "random weights"
+            raise EcarError(
+                f"the run of the checkpoint {str(folder)!r} began with {weights}, and goes on "
+                f"without those of init_from {cfg.init_from!r}: leave init_from out to continue, "
+                "give another --output for a new run, or --resume none to begin anew"
+            )
+
+    main = launch.accelerator.is_main_process  # of several machines each may have its own path
+    together(launch.accelerator, check if main else lambda: None)
+    return dataclasses.replace(cfg, init_from=begun), True
 
 
 def new_model(cfg: ModelTrainConfig, tokenizer: Tokenizer, info: DatasetInfo) -> LatentGenerator:
@@ -101,8 +135,9 @@ def new_model(cfg: ModelTrainConfig, tokenizer: Tokenizer, info: DatasetInfo) ->
             f"{info.image_size} px is not divisible by {factor} (tokenizer): "
             f"use {-(-info.image_size // factor) * factor}"
         )
+    stages = {**cfg.shape, **cfg.model}.get("num_stages")
     shape = {
-        **get_preset(cfg.preset).model,
+        **get_preset(cfg.preset).model_of(stages),
         **cfg.shape,
         "latent_size": info.image_size // factor,
         "latent_channels": tokenizer.latent_channels,
@@ -186,6 +221,7 @@ class LatentTask(Task, Generic[Config]):
     and ``wants_images`` if it takes images beside latents."""
 
     wants_images = False
+    defaults = "the model's own defaults of sampling"
 
     def __init__(
         self,
@@ -198,6 +234,7 @@ class LatentTask(Task, Generic[Config]):
         self.cfg, self.generator, self.tokenizer, self.data = cfg, model, tokenizer, data
         self.accelerator = accelerator
         self.device = accelerator.device
+        self._check_sampling()
         self.identity = agree_on_data(
             accelerator, identity_of(data, tokenizer=tokenizer_hash(tokenizer))
         )
@@ -210,6 +247,23 @@ class LatentTask(Task, Generic[Config]):
         cached = cfg.cache_latents and not cfg.streaming
         self.prefetch = not cached or self.device.type != "cpu"
         self.feed = self._cached_feed() if cached else self._encoding_feed()
+
+    def _check_sampling(self) -> None:
+        """Asks for the runs that pictures will be made in, which makes none.
+
+        Raises:
+            EcarError: the model does not take its own defaults, or what the pictures ask for.
+        """
+        pipeline, cfg = make_pipeline(self.generator, self.tokenizer), self.cfg
+        asked: dict[str, dict[str, Any]] = {self.defaults: {}}
+        if cfg.sample_every:
+            asked["sample_steps"] = {"num_inference_steps": cfg.sample_steps}
+            asked["sample_guidance"] = {"guidance_scale": cfg.sample_guidance}
+        for name, settings in asked.items():
+            try:
+                pipeline.trace([0], **settings)
+            except EcarError as error:
+                raise EcarError(f"{name}: {error}") from None
 
     def _cached_feed(self) -> IndexedFeed:
         info, accelerator = self.data.info, self.accelerator

@@ -55,7 +55,9 @@ class Plan:
 
     Attributes:
         parameters: of the model. gflop_per_image: forward and backward pass.
-        images, batch_size: of the whole training; of a step, over all GPUs.
+        images, steps, batch_size: of the whole training, and images of a step, over all GPUs.
+        max_minutes: time box of the preset, in which images and steps are what fits; None: there
+            is none, or the number of images was given.
         peak_flops, efficiency: of one GPU; the share of it that the training is taken to get.
         images_per_second: over all GPUs. hours: of the clock. gpu_hours: times the GPUs.
         state_bytes: weights, gradients, average and optimizer of one GPU. image_bytes: what one
@@ -71,6 +73,8 @@ class Plan:
     parameters: int
     gflop_per_image: float
     images: int
+    steps: int
+    max_minutes: float | None
     batch_size: int
     peak_flops: float
     efficiency: float
@@ -109,7 +113,8 @@ def plan_training(
         efficiency: share of the peak (``here``: of the measured product) that a training gets.
             0.35 is what a compiled step of ``imagenet128-b`` got of a CPU's matrix product;
             nothing was measured on a GPU.
-        images: that the model sees; None: the preset's steps times its batch.
+        images: that the model sees; None: the preset's steps times its batch, or what fits into
+            its time box, if that is less.
         batch_size: images of a step over all GPUs; None: the preset's.
         shard: weights, gradients and optimizer are divided among the GPUs, not repeated.
         price: of an hour of one GPU, in any money.
@@ -131,12 +136,17 @@ def plan_training(
             f"a batch of {batch_size} leaves some of {gpus} GPUs without an image: "
             f"use a batch of {gpus} or more"
         )
-    images = images or training["steps"] * batch_size
     parameters, flops, image_bytes, state = counts_of(preset)
     device = GPUS[name] if name in GPUS else this_machine()
     rate = gpus * device.flops * efficiency / flops
     state //= gpus if shard else 1
+    box = None if images else training.get("max_minutes")
+    steps = math.ceil(images / batch_size) if images else training["steps"]
+    images = images or steps * batch_size
     hours = images / rate / 3600
+    if box is not None and hours > box / 60:
+        steps = max(1, int(box * 60 * rate / batch_size))
+        images, hours = steps * batch_size, box / 60
     return Plan(
         preset=preset,
         gpu=name,
@@ -144,6 +154,8 @@ def plan_training(
         parameters=parameters,
         gflop_per_image=flops / 1e9,
         images=images,
+        steps=steps,
+        max_minutes=box,
         batch_size=batch_size,
         peak_flops=device.flops,
         efficiency=efficiency,
@@ -225,6 +237,15 @@ def state_bytes(model: nn.Module) -> int:
     return FLOAT32 * numbers
 
 
+def in_the_box(plan: Plan) -> str:
+    """What a preset's time box has to do with a plan, as the end of a line."""
+    if plan.max_minutes is None:
+        return ""
+    ends_before = plan.hours < plan.max_minutes / 60
+    fits = "all steps, within" if ends_before else "what fits into"
+    return f": {fits} the preset's time box of {plan.max_minutes:g} minutes"
+
+
 def described(plan: Plan) -> str:
     """A plan in lines for a person."""
     where = "this machine" if plan.gpu == HERE else f"{plan.gpus} x {plan.gpu}"
@@ -232,7 +253,8 @@ def described(plan: Plan) -> str:
     lines = [
         f"{plan.preset}: {plan.parameters / 1e6:.1f} M parameters, {plan.gflop_per_image:.1f} GFLOP"
         " per training image (counted)",
-        f"{plan.images:,} images in steps of {plan.batch_size} on {where}",
+        f"{plan.images:,} images in {plan.steps:,} steps of {plan.batch_size} on {where}"
+        + in_the_box(plan),
         f"{plan.peak_flops / 1e12:.2f} TFLOP/s each ({stated}), of which {plan.efficiency:.0%} "
         "(assumed)",
         f"-> {plan.images_per_second:,.1f} images/s, {plan.hours:,.1f} hours, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Mapping
@@ -15,16 +16,19 @@ from torch import Tensor, nn
 
 from ecar_lab.data.identity import difference
 from ecar_lab.errors import EcarError
+from ecar_lab.presets import SAMPLING_DEFAULTS
 from ecar_lab.training.agreement import everyone, of_the_first, together
 from ecar_lab.training.checkpoints import (
     UnsoundCheckpoint,
     list_checkpoints,
     load_checkpoint,
+    read_state,
     save_checkpoint,
     set_unsound_aside,
     unsound,
 )
 from ecar_lab.training.config import FREE_ON_RESUME, TrainConfig
+from ecar_lab.training.launch import Launch
 from ecar_lab.training.log import DivergenceGuard, Meter
 from ecar_lab.training.optim import Plan, load_optimizer_tensors, optimizer_tensors
 from ecar_lab.training.run_folder import RunFolder
@@ -272,6 +276,26 @@ def find_checkpoints(cfg: TrainConfig, run: RunFolder) -> tuple[bool, list[Path]
     return True, [folder]
 
 
+def going_on_from(cfg: TrainConfig, launch: Launch) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that a run will go on from and the configuration in it; None: it begins.
+
+    For what has to be known before the model is made. Whether the checkpoint is sound is asked
+    later, by :func:`resume`; where none can be read, the configuration is the run's own.
+
+    Raises:
+        EcarError: ``cfg.resume`` is a path that holds none.
+    """
+
+    def look() -> tuple[Path, dict[str, Any]] | None:
+        _, folders = find_checkpoints(cfg, launch.folder)
+        for folder in reversed(folders):
+            with contextlib.suppress(UnsoundCheckpoint, OSError):
+                return folder, read_state(folder)["config"]
+        return (folders[-1], cfg.to_dict()) if folders else None
+
+    return of_the_first(launch.accelerator, together(launch.accelerator, look))
+
+
 def check_same_run(trainer: Training, folder: Path, state: dict[str, Any]) -> None:
     """Refuses to go on under settings that would bend the curve."""
     if state["global_batch"] != trainer.global_batch:
@@ -281,7 +305,7 @@ def check_same_run(trainer: Training, folder: Path, state: dict[str, Any]) -> No
         )
     for name, value in trainer.cfg.to_dict().items():
         old = state["config"].get(name, value)
-        if name not in FREE_ON_RESUME and old != value:
+        if name not in FREE_ON_RESUME and of_training(old) != of_training(value):
             raise EcarError(
                 f"the checkpoint {str(folder)!r} was trained with {name} {old!r}, this run "
                 f"has {value!r}: {NEW_RUN}"
@@ -295,6 +319,13 @@ def check_same_run(trainer: Training, folder: Path, state: dict[str, Any]) -> No
         )
     if changed and trainer.main:
         logger.warning("%s: the run goes on with that", changed)
+
+
+def of_training(setting: Any) -> Any:
+    """A setting without what bends no curve: the defaults of sampling among a model's arguments."""
+    if not isinstance(setting, dict):
+        return setting
+    return {name: value for name, value in setting.items() if name not in SAMPLING_DEFAULTS}
 
 
 def resumed_plan(cfg: TrainConfig, state: dict[str, Any]) -> Plan:

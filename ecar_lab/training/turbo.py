@@ -12,6 +12,7 @@ Ideas: shortcut models (arXiv 2410.12557), model guidance (2502.12154), MeanFlow
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,15 @@ from ecar_lab.files import hash_tensors, resolve_checkpoint
 from ecar_lab.flow import FEW_STEPS, GUIDANCE_RANGE, ab2_step, endpoints
 from ecar_lab.generator import TrainingDraw
 from ecar_lab.model import ECAR
+from ecar_lab.schedule import per_stage
 from ecar_lab.training.config import TurboTrainConfig
 from ecar_lab.training.launch import initial_seed, launched, training_images
 from ecar_lab.training.loop import Trainer
 from ecar_lab.training.model import LatentTask
+from ecar_lab.training.state import going_on_from
 from ecar_lab.training.warm_start import warm_start
 
+logger = logging.getLogger(__name__)
 QUARTERS = 4
 # (first quarter, last quarter) of every span that is learned: one whole, two halves, four quarters.
 SPANS = [
@@ -73,21 +77,42 @@ def train_turbo(cfg: TurboTrainConfig) -> Path:
                 "trained on, --dataset"
             )
         initial_seed(cfg)
-        student = few_step_student(teacher, teacher_folder)
+        goes_on = going_on_from(cfg, launch) is not None
+        student = few_step_student(teacher, None if goes_on else teacher_folder)
         check_batch(cfg.batch_size, least_activations(student.config), device.type)
         student.transformer.requires_grad_(cfg.train_transformer)
         task = TurboTask(cfg, student, tokenizer, data, launch.accelerator, teacher=teacher)
         return Trainer(cfg, task, launch).run()
 
 
-def few_step_student(teacher: ECAR, folder: Path) -> ECAR:
-    """A model of the teacher's shape and weights whose head also takes a span and a guidance."""
+def few_step_student(teacher: ECAR, folder: Path | None) -> ECAR:
+    """A model of the teacher's shape and weights whose head also takes a span and a guidance.
+
+    Args:
+        folder: the teacher's; None leaves random weights, for a run that has its own.
+    """
     settings = {name: value for name, value in teacher.config.items() if not name.startswith("_")}
     few = [4] * (teacher.schedule.num_stages - 1) + [2]
-    grid = {"num_inference_steps": few, "time_power": 1.0}
-    student = ECAR(**{**settings, **grid, "mode": "few-step"})
-    warm_start(student, folder, ("head.span_embedding.", "head.guidance_embedding."))
+    own = {"num_inference_steps": few, "time_power": 1.0, "guidance_scale": guidance_of(teacher)}
+    student = ECAR(**{**settings, **own, "mode": "few-step"})
+    if folder is not None:
+        warm_start(student, folder, ("head.span_embedding.", "head.guidance_embedding."))
     return student
+
+
+def guidance_of(teacher: ECAR) -> float | list[float]:
+    """The teacher's default guidance, or the nearest that a few-step head is trained with."""
+    given, (low, high) = teacher.config.guidance_scale, GUIDANCE_RANGE
+    scales = per_stage(given, teacher.schedule.num_stages, "guidance_scale")
+    nearest = [min(max(scale, low), high) for scale in scales]
+    if nearest == scales:
+        return given
+    logger.warning(
+        "the teacher's default guidance is %s, and the head is trained with %g to %g: its default "
+        "will be %s",
+        *(given, low, high, nearest),
+    )
+    return nearest
 
 
 @dataclass(frozen=True)
@@ -266,6 +291,8 @@ class Guide:
 
 class TurboTask(LatentTask[TurboTrainConfig]):
     """What the trainer needs to know about a few-step head."""
+
+    defaults = "the student's defaults of sampling, which are its teacher's (model/config.json)"
 
     def __init__(self, cfg: TurboTrainConfig, model: ECAR, *others: Any, teacher: ECAR):
         self.objective = TurboObjective(model, teacher, cfg.class_dropout, cfg.teacher_steps)

@@ -98,6 +98,27 @@ def test_what_does_not_fit_is_said_with_what_would():
     assert "does not fit" not in described(less)
 
 
+def test_a_preset_s_time_box_ends_the_training_and_is_what_is_paid(monkeypatch):
+    """At 100 images a second half an hour holds 2,812 of the 12,000 steps of 64."""
+    counted = (5_000_000, 2e9, 1, 1)
+    monkeypatch.setattr(planning, "counts_of", lambda preset: counted)
+    monkeypatch.setattr(planning, "this_machine", lambda: Gpu(2e11, 24e9))
+    settings = dict(preset="cifar10-quick", efficiency=1.0, price=2.0)
+    boxed = plan_training(**settings)
+    assert (boxed.max_minutes, boxed.hours, boxed.cost) == (30.0, 0.5, 1.0)
+    assert (boxed.steps, boxed.images) == (2812, 2812 * 64)
+    line = "179,968 images in 2,812 steps of 64 on this machine: what fits into the preset's time "
+    assert f"{line}box of 30 minutes\n" in described(boxed)
+    asked = plan_training(**settings, images=768_000)
+    assert (asked.max_minutes, asked.steps, asked.images) == (None, 12_000, 768_000)
+    assert asked.hours == pytest.approx(7680 / 3600)
+    assert "time box" not in described(asked)
+    fast = plan_training(**settings, gpu="h100")
+    assert (fast.steps, fast.images, fast.max_minutes) == (12_000, 768_000, 30.0)
+    assert fast.cost == pytest.approx(2 * fast.hours)
+    assert "12,000 steps of 64 on 1 x h100: all steps, within the preset's time" in described(fast)
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [

@@ -1,5 +1,7 @@
 """The few-step head: what it is taught, and that teaching works."""
 
+import json
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -9,6 +11,7 @@ from ecar_lab import EcarError, trace
 from ecar_lab.flow import FEW_STEPS, GUIDANCE_RANGE
 from ecar_lab.layers import Block
 from ecar_lab.machine import count_flops
+from ecar_lab.training import turbo as turbo_training
 from ecar_lab.training.config import TurboTrainConfig
 from ecar_lab.training.model import train_model
 from ecar_lab.training.turbo import (
@@ -180,6 +183,19 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path, teacher):
         assert torch.equal(weights(cut)[name], tensor)
 
 
+def test_a_run_that_goes_on_does_not_begin_with_the_teacher_again(tmp_path, teacher, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a run that goes on has weights of its own")
+
+    run = train_turbo(turbo(tmp_path / "run", teacher, steps=2))
+    before = weights(run)
+    monkeypatch.setattr(turbo_training, "warm_start", refuse)
+    train_turbo(turbo(run, teacher, steps=3))
+    for name, tensor in before.items():
+        if name.startswith("transformer."):
+            assert torch.equal(weights(run)[name], tensor)
+
+
 def test_student_and_teacher_are_compiled(tmp_path, teacher, monkeypatch):
     compiled = []
     monkeypatch.setattr(Block, "compile", lambda self, **_: compiled.append(self))
@@ -197,6 +213,8 @@ def test_student_and_teacher_are_compiled(tmp_path, teacher, monkeypatch):
         ({"teacher_steps": 6}, "teacher_steps is 6: .* use 4, 8, 12"),
         ({"teacher": "cifar10-dit"}, "'cifar10-dit' is a DiT: a few-step head belongs to an E-CAR"),
         ({"dataset": "shapes"}, "knows the classes 0, 1.* the data set 'shapes' has"),
+        ({"sample_every": 9, "sample_steps": 3}, "sample_steps: 3 steps in .* 1, 2 and 4, use 2"),
+        ({"sample_every": 9, "sample_guidance": 4.0}, "sample_guidance: guidance 4 is outside .*"),
     ],
 )
 def test_what_cannot_teach_is_refused(tmp_path, teacher, overrides, words):
@@ -212,6 +230,27 @@ def test_a_student_is_its_teacher_at_first(teacher):
     for name, tensor in model.state_dict().items():
         assert torch.equal(student.state_dict()[name], tensor)
     assert TINY["width"] == student.config.width
+
+
+@pytest.mark.parametrize(
+    ("own", "students"),
+    [(4.0, [3.5, 3.5]), ([0.5, 2.0], [1.0, 2.0]), (500.0, [3.5, 3.5]), ([1.0, 3.5], [1.0, 3.5])],
+)
+def test_a_student_has_a_default_guidance_that_it_is_trained_with(own, students, caplog):
+    student = few_step_student(tiny_model(guidance_scale=own), None)
+    trace(student, [0])  # which refuses what the head was not trained on
+    assert student.guidance() == students
+    said = f"default guidance is {own}, and the head is trained with 1 to 3.5: its default will be"
+    assert (said in caplog.text) == (own != students)
+
+
+def test_a_teacher_s_defaults_that_nobody_can_sample_with_are_named(tmp_path, teacher):
+    spoiled = shutil.copytree(teacher, tmp_path / "spoiled")
+    file = spoiled / "model" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "guidance_interval": [0.5, 0.1]}))
+    words = r"are its teacher's \(model/config.json\): guidance_interval 0.5 to 0.1 ends before"
+    with pytest.raises(EcarError, match=words):
+        train_turbo(turbo(tmp_path / "run", spoiled))
 
 
 # -- sampling with a few-step head --
