@@ -24,20 +24,24 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def pick_device(name: str = "auto") -> torch.device:
     """The device called ``name``; ``auto`` takes CUDA, then MPS, then the CPU.
 
+    Args:
+        name: a kind of device, perhaps with a number, as in ``cuda:1``.
+
     Raises:
         EcarError: the name is unknown, or this machine has no such device.
     """
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
+    counts = {
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
     }
     if name == "auto":
-        return torch.device(next(kind for kind, there in available.items() if there))
+        return torch.device(next(kind for kind, count in counts.items() if count))
     kind = name.split(":")[0]
-    if kind not in available:
-        raise EcarError(f"device {name!r} is unknown: use auto, {', '.join(available)}")
-    if not available[kind]:
+    if kind not in counts:
+        raise EcarError(f"device {name!r} is unknown: use auto, {', '.join(counts)}")
+    numbered = [f"{kind}:{number}" for number in range(counts[kind])]
+    if not numbered or name not in (kind, *numbered):
         raise EcarError(f"device {name!r} is not available on this machine: use auto or cpu")
     return torch.device(name)
 

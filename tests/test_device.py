@@ -32,6 +32,26 @@ def test_a_device_that_is_missing_is_named():
         pick_device("cuda")
 
 
+@pytest.mark.parametrize("name", ["cpu:x", "cpu:", "cpu:-1", "cpu:1", "cpu:00", "cpu:256"])
+def test_a_device_with_a_number_that_is_none_of_this_machine_is_named(name):
+    with pytest.raises(EcarError, match=f"device '{name}' is not available on this machine: use"):
+        pick_device(name)
+    assert pick_device("cpu:0").type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:1", "cuda:2", "cuda:258", "mps", "mps:1"])
+def test_a_gpu_is_there_by_its_number(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert pick_device().type == "cuda"
+    if name in ("cuda:2", "cuda:258", "mps:1"):
+        with pytest.raises(EcarError, match="not available on this machine"):
+            pick_device(name)
+    else:
+        assert str(pick_device(name)) == name
+
+
 def test_autocast_is_off_for_float32_and_on_for_bfloat16():
     cpu, x = torch.device("cpu"), torch.randn(4, 4)
     with autocast(cpu, torch.float32):

@@ -28,7 +28,7 @@ SECTIONS = ("checkpoint", "peers", "training", "memory")
 ALL_SECTIONS = (*SECTIONS, "onnx")  # the last one needs packages of an extra
 TRAINING_TOKENS = 8192  # of all stages and images in a training step
 TRAINING_STEPS = 6
-LATENTS_512 = 64  # side of a 512 px latent at factor 8
+LATENTS_512 = 64  # side of a 512 px latent at factor 8, whatever the preset's own factor is
 
 
 @checked
@@ -52,8 +52,8 @@ def run_benchmark(
         sections: ``checkpoint``: the shipped model, first stage, one image, a batch of 16, decode
             included. ``peers``: a preset (random weights) beside the models it is compared with,
             of its size. ``training``: the preset's training step against the machine's matmul rate.
-            ``memory``: transformer and mask at 512 px. ``onnx``, if it is named: the checkpoint on
-            both runtimes, on the CPU.
+            ``memory``: transformer and mask on a latent of 64, which is 512 px at factor 8.
+            ``onnx``, if it is named: the checkpoint on both runtimes, on the CPU.
         dit_steps: numbers of steps of DiT; the lowest is timed, the others follow from it.
         report: told what is being measured.
 
@@ -190,13 +190,12 @@ def benchmark_training(
 def benchmark_memory(
     preset: str, device: torch.device, dtype: torch.dtype, latent_size: int = LATENTS_512
 ) -> dict[str, Any]:
-    """Peak memory of the masked transformer call of all stages at 512 px, one image, beyond the
-    weights; and of the same with its backward pass."""
+    """Peak memory of the masked transformer call of all stages, one image, beyond the weights; and
+    of the same with its backward pass."""
     model = open_gates(ECAR.from_preset(preset, latent_size=latent_size)).to(device)
     transformer, labels = model.transformer, torch.zeros(1, dtype=torch.long, device=device)
-    ends = [
-        torch.randn(1, 4, side, side, device=device) for side in model.schedule.resolutions[:-1]
-    ]
+    channels, sides = model.config.latent_channels, model.schedule.resolutions[:-1]
+    ends = [torch.randn(1, channels, side, side, device=device) for side in sides]
 
     def forward() -> torch.Tensor:
         with autocast(device, dtype):

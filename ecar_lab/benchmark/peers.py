@@ -1,7 +1,8 @@
 """E-CAR beside the models it is compared with: what an image costs, all in one run.
 
-All have as many parameters, latents, classes and guidance alike, and random weights. Each takes the
-steps it is usually sampled with: ratios say what that costs, not that quality is the same.
+All have as many parameters, latents and classes alike, guidance in all of every stage, and random
+weights. Each takes the steps it is usually sampled with: ratios say what that costs, not that
+quality is the same.
 """
 
 from __future__ import annotations
@@ -53,8 +54,11 @@ class Peer:
 
 
 def peers(preset: str, dit_steps: Sequence[int] = DIT_STEPS) -> Iterator[Peer]:
-    """E-CAR in the shape of a preset, and the others with its number of parameters."""
-    shape = get_preset(preset).model
+    """E-CAR in the shape of a preset, and the others with its number of parameters.
+
+    The preset's own guidance interval is left out: DiT, which has none, is guided all the way.
+    """
+    shape: dict[str, Any] = {**get_preset(preset).model, "guidance_interval": None}
 
     def make(architecture: str, **options: Any) -> LatentGenerator:
         return open_gates(build(architecture, shape, **options)).eval()
@@ -214,8 +218,8 @@ def lines(r: dict[str, Any]) -> list[str]:
             ]
         rows.append("| " + " | ".join(cells) + " |")
     return [
-        f"**{r['preset']}**, guidance {r['guidance']}, random weights; E-CAR takes "
-        f"{r['gflop_per_million_parameters']:.2f} GFLOP per million parameters and image",
+        f"**{r['preset']}**, guidance {r['guidance']} in all of every stage, random weights; E-CAR "
+        f"takes {r['gflop_per_million_parameters']:.2f} GFLOP per million parameters and image",
         "",
         *rows,
         "",

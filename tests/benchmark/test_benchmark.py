@@ -1,6 +1,7 @@
 """The benchmark measures what it says, at a size that takes a second."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +9,11 @@ import torch
 from ecar_lab import EcarError, load_tokenizer
 from ecar_lab.benchmark import costs, peers
 from ecar_lab.benchmark.costs import benchmark_memory, run_benchmark, table
+from ecar_lab.benchmark.timing import sample
 from ecar_lab.cli.main import main
+from ecar_lab.cost import total_flops
 from ecar_lab.machine import count_flops
+from ecar_lab.presets import get_preset
 from tests.thrift import made_once
 
 
@@ -105,8 +109,9 @@ def test_decoding_is_counted_apart_from_generating(monkeypatch):
 
 def test_the_table_shows_every_section(result):
     text = table(result)
-    words = ("first stage on screen", "**Training** digits", "E-CAR, 8 + 8 steps")
-    for word in (*words, "DiT, 10 steps (timed on 2)", "64 iterations of 2 steps"):
+    words = ("first stage on screen", "**Training** digits", "guidance 2.0 in all of every stage")
+    words += ("E-CAR, 8 + 8 steps", "DiT, 10 steps (timed on 2)", "64 iterations of 2 steps")
+    for word in words:
         assert word in text
 
 
@@ -114,6 +119,25 @@ def test_memory_counts_the_tokens_of_all_stages():
     measured = benchmark_memory("digits", torch.device("cpu"), torch.float32, latent_size=8)
     assert measured["tokens"] == 16 + 64
     assert measured["peak_bytes_backward"] >= 0
+
+
+@pytest.mark.parametrize("preset", ["imagenette64", "imagenette128"])
+def test_memory_is_measured_at_the_preset_s_own_channels(preset):
+    measured = benchmark_memory(preset, torch.device("cpu"), torch.float32, latent_size=16)
+    assert measured["tokens"] == 4 + 16 + 64
+
+
+def test_ours_and_the_others_are_guided_all_the_way(monkeypatch):
+    digits = get_preset("digits")
+    partly = replace(digits, model={**digits.model, "guidance_interval": [None, [0.0, 0.3]]})
+    monkeypatch.setattr(peers, "get_preset", lambda name: partly)
+    monkeypatch.setattr(peers, "SCALE_STEPS", 3)
+    ours, *others = peers.peers("digits", [2])
+    for peer in (ours, *others):
+        whole = peer.model.flops(peer.steps, 2.0, guidance_interval=(0.0, 1.0))
+        assert peer.model.flops(peer.steps, 2.0) == whole
+    counted = count_flops(lambda: sample(ours.model, ours.steps, 2.0))
+    assert counted == pytest.approx(total_flops(ours.model.flops(ours.steps, 2.0)), rel=0.02)
 
 
 def test_the_command_prints_the_table_and_saves_the_numbers(tiny_checkpoint, tmp_path, capsys):
