@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +223,24 @@ def check_output(path: str | Path, formats: Sequence[str]) -> Path:
     except OSError as error:
         raise write_error(path, error) from error
     return path
+
+
+def check_outputs(wanted: Mapping[str, tuple[str | Path | None, Sequence[str]]]) -> None:
+    """Checks all the files that a command is to write, as :func:`check_output` does.
+
+    Args:
+        wanted: by switch, the path, None for none, and the endings allowed.
+
+    Raises:
+        EcarError: as there; two of them are one file.
+    """
+    switches: dict[Path, str] = {}
+    for switch, (path, formats) in wanted.items():
+        if path is None:
+            continue
+        before = switches.setdefault(check_output(path, formats).resolve(), switch)
+        if before != switch:
+            raise EcarError(f"{before} and {switch} are both {str(path)!r}: name two files")
 
 
 def check_folder(folder: str | Path) -> Path:

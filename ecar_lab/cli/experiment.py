@@ -46,7 +46,7 @@ class ExperimentSwitches:
     runs: Path = Path("runs/experiments")
     """Folder of trainings and measurements, which are made once."""
     output: Annotated[Path, tyro.conf.arg(aliases=["--out"])] = Path("data/results")
-    """Folder for the result: JSON and figure."""
+    """Folder for the result: JSON and figure. A result that holds more is not replaced."""
 
 
 def run(arguments: list[str]) -> None:
@@ -71,6 +71,8 @@ def run(arguments: list[str]) -> None:
 
     check_folder(switches.output)
     check_folder(switches.runs)
+    written_to = switches.output / f"{file_name(names[0], lab.size)}.json"
+    check_replaced(written_to, names[0], switches)
     result = {
         "experiment": names[0],
         "question": EXPERIMENTS[names[0]].question,
@@ -78,7 +80,7 @@ def run(arguments: list[str]) -> None:
         **lab.about(),
         **experiment.run(lab),
     }
-    written = write_result(experiment, result, switches.output, file_name(names[0], lab.size))
+    written = write_result(experiment, result, written_to)
     print(experiment.table(result))
     print(f"\n{', '.join(map(str, written))}", file=sys.stderr)
 
@@ -127,10 +129,29 @@ def make_lab(switches: ExperimentSwitches) -> Any:
     """The lab that the switches describe.
 
     Raises:
-        EcarError: an unknown preset or device, a count below 1, no time at all.
+        EcarError: as :func:`size_of`, or an unknown device.
     """
     from ecar_lab.device import pick_device, pick_dtype
     from ecar_lab.experiments.lab.lab import Lab
+
+    size = size_of(switches)
+    pick_dtype(pick_device(switches.device), switches.dtype)
+    return Lab(
+        size,
+        switches.runs,
+        switches.data,
+        switches.device,
+        switches.dtype,
+        tuple(switches.only),
+    )
+
+
+def size_of(switches: ExperimentSwitches) -> Any:
+    """The size that ``--size`` names, changed by further switches.
+
+    Raises:
+        EcarError: an unknown preset, a seed named twice.
+    """
     from ecar_lab.experiments.lab.sizes import SIZES
     from ecar_lab.presets import get_preset
 
@@ -144,15 +165,40 @@ def make_lab(switches: ExperimentSwitches) -> Any:
     size = replace(SIZES[switches.size], **{name: v for name, v in changes.items() if v})
     if switches.preset and size.preset != SIZES[switches.size].preset:
         size = replace(size, model={}, batch_size=256)  # another preset, another shape
-    pick_dtype(pick_device(switches.device), switches.dtype)
-    return Lab(
-        size,
-        switches.runs,
-        switches.data,
-        switches.device,
-        switches.dtype,
-        tuple(switches.only),
-    )
+    return size
+
+
+def check_replaced(file: Path, name: str, switches: ExperimentSwitches) -> None:
+    """
+    Args:
+        file: where the result of the experiment ``name`` is to be written.
+
+    Raises:
+        EcarError: a result that lies there holds what the new one would not.
+    """
+    from ecar_lab.experiments.lab.records import read_record
+
+    if not file.exists():
+        return
+    remedy = "name another folder with --output, or delete it"
+    before = read_record(file, "the result", remedy).get("command")
+    try:
+        words = shlex.split(before) if isinstance(before, str) else []
+        there = parse(ExperimentSwitches, f"experiment {name}", words[3:])
+        loses = words[:3] != ["ecar", "experiment", name] or holds_more(there, switches)
+    except ValueError:  # no command of this version
+        loses = True
+    if loses:
+        of = f" of `{before}`" if before else ""
+        raise EcarError(f"{str(file)!r} holds a result{of} that this one would not: {remedy}")
+
+
+def holds_more(before: ExperimentSwitches, now: ExperimentSwitches) -> bool:
+    """Whether a result has arms or seeds that another has not, or was measured in another way."""
+    old, new = size_of(before), size_of(now)
+    alike = replace(old, seeds=new.seeds) == new
+    arms = not now.only or (bool(before.only) and set(before.only) <= set(now.only))
+    return not (alike and arms and set(old.seeds) <= set(new.seeds))
 
 
 def file_name(name: str, size: Any) -> str:
@@ -175,11 +221,11 @@ def command(name: str, arguments: Sequence[str]) -> str:
     return shlex.join(["ecar", "experiment", name, *words])
 
 
-def write_result(experiment: Any, result: dict, folder: Path, name: str) -> list[Path]:
-    """Writes the JSON, then the figure that is drawn from it alone."""
+def write_result(experiment: Any, result: dict, json_file: Path) -> list[Path]:
+    """Writes the JSON, then beside it the figure that is drawn from it alone."""
     from ecar_lab.files import output_file, write_json
 
-    json_file, picture = folder / f"{name}.json", folder / f"{name}.png"
+    picture = json_file.with_suffix(".png")
     write_json(json_file, result)
     with output_file(picture) as fresh:
         experiment.draw(result).savefig(fresh)

@@ -13,7 +13,7 @@ from tyro.conf import Positional
 
 from ecar_lab.cli.switches import parse
 from ecar_lab.errors import EcarError
-from ecar_lab.files import check_output, output_file
+from ecar_lab.files import check_outputs, output_file
 from ecar_lab.runs.records import Run, find_runs
 from ecar_lab.runs.table import comparable, table
 from ecar_lab.schema import Text
@@ -43,10 +43,13 @@ class RunsSwitches:
 
 def run(arguments: list[str]) -> None:
     switches = parse(RunsSwitches, "runs", arguments)
-    wanted = ((switches.plot, PLOTS), (switches.curves, PLOTS), (switches.page, (".html",)))
-    for path, endings in wanted:
-        if path is not None:
-            check_output(path, endings)
+    check_outputs(
+        {
+            "--plot": (switches.plot, PLOTS),
+            "--curves": (switches.curves, PLOTS),
+            "--page": (switches.page, (".html",)),
+        }
+    )
     found, problems = find_runs(switches.folder)
     compared, left_out = comparable(found)
     single = only(found, switches.folder) if switches.curves is not None else None

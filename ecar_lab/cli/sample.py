@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from logging import getLogger
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,10 +16,11 @@ from tqdm import tqdm
 
 from ecar_lab.baselines import load_pipeline
 from ecar_lab.cli.switches import parse
+from ecar_lab.cost import idle_guidance
 from ecar_lab.device import pick_device, pick_dtype, told_when_memory_is_full
 from ecar_lab.errors import EcarError
 from ecar_lab.events import TraceEvent
-from ecar_lab.files import IMAGE_FORMATS, check_output, output_file
+from ecar_lab.files import IMAGE_FORMATS, check_outputs, output_file
 from ecar_lab.onnx.export import exported
 from ecar_lab.onnx.exported import MANIFEST
 from ecar_lab.onnx.pipeline import OnnxPipeline
@@ -26,6 +28,8 @@ from ecar_lab.pipeline import ECARPipeline
 from ecar_lab.schema import Images, Seed, Steps, short
 from ecar_lab.viz import pictures
 from ecar_lab.viz.colours import decode
+
+logger = getLogger(__name__)
 
 # A small image is enlarged to about this many pixels, so that it can be looked at.
 TILE_PIXELS = 128
@@ -87,13 +91,13 @@ def run(arguments: list[str]) -> None:
     switches = parse(SampleSwitches, "sample", arguments)
     if not 0 <= switches.seed <= MAX_SEED - switches.per_class:
         raise EcarError(f"--seed is {switches.seed}: use 0 to {MAX_SEED - switches.per_class}")
-    for path, formats in [
-        (switches.out, IMAGE_FORMATS),
-        (switches.strip, IMAGE_FORMATS),
-        (switches.gif, (".gif",)),
-    ]:
-        if path is not None:
-            check_output(path, formats)
+    check_outputs(
+        {
+            "--out": (switches.out, IMAGE_FORMATS),
+            "--strip": (switches.strip, IMAGE_FORMATS),
+            "--gif": (switches.gif, (".gif",)),
+        }
+    )
     logging.disable_progress_bar()  # loading two files needs none
     pipe, options = on_onnx(switches) if switches.runtime == "onnx" else on_torch(switches)
     names = pipe.model.class_names
@@ -168,16 +172,28 @@ def generate(
     Every image has a generator of its own: what it looks like depends on its class and seed, not
     on the batch it happens to be in.
     """
+    steps, guidance, interval, power = map(
+        one_or_many, (switches.steps, switches.guidance, switches.interval, switches.power)
+    )
+    model = pipe.model
+    doubt = idle_guidance(
+        model.inference_steps(steps),
+        model.guidance(guidance),
+        model.intervals(interval),
+        model.powers(power),
+    )
+    if doubt:
+        logger.warning("%s", doubt)
     seeds = [switches.seed + n % switches.per_class for n in range(len(ids))]
     images, watched = [], []
     for start in tqdm(range(0, len(ids), switches.batch_size), unit="batch", disable=None):
         part = slice(start, start + switches.batch_size)
         events = pipe.trace(
             ids[part],
-            one_or_many(switches.steps),
-            one_or_many(switches.guidance),
-            guidance_interval=one_or_many(switches.interval),
-            time_power=one_or_many(switches.power),
+            steps,
+            guidance,
+            guidance_interval=interval,
+            time_power=power,
             solver=switches.solver,
             **options(seeds[part]),
         )

@@ -121,12 +121,14 @@ def find_runs(root: str | Path = "runs") -> tuple[list[Run], list[str]]:
             runs.append(read_run(place, name, measured))
         except EcarError as error:
             problems.append(f"{name}: {error}; skipped")
+        except OSError as error:
+            problems.append(f"{name}: it cannot be read ({reason(error)}), skipped")
     return sorted(runs, key=lambda run: run.name), problems
 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder looks as if a training had written it."""
-    return (folder / CONFIG).is_file() or (folder / METRICS).is_file()
+    return os.path.isfile(folder / CONFIG) or os.path.isfile(folder / METRICS)
 
 
 def _places(base: Path, folder: Path, depth: int) -> tuple[list[Path], list[str]]:
@@ -175,7 +177,10 @@ def read_run(folder: Path, name: str, measured: list[dict[str, Any]]) -> Run:
 
 def is_number(value: Any) -> TypeGuard[int | float]:
     """Whether it is a finite number; a log may have been written by anything."""
-    return type(value) in (int, float) and math.isfinite(value)
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # a whole number larger than any float
+        return False
 
 
 def parameters_of(folder: Path) -> int | None:
@@ -208,8 +213,15 @@ def evaluations(folder: Path) -> Iterator[dict[str, Any]]:
             content = read_json(file, "the evaluation", "write it again")
         except EcarError:
             continue
-        if isinstance(content.get("metrics"), dict) and "checkpoint_hash" in content:
+        if is_evaluation(content):
             yield content
+
+
+def is_evaluation(content: dict[str, Any]) -> bool:
+    """Whether a JSON object is an evaluation, as far as it is read here."""
+    objects = (content.get(name, {}) for name in ("metrics", "feature_net", "reference"))
+    named = {"metrics", "checkpoint_hash"} <= set(content)
+    return named and all(isinstance(one, dict) for one in objects)
 
 
 def _is_small_file(file: Path) -> bool:
@@ -231,7 +243,7 @@ def distance_of(folder: Path, measured: list[dict[str, Any]]) -> Distance | None
         raise EcarError(f"its result cannot be read ({reason(error)}): copy it again") from error
     found = []
     for one in measured:
-        metrics, net = one["metrics"], one.get("feature_net") or {}
+        metrics, net = one["metrics"], one.get("feature_net", {})
         values = [
             value
             for name, value in metrics.items()
@@ -239,7 +251,7 @@ def distance_of(folder: Path, measured: list[dict[str, Any]]) -> Distance | None
         ]
         if one["checkpoint_hash"] != own or not values:
             continue
-        reference = one.get("reference") or {}
+        reference = one.get("reference", {})
         images = metrics.get("images")
         measure = (
             str(net.get("name")), str(net.get("hash")), str(one.get("dataset")),

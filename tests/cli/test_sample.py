@@ -57,6 +57,14 @@ def test_sample_takes_an_interval_and_a_grid_for_all_stages_or_one_each(checkpoi
     assert not np.array_equal(uneven, whole)
 
 
+@pytest.mark.parametrize(("interval", "warned"), [((0.9, 1.0), True), ((0.0, 0.1), False)])
+def test_guidance_that_acts_in_no_step_is_said(checkpoint, caplog, interval, warned):
+    switches = ["--guidance", "3", "--steps", "2", "--power", "1", "--interval"]
+    sample(checkpoint, *switches, *map(str, interval))
+    words = "guidance 3 acts in no step of stage 0: none of its 2 begins in 0.9 to 1; widen"
+    assert (words in caplog.text) == warned
+
+
 def test_sample_follows_flows_by_adams_bashforth_unless_told_otherwise(checkpoint):
     pictures = {}
     for name, switches in {"usual": [], **{s: ["--solver", s] for s in ("ab2", "euler")}}.items():
@@ -97,6 +105,7 @@ def test_sample_draws_the_stages(checkpoint):
         (["--dtype", "int3"], "'int3' is unknown"),
         (["--out", "grid.bmpx"], "use .png or .jpg"),
         (["--gif", "run.png"], "use .gif"),
+        (["--strip", "./grid.png"], "--out and --strip are both 'grid.png': name two files"),
     ],
 )
 def test_sample_refuses_what_the_model_cannot_do(checkpoint, capsys, switches, words):

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from ecar_lab.cli import main as cli
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.judge import fingerprint
+from ecar_lab.runs import records
 from ecar_lab.runs.pages import page, pareto
 from ecar_lab.runs.records import find_runs
 from ecar_lab.runs.table import best, comparable, table
@@ -112,6 +113,36 @@ def test_checkpoint_counts_where_there_is_no_result(root: Path):
     assert find_runs(root / "under way")[0][0].parameters == 17
 
 
+@pytest.mark.parametrize(
+    "strange",
+    [{"feature_net": [1]}, {"feature_net": "x"}, {"feature_net": None}, {"reference": [1]},
+     {"reference": 3}, {"metrics": []}, {"metrics": {"fid": [1]}}, {"metrics": {"fid": 10**400}},
+     {"checkpoint_hash": [1]}],
+)  # fmt: skip
+def test_evaluation_with_strange_values_is_passed_over(root: Path, strange: dict):
+    file = root / "fast" / "evaluation.json"
+    sound = json.loads(file.read_text())
+    file.write_text(json.dumps({**sound, **strange}))
+    runs, problems = find_runs(root)
+    assert problems == []
+    assert [run.name for run in runs if run.distance] == ["beaten", "deep/slow", "elsewhere"]
+    bare = {name: sound[name] for name in ("metrics", "checkpoint_hash", "dataset")}
+    (root / "fast" / "of_old.json").write_text(json.dumps(bare))
+    assert [run.name for run in find_runs(root)[0] if run.distance][-1] == "fast"
+
+
+def test_run_that_cannot_be_read_is_named_and_the_others_are_listed(root: Path, monkeypatch):
+    def refuse(folder: Path) -> list[Path]:
+        if folder.name == "fast":
+            raise PermissionError(13, "Permission denied")
+        return []
+
+    monkeypatch.setattr(records, "list_checkpoints", refuse)
+    runs, problems = find_runs(root)
+    assert len(runs) == 4
+    assert problems == ["fast: it cannot be read ([Errno 13] Permission denied), skipped"]
+
+
 BROKEN = {
     "no json": {"config.json": b"{"},
     "no object": {"config.json": b"[]"},
@@ -139,7 +170,8 @@ def test_what_is_no_run_is_named_in_one_sentence_each(root: Path):
 @pytest.mark.parametrize(
     "log",
     [b"", b"\xff\xfe\n", b'{"step": 1, "loss": null}\n', b'{"step": 1, "loss": "x"}\n', b"nonsense",
-     b'{"step": 1, "loss": NaN}\n', b'{"step": 1, "loss": true}\n'],
+     b'{"step": 1, "loss": NaN}\n', b'{"step": 1, "loss": true}\n',
+     b'{"step": 1, "loss": 1' + b"0" * 400 + b"}\n"],
 )  # fmt: skip
 def test_log_without_a_loss_leaves_dashes(tmp_path: Path, log: bytes):
     make_run(tmp_path / "run")
@@ -218,10 +250,15 @@ def test_command_draws_the_curves_of_one_run(root: Path, tmp_path: Path, capsys)
         ([".", "--plot", "a.gif"], "a.gif"),
         ([".", "--curves", "a.gif"], "a.gif"),
         ([".", "--page", "a.txt"], "a.txt"),
+        (
+            [".", "--plot", "a.svg", "--curves", "../x/a.svg"],
+            "--plot and --curves are both '../x/a.svg': name two files",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said_before_any_work(
     arguments, words: str, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").mkdir()
+    monkeypatch.chdir(tmp_path / "x")
     assert words in complaint(capsys, cli.main(["runs", *arguments]))
