@@ -9,7 +9,6 @@ held-out images, at fixed draws, and the Frechet distance at a fixed plan withou
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
@@ -28,7 +27,7 @@ from ecar_lab.device import synchronize
 from ecar_lab.evaluation.evaluate import held_out_loss, trained_on
 from ecar_lab.experiments.lab import figures
 from ecar_lab.experiments.lab.lab import Lab, fingerprint, quiet_training
-from ecar_lab.experiments.lab.records import Trained, key_of
+from ecar_lab.experiments.lab.records import Trained, key_of, read_record
 from ecar_lab.experiments.lab.scores import frechet, named, plus_minus, spread
 from ecar_lab.presets import get_preset
 from ecar_lab.training.config import ModelTrainConfig
@@ -102,8 +101,7 @@ def arms(lab: Lab) -> list[Arm]:
 def run(lab: Lab) -> dict[str, Any]:
     """Times all arms, trains those that are wanted, and measures them."""
     known = arms(lab)
-    lab.check_only(arm.name for arm in known)
-    wanted = [arm for arm in known if arm.name == BASELINE or lab.wants(arm.name)]
+    wanted = lab.wanted(known, BASELINE)
     if lab.size.name == "smoke":
         known = wanted = [arm for arm in wanted if lab.only or arm.name in SMOKE_ARMS]
     speed = time_arms(lab, known)
@@ -269,7 +267,8 @@ def averages(trained: Trained) -> dict[str, float]:
     """What a run with two sets of averaged weights noted of either; empty of one with one set."""
     from ecar_lab.training.log import read_metrics
 
-    config = json.loads((trained.folder / "training.json").read_text("utf-8"))
+    file, remedy = trained.folder / "training.json", "delete the folder of the run and run again"
+    config = read_record(file, "the record", remedy)
     last = read_metrics(trained.folder.parent)[-1]
     decays = {"ema": config["ema_decay"], "second_ema": config.get("second_ema_decay")}
     return {

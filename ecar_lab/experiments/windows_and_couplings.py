@@ -36,7 +36,8 @@ def variants(lab: Lab) -> list[Variant]:
     count = lab.shape()["num_stages"]
     ends = [Variant(f"first window ends at {first:g}", model=windows(first, count))
             for first in FIRST_ENDS if first != 0.5]  # fmt: skip
-    others = [
+    known = [
+        Variant(DEFAULT, model=EVEN),
         *ends,
         Variant("independent, no history", model={"history": "none", **EVEN}),
         Variant(
@@ -45,8 +46,7 @@ def variants(lab: Lab) -> list[Variant]:
         Variant("correlated, history (leak)", model={"coupling": "correlated", **EVEN}),
         Variant("full denoise per scale", model={"coupling": "restart", **EVEN}),
     ]
-    lab.check_only(arm.name for arm in others)
-    return [Variant(DEFAULT, model=EVEN), *(arm for arm in others if lab.wants(arm.name))]
+    return lab.wanted(known, DEFAULT)
 
 
 def windows(first: float, num_stages: int) -> dict[str, Any]:

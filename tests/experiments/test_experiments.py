@@ -8,6 +8,7 @@ from typing import ClassVar
 import pyarrow
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from pyarrow import parquet
 
@@ -15,11 +16,19 @@ from ecar_lab import EcarError
 from ecar_lab.baselines import DiT
 from ecar_lab.cli.main import main
 from ecar_lab.cost import total_flops
-from ecar_lab.experiments import EXPERIMENTS, load_experiment, recipe, shipped, steps_and_guidance
+from ecar_lab.experiments import (
+    EXPERIMENTS,
+    load_experiment,
+    recipe,
+    shipped,
+    steps_and_guidance,
+    windows_and_couplings,
+)
 from ecar_lab.experiments.lab.lab import Lab
-from ecar_lab.experiments.lab.records import Trained, key_of
+from ecar_lab.experiments.lab.records import Trained, key_of, read_run
 from ecar_lab.experiments.lab.scores import half_width, spread
 from ecar_lab.experiments.lab.sizes import SIZES, Size
+from ecar_lab.experiments.lab.studies import Variant
 from ecar_lab.experiments.stage_ablation import steps_of_equal_flops
 from ecar_lab.experiments.stage_errors import with_real_stages
 from ecar_lab.experiments.steps_and_guidance import front, mark_front
@@ -58,9 +67,14 @@ class Watched(Size):
 def asked(monkeypatch):
     """What the experiments that run ask of their size, and ``only``."""
     watched = Watched(**vars(SIZES["smoke"]))
-    wants = Lab.wants
+    wanted = Lab.wanted
+
+    def watched_arms(lab, arms, default):
+        Watched.asked.add("only")
+        return wanted(lab, arms, default)
+
     monkeypatch.setitem(SIZES, "smoke", watched)
-    monkeypatch.setattr(Lab, "wants", lambda lab, arm: Watched.asked.add("only") or wants(lab, arm))
+    monkeypatch.setattr(Lab, "wanted", watched_arms)
     return Watched.asked
 
 
@@ -123,6 +137,77 @@ def test_an_arm_that_there_is_not_is_refused(name, tmp_path):
         load_experiment(name).run(lab)
 
 
+@pytest.mark.parametrize(
+    ("only", "names"), [((), "default leak other"), (("ea", "x"), ""), (("leak",), "default leak")]
+)
+def test_the_default_is_run_beside_the_arms_that_are_wanted(tmp_path, only, names):
+    arms = [Variant(name) for name in ("default", "leak", "other")]
+    lab = Lab(SIZES["smoke"], tmp_path, only=only)
+    if names:
+        assert [arm.name for arm in lab.wanted(arms, "default")] == names.split()
+    else:
+        with pytest.raises(EcarError, match="--only 'x' is in no arm's name"):
+            lab.wanted(arms, "default")
+
+
+def test_one_seed_is_no_two_independent_runs(tmp_path, capsys):
+    arguments = ["--size", "smoke", "--out", str(tmp_path), "--seeds", "0", "1", "0"]
+    assert main(["experiment", "two-stage", *arguments]) == 2
+    sentence = "--seeds names 0 twice, that is one run: give each seed once"
+    assert sentence in capsys.readouterr().err
+    with pytest.raises(EcarError, match="names 3 twice"):
+        replace(SIZES["cpu"], seeds=(3, 3))
+
+
+def small_result(folder, monkeypatch, *switches):
+    """Status of an experiment that measures nothing but the arms and seeds it was asked for."""
+    module = load_experiment("windows-and-couplings")
+    made = {"run": lambda lab: {"rows": [arm.name for arm in windows_and_couplings.variants(lab)]}}
+    made |= {"table": lambda result: "", "draw": lambda result: Figure()}
+    for name, function in made.items():
+        monkeypatch.setattr(module, name, function)
+    places = ["--runs", str(folder / "runs"), "--out", str(folder)]
+    return main(["experiment", "windows-and-couplings", "--size", "smoke", *places, *switches])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "replaced"),
+    [
+        ([], [], True),
+        ([], ["--only", "leak"], False),
+        (["--only", "0.3"], ["--only", "leak"], False),
+        (["--only", "leak"], ["--only", "leak", "0.3"], True),
+        (["--only", "leak"], [], True),
+        (["--seeds", "0", "1"], ["--seeds", "0"], False),
+        (["--seeds", "1"], ["--seeds", "0", "1"], True),
+        (["--num-samples", "50"], [], False),
+        (["--steps=9"], [], False),
+    ],
+)
+def test_a_result_is_not_replaced_by_one_that_lacks_a_part_of_it(
+    before, after, replaced, tmp_path, monkeypatch, capsys
+):
+    assert small_result(tmp_path, monkeypatch, *before) == 0
+    file = tmp_path / "windows-and-couplings-smoke.json"
+    held, command = file.read_bytes(), json.loads(file.read_bytes())["command"]
+    status = small_result(tmp_path, monkeypatch, *after)
+    assert status == (0 if replaced else 2)
+    sentence = f"{str(file)!r} holds a result of `{command}` that this one would not: name another"
+    assert (sentence in capsys.readouterr().err) != replaced
+    assert replaced or file.read_bytes() == held
+
+
+@pytest.mark.parametrize(
+    "held", ["[]", "{", "{}", '{"command": 3}', r'{"command": "rm \""}', '{"command": "ls"}']
+)
+def test_a_file_that_is_no_result_is_not_replaced(held, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "windows-and-couplings-smoke.json"
+    file.write_text(held)
+    assert small_result(tmp_path, monkeypatch) == 2
+    assert "name another folder with --output, or delete it" in capsys.readouterr().err
+    assert file.read_text() == held
+
+
 def test_the_same_training_is_made_once(runs):
     lab = Lab(SIZES["smoke"], runs)
     first = lab.train(seed=7)
@@ -146,6 +231,30 @@ def test_a_measurement_is_remembered_under_all_its_settings(tmp_path):
     assert lab.remember("number", {"a": 1}, measure) == {"value": 1}
     assert lab.remember("number", {"a": 1}, measure) == {"value": 1}
     assert lab.remember("number", {"a": 2}, measure) == {"value": 2}
+
+
+@pytest.mark.parametrize(
+    "held",
+    [b"", b'{"settings": {"a": [1]}, "res', b"[]", b"{}", b"\xff", b'{"result": {"value": 1}}',
+     b'{"settings": {"a": [2]}, "result": {}}', b'{"settings": {"a": [1]}, "result": []}'],
+)  # fmt: skip
+def test_a_measurement_that_is_damaged_is_named(tmp_path, held):
+    lab, settings = Lab(SIZES["smoke"], tmp_path), {"a": (1,)}
+    lab.remember("number", settings, lambda: {"value": float("nan")})
+    assert set(lab.remember("number", settings, dict)) == {"value"}
+    (file,) = (tmp_path / "measured").iterdir()
+    file.write_bytes(held)
+    with pytest.raises(EcarError) as caught:
+        lab.remember("number", settings, dict)
+    assert repr(str(file)) in str(caught.value)
+    assert str(caught.value).endswith(" delete it to measure again")
+
+
+def test_a_training_whose_log_lacks_a_number_is_named(tmp_path):
+    row = {"step": 3, "loss": 1.0, "images": 9, "seconds": 1.0, "loss_stage": [1.0]}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row))
+    with pytest.raises(EcarError, match="holds no finished training: delete the folder"):
+        read_run(tmp_path)
 
 
 def test_the_key_of_a_training_ignores_where_it_is_kept_and_nothing_that_matters():
@@ -284,6 +393,10 @@ def test_a_document_s_tables_are_those_of_its_results(tmp_path):
     assert empty_in(filled + place) == ["not-yet"]
     with pytest.raises(EcarError, match="holds no results: name their folder with --results"):
         fill(text, tmp_path / "elsewhere")
+    for held in ("{", "[]", "{}", '{"experiment": []}', '{"experiment": "single-stage"}'):
+        (tmp_path / "single-stage-cpu.json").write_text(held, encoding="utf-8")
+        with pytest.raises(EcarError, match=r"single-stage-cpu\.json' is .*: measure it again"):
+            fill(text, tmp_path)
 
 
 def test_a_training_that_was_stopped_is_not_taken_for_finished(tmp_path, monkeypatch):

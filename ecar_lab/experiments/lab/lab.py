@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from tqdm.auto import tqdm
@@ -22,7 +21,15 @@ from ecar_lab.device import pick_device, pick_dtype
 from ecar_lab.errors import EcarError
 from ecar_lab.evaluation.evaluate import evaluate
 from ecar_lab.evaluation.judge import fingerprint
-from ecar_lab.experiments.lab.records import Trained, digest, is_finished, key_of, read_run
+from ecar_lab.experiments.lab.records import (
+    Trained,
+    as_json,
+    digest,
+    is_finished,
+    key_of,
+    read_measured,
+    read_run,
+)
 from ecar_lab.experiments.lab.sizes import Size
 from ecar_lab.files import resolve_checkpoint, write_json
 from ecar_lab.machine import machine, versions
@@ -31,6 +38,16 @@ from ecar_lab.presets import get_preset
 from ecar_lab.training.config import ModelTrainConfig
 
 Item = TypeVar("Item")
+
+
+class Named(Protocol):
+    """What ``--only`` chooses from."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Arm = TypeVar("Arm", bound=Named)
 
 
 @dataclass(frozen=True)
@@ -52,21 +69,23 @@ class Lab:
     dtype: str = "auto"
     only: tuple[str, ...] = ()
 
-    def wants(self, name: str) -> bool:
-        """Whether the arm of that name is to be run."""
-        return not self.only or any(text in name for text in self.only)
+    def wanted(self, arms: Iterable[Arm], default: str) -> list[Arm]:
+        """The arms that are to be run, among them the ``default``, which the others are compared
+        with.
 
-    def check_only(self, names: Iterable[str]) -> None:
-        """
         Raises:
             EcarError: a text of ``only`` that no arm's name contains.
         """
-        names = list(names)
+        arms = list(arms)
         for text in self.only:
-            if not any(text in name for name in names):
-                raise EcarError(
-                    f"--only {text!r} is in no arm's name: use a part of {', '.join(names)}"
-                )
+            if not any(text in arm.name for arm in arms):
+                names = ", ".join(arm.name for arm in arms)
+                raise EcarError(f"--only {text!r} is in no arm's name: use a part of {names}")
+        return [
+            arm
+            for arm in arms
+            if not self.only or arm.name == default or any(text in arm.name for text in self.only)
+        ]
 
     @property
     def torch_device(self) -> torch.device:
@@ -218,11 +237,14 @@ class Lab:
         """The result of ``measure()``, or what it was the last time under these settings.
 
         Not for timings that will be compared: those belong into one run.
+
+        Raises:
+            EcarError: what is kept under these settings is damaged, or was measured under others.
         """
         file = self.folder / "measured" / f"{kind}-{digest(settings)}.json"
         if file.is_file():
-            return json.loads(file.read_text("utf-8"))["result"]
-        result = json.loads(json.dumps(measure()))
+            return read_measured(file, settings)
+        result = as_json(measure())
         write_json(file, {"settings": settings, "result": result})
         return result
 

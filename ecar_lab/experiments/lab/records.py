@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ecar_lab.documents import read_text
 from ecar_lab.errors import EcarError
 
 NOT_IN_KEY = {
@@ -45,6 +46,47 @@ def digest(settings: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def as_json(content: Any) -> Any:
+    """The content as it is once it was written as JSON and read."""
+    return json.loads(json.dumps(content))
+
+
+def read_record(file: Path, what: str, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file that an experiment has written; it may hold NaN.
+
+    Args:
+        what, remedy: of the sentence, e.g. "the measurement" and "delete it to measure again".
+
+    Raises:
+        EcarError: it cannot be read, or is no JSON object.
+    """
+    text = read_text(file, what, remedy)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise EcarError(f"{what} {str(file)!r} is no whole JSON object: {remedy}")
+    return content
+
+
+def read_measured(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The result in a file that ``Lab.remember`` wrote under these settings.
+
+    Raises:
+        EcarError: the file is damaged, or of other settings.
+    """
+    remedy = "delete it to measure again"
+    record = read_record(file, "the measurement", remedy)
+    result = record.get("result")
+    if record.get("settings") != as_json(settings) or not isinstance(result, dict):
+        raise EcarError(
+            f"the measurement {str(file)!r} is not of the settings that its name stands for: "
+            f"{remedy}"
+        )
+    return result
+
+
 def key_of(config: Any) -> str:
     """A key of a training configuration: all that bends the curve, nothing about this machine.
 
@@ -75,18 +117,17 @@ def read_run(run_folder: Path) -> Trained:
 
     try:
         last = [row for row in read_metrics(run_folder) if "loss" in row][-1]
-    except (OSError, IndexError) as error:
+        per_image = last["flops_per_second"] / last["images_per_second"]
+        logged = {name: last[name] for name in ("images", "seconds", "loss", "loss_stage")}
+        train_flops = per_image * last["images"]
+    except (OSError, LookupError, TypeError, ZeroDivisionError) as error:
         raise EcarError(
             f"{run_folder.name!r} holds no finished training: delete the folder and run again"
         ) from error
     pipe = load_pipeline(run_folder / "final")
-    per_image = last["flops_per_second"] / last["images_per_second"]
     return Trained(
         folder=run_folder / "final",
         parameters=pipe.model.num_parameters(),
-        images=last["images"],
-        train_flops=per_image * last["images"],
-        seconds=last["seconds"],
-        loss=last["loss"],
-        loss_stage=last["loss_stage"],
+        train_flops=train_flops,
+        **logged,
     )

@@ -7,12 +7,12 @@ result was not measured.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from ecar_lab.errors import EcarError
 from ecar_lab.experiments import EXPERIMENTS, load_experiment
+from ecar_lab.experiments.lab.records import read_record
 
 BLOCK = re.compile(r"(<!-- result (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -22,8 +22,9 @@ def fill(text: str, folder: Path) -> str:
     one stays empty, a place kept free.
 
     Raises:
-        EcarError: there are no results at all.
+        EcarError: there are no results at all, or one of them cannot be read.
     """
+    remedy = "measure it again, or take it from the repository"
     if not any(folder.glob("*.json")):
         raise EcarError(f"{str(folder)!r} holds no results: name their folder with --results")
 
@@ -31,9 +32,14 @@ def fill(text: str, folder: Path) -> str:
         file = folder / f"{match[2]}.json"
         if not file.is_file():
             return f"{match[1]}{match[3]}"
-        result = json.loads(file.read_text("utf-8"))
-        table = load_experiment(result["experiment"]).table(result)
-        return f"{match[1]}{machine_line(result)}\n\n{table}\n{match[3]}"
+        result = read_record(file, "the result", remedy)
+        try:
+            table = load_experiment(result["experiment"]).table(result)
+            return f"{match[1]}{machine_line(result)}\n\n{table}\n{match[3]}"
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise EcarError(
+                f"the result {str(file)!r} is none of an experiment of this version: {remedy}"
+            ) from error
 
     return BLOCK.sub(block, text)
 

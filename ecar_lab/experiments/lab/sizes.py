@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ecar_lab.errors import EcarError
+
 
 @dataclass(frozen=True)
 class Size:
@@ -30,6 +32,15 @@ class Size:
     model: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
     seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            EcarError: a seed that is there twice, whose runs would pass for independent ones.
+        """
+        for seed in self.seeds:
+            if self.seeds.count(seed) > 1:
+                raise EcarError(f"--seeds names {seed} twice, that is one run: give each seed once")
 
 
 SIZES = {
