@@ -61,7 +61,7 @@ FINAL: dict[str, list[tuple[Any, bool]]] = {
         ([1, 2, 2], False),
         ([1, 1, 2], False),
     ],
-    "DiT": [(50, True), (12, False), (7, False)],
+    "DiT": [(50, True), (12, False)],
 }
 TRIALS = {"smoke": 1, "cpu": None, "gpu": None}  # None: all
 PLANS = {"smoke": -1, "cpu": 0, "gpu": 0}  # the first of FINAL that is measured

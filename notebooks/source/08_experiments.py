@@ -568,8 +568,8 @@ explore.shipped.at_equal_cost(
 # %%
 words = {"lower": "ahead", "level": "level", "higher": "behind"}
 at_equal = words[explore.shipped.standing(ours, equal)]
-said = f"{ours['frechet']:.2f} against {dit['frechet']:.2f} at {trained:.1f}× the FLOPs; at the nearest FLOPs {at_equal} ({equal['frechet']:.2f}); one checkpoint each"
-verdict("quality comparable to DiT, CIFAR-10", quality != "higher", said)
+said = f"E-CAR {ours['frechet']:.2f}, DiT {dit['frechet']:.2f} with {trained:.1f}× its FLOPs; at the nearest FLOPs {at_equal} ({equal['frechet']:.2f}); one checkpoint each"
+verdict("quality comparable to DiT, CIFAR-10", quality != "higher", said, "reached", "not reached")
 digits_best = {row["name"]: lowest(row["quality"])["frechet"] for row in load("quality")["rows"]}
 said, order = compare(digits_best["E-CAR"], digits_best["DiT"])
 said = f"best step count each, {said}"
@@ -733,7 +733,7 @@ explore.equal_in_what()
 # - Here: the cost claims hold for our own plan of steps, on random weights; whether quality is equal stands in the table of verdicts;
 #   full denoise per scale beats partial windows at 4 and 8 steps, at this budget.
 #
-# **What breaks if…** you compare a distance on 500 images with one on 2,000? Look at Figure 8.2, then try to put `shipped` and
+# **What breaks if…** you compare a distance on 500 images with one on 10,000? Look at Figure 8.2, then try to put `shipped` and
 # `steps-and-guidance` into one figure above.
 #
 # **On**: notebook 9 takes the costs apart; the Compare tab of `make demo` sets E-CAR beside DiT; `docs/results.md` holds every table;

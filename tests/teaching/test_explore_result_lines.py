@@ -69,7 +69,7 @@ def test_both_budgets_of_the_ablation_are_there(lines):
 
 def test_lines_that_do_not_compare_are_refused(lines):
     names = ["shipped · DiT", "steps-and-guidance · steps"]
-    with pytest.raises(EcarError, match=r"2,000 images of cifar10 and on 500 images"):
+    with pytest.raises(EcarError, match=r"10,000 images of cifar10 and on 500 images"):
         explore.chart(lines, names)
 
 
